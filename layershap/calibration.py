@@ -1,0 +1,301 @@
+"""Calibration data: texts, datasets, batches or token tensors -> blocks of tokens.
+
+Shapes: S sequences, T tokens in a sequence. Labels are aligned with the tokens they are (no shift): the score of
+position t is how well the tokens before t predict ``labels[t]``, so position 0 never counts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+IGNORE = -100
+"""Label of a position that doesn't count (torch's and transformers' convention)."""
+
+BosPolicy = Literal["none", "text", "sequence"]
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Token blocks on which masked models are scored.
+
+    Attributes
+    ----------
+    ids_ST : Tensor [S, T] of int64
+        Token ids. Padding, if there was any, is at the right end: under causal attention it can't reach a real token.
+    labels_ST : Tensor [S, T] of int64
+        Equal to `ids_ST` where the token counts, `IGNORE` where it doesn't.
+    provenance : dict
+        Where the tokens come from: source, tokenizer, BOS policy, texts used. Plain JSON values.
+    """
+
+    ids_ST: Tensor
+    labels_ST: Tensor
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids, labels = self.ids_ST, self.labels_ST
+        if ids.dim() != 2 or ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"calibration token ids must be an integer tensor [S, T], got shape {tuple(ids.shape)} of {ids.dtype}"
+            )
+        if labels.shape != ids.shape:
+            raise ValueError(f"labels must have the shape of the ids {tuple(ids.shape)}, got {tuple(labels.shape)}")
+        if ids.shape[0] == 0 or ids.shape[1] < 2 or int(self.counts_S.sum()) == 0:
+            raise ValueError(
+                f"calibration needs at least one sequence with two tokens, the second of which counts; got "
+                f"{ids.shape[0]} sequences of {ids.shape[1]} tokens, {int(self.counts_S.sum()) if ids.numel() else 0} "
+                "of them scored. Give more text, or a smaller seq_len."
+            )
+
+    @property
+    def n_sequences(self) -> int:
+        """S."""
+        return int(self.ids_ST.shape[0])
+
+    @property
+    def seq_len(self) -> int:
+        """T."""
+        return int(self.ids_ST.shape[1])
+
+    @property
+    def counts_S(self) -> Tensor:
+        """Scored tokens in each sequence [S]: position 0 has nothing before it and never counts."""
+        return (self.labels_ST[:, 1:] != IGNORE).sum(dim=1)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids and labels: part of the ledger's fingerprint."""
+        sha = hashlib.sha256(json.dumps(list(self.ids_ST.shape)).encode())
+        for tensor in (self.ids_ST, self.labels_ST):
+            sha.update(tensor.to("cpu", torch.int64).contiguous().numpy().tobytes())
+        return sha.hexdigest()
+
+    def check_vocabulary(self, size: int | None) -> None:
+        """Raise if a token id is outside [0, size)."""
+        low, high = int(self.ids_ST.min()), int(self.ids_ST.max())
+        if low < 0 or (size is not None and high >= size):
+            raise ValueError(
+                f"calibration token ids must lie in [0, {size}), the model's vocabulary; they span [{low}, {high}]. "
+                "Was another tokenizer used?"
+            )
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: Iterable[str],
+        tokenizer: Any,
+        *,
+        seq_len: int = 128,
+        n_sequences: int | None = 10,
+        bos: BosPolicy = "none",
+    ) -> Calibration:
+        """Pack texts into full sequences; nothing is padded and what doesn't fill a sequence is dropped.
+
+        Parameters
+        ----------
+        texts : iterable of str
+            Joined in order into one stream of tokens.
+        tokenizer : PreTrainedTokenizerBase
+            Called with ``add_special_tokens=False``.
+        seq_len : int, default=128
+            Tokens per sequence, T (the paper's 128).
+        n_sequences : int or None, default=10
+            Sequences, S, taken at even distances over the stream (the paper's 10). None takes all.
+        bos : {'none', 'text', 'sequence'}, default='none'
+            Where a beginning-of-sequence token goes: nowhere (the paper), before each text, or at the start of each
+            sequence (as one of its T tokens). It is context and never scored at position 0.
+
+        Raises
+        ------
+        ValueError
+            Fewer tokens than one sequence, or a BOS asked of a tokenizer that has none.
+        """
+        if isinstance(texts, str):
+            texts = [texts]
+        if seq_len < 2:
+            raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
+        if n_sequences is not None and n_sequences < 1:
+            raise ValueError(f"n_sequences must be at least 1, or None for all, got {n_sequences}")
+        if bos not in ("none", "text", "sequence"):
+            raise ValueError(f"bos must be 'none', 'text' or 'sequence', got {bos!r}")
+        bos_id = getattr(tokenizer, "bos_token_id", None)
+        if bos != "none" and bos_id is None:
+            raise ValueError(f"bos={bos!r} needs a tokenizer with a bos_token; {type(tokenizer).__name__} has none")
+        stream: list[int] = []
+        n_texts = 0
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"texts must be strings, got {type(text).__name__} at position {n_texts}")
+            if bos == "text":
+                stream.append(int(bos_id))
+            stream.extend(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+            n_texts += 1
+        body = seq_len - (bos == "sequence")
+        available = len(stream) // body
+        if available < (n_sequences or 1):
+            raise ValueError(
+                f"calibration texts must fill {n_sequences or 1} sequences of {seq_len} tokens; these {n_texts} texts "
+                f"have {len(stream)} tokens, enough for {available}. Give more text, or lower n_sequences or seq_len."
+            )
+        taken = np.arange(available) if n_sequences is None else np.arange(n_sequences) * available // n_sequences
+        ids = np.asarray(stream[: available * body], dtype=np.int64).reshape(available, body)[taken]
+        if bos == "sequence":
+            ids = np.concatenate([np.full((len(ids), 1), bos_id, dtype=np.int64), ids], axis=1)
+        ids_ST = torch.from_numpy(ids)
+        provenance = {
+            "source": "texts",
+            "n_texts": n_texts,
+            "n_tokens": len(stream),
+            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "bos": bos,
+        }
+        return cls(ids_ST, ids_ST.clone(), provenance)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        tokenizer: Any,
+        *,
+        column: str | None = None,
+        seq_len: int = 128,
+        n_sequences: int | None = 10,
+        bos: BosPolicy = "none",
+    ) -> Calibration:
+        """Pack a text column of a `datasets.Dataset`, found by itself if it is the only one or named 'text'.
+
+        Parameters are those of `from_texts`. A dataset with an ``input_ids`` column is read as batches instead
+        (`from_batches`).
+
+        Raises
+        ------
+        ValueError
+            No such column, or several text columns and none named 'text'.
+        """
+        names = list(dataset.column_names)
+        if column is None:
+            textual = [n for n, f in dataset.features.items() if getattr(f, "dtype", None) in ("string", "large_string")]
+            column = "text" if "text" in textual else textual[0] if len(textual) == 1 else None
+            if column is None:
+                raise ValueError(f"which column holds the text? Columns: {names}, of which strings: {textual}")
+        elif column not in names:
+            raise ValueError(f"column must be one of {names}, got {column!r}")
+        texts = (row for row in dataset[column] if row and row.strip())
+        found = cls.from_texts(texts, tokenizer, seq_len=seq_len, n_sequences=n_sequences, bos=bos)
+        return cls(found.ids_ST, found.labels_ST, {**found.provenance, "source": "dataset", "column": column})
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[Any]) -> Calibration:
+        """Stack batches of `input_ids`, with optional `attention_mask` and `labels` (mappings, tensors or tuples).
+
+        Padding (attention mask 0) on either side is moved to the right end and never scored. Shorter batches are
+        padded to the longest.
+
+        Raises
+        ------
+        ValueError
+            No batches, or an attention mask with holes.
+        """
+        rows: list[tuple[Tensor, Tensor]] = []
+        for batch in batches:
+            rows.extend(_rows(batch))
+        if not rows:
+            raise ValueError("calibration is empty: the iterable gave no batches")
+        length = max(len(ids) for ids, _ in rows)
+        ids_ST = torch.zeros(len(rows), length, dtype=torch.int64)
+        labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64)
+        for index, (ids, labels) in enumerate(rows):
+            ids_ST[index, : len(ids)] = ids
+            labels_ST[index, : len(labels)] = labels
+        return cls(ids_ST, labels_ST, {"source": "batches", "bos": "as given"})
+
+
+def _rows(batch: Any) -> list[tuple[Tensor, Tensor]]:
+    if isinstance(batch, Mapping) or hasattr(batch, "input_ids"):
+        fields = batch if isinstance(batch, Mapping) else vars(batch)
+        if "input_ids" not in fields:
+            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(fields)}")
+        ids, mask, labels = fields["input_ids"], fields.get("attention_mask"), fields.get("labels")
+    else:
+        parts = batch if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) else (batch,)
+        ids, mask, labels = parts[0], None, None
+    ids_BT = torch.as_tensor(ids).cpu()
+    if ids_BT.is_floating_point():
+        raise ValueError(f"token ids must be integers, got a batch of {ids_BT.dtype}")
+    ids_BT = ids_BT.long().reshape(-1, ids_BT.shape[-1])
+    labels_BT = ids_BT if labels is None else torch.as_tensor(labels).cpu().long().reshape(ids_BT.shape)
+    mask_BT = torch.ones_like(ids_BT) if mask is None else torch.as_tensor(mask).cpu().long().reshape(ids_BT.shape)
+    rows = []
+    for row_ids, row_labels, row_mask in zip(ids_BT, labels_BT, mask_BT, strict=True):
+        kept = row_mask.nonzero().flatten()
+        if len(kept) and int(kept[-1] - kept[0]) + 1 != len(kept):
+            raise ValueError("an attention mask must be one run of ones with padding at its ends; this one has holes")
+        rows.append((row_ids[kept], row_labels[kept]))
+    return rows
+
+
+def as_calibration(data: Any, tokenizer: Any = None) -> Calibration:
+    """Turn whatever a user has into a `Calibration`, with the paper's defaults for text (10 x 128 tokens, no BOS).
+
+    Parameters
+    ----------
+    data : Calibration, Tensor [S, T], list of str, datasets.Dataset, DataLoader or iterable of batches
+        Call `Calibration.from_texts` and its like for other lengths, counts or BOS handling.
+    tokenizer : PreTrainedTokenizerBase, optional
+        Needed for text.
+
+    Raises
+    ------
+    TypeError
+        Not one of the above.
+    ValueError
+        Text without a tokenizer, or too little of it.
+    """
+    if isinstance(data, Calibration):
+        return data
+    if data is None:
+        raise ValueError(
+            "calibration data is required: fit(model, calib_data) takes texts with a tokenizer, a datasets.Dataset, "
+            "a DataLoader or a token tensor [S, T]"
+        )
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, Tensor):
+        if data.dim() != 2 or data.is_floating_point():
+            raise ValueError(
+                f"a calibration tensor must hold integer token ids [S, T], got shape {tuple(data.shape)} of {data.dtype}"
+            )
+        ids_ST = data.cpu().long()
+        return Calibration(ids_ST, ids_ST.clone(), {"source": "tensor", "bos": "as given"})
+    if hasattr(data, "column_names") and hasattr(data, "features"):
+        if "input_ids" in data.column_names:
+            return Calibration.from_batches(iter(data))
+        return Calibration.from_dataset(data, _require(tokenizer), seq_len=128)
+    if isinstance(data, str) or (isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], str)):
+        return Calibration.from_texts([data] if isinstance(data, str) else data, _require(tokenizer))
+    if isinstance(data, Mapping) or hasattr(data, "input_ids"):
+        return Calibration.from_batches([data])
+    if isinstance(data, Iterable):
+        return Calibration.from_batches(data)
+    raise TypeError(
+        f"calibration data must be texts, a datasets.Dataset, a DataLoader, batches or a token tensor [S, T], "
+        f"got {type(data).__name__}"
+    )
+
+
+def _require(tokenizer: Any) -> Any:
+    if tokenizer is None:
+        raise ValueError(
+            "calibration texts need a tokenizer: fit(model, texts, tokenizer=tokenizer), or "
+            "fit(model, Calibration.from_texts(texts, tokenizer, seq_len=..., n_sequences=...))"
+        )
+    return tokenizer

@@ -1,0 +1,35 @@
+"""Errors and warnings that a caller may want to catch by type."""
+
+from __future__ import annotations
+
+
+class LayerShapError(Exception):
+    """Base of the errors raised by this library beyond `ValueError`, `TypeError` and scikit-learn's own."""
+
+
+class UnsupportedModelError(LayerShapError, ValueError):
+    """The model is not one whose decoder layers can be played with: encoder-only, not causal, no layer list found."""
+
+
+class LayerNotRemovableError(LayerShapError, ValueError):
+    """A layer can't be removed alone; the message names the rule that says so."""
+
+
+class SurgeryCheckError(LayerShapError, RuntimeError):
+    """The pruned model disagrees with the masked model: the surgery is wrong for this architecture."""
+
+
+class LedgerMismatchError(LayerShapError, ValueError):
+    """The ledger was written for another model, calibration set, statistic or version."""
+
+
+class SurrogateQualityWarning(UserWarning):
+    """The surrogate predicts held-out masks poorly, so values read from it can't be trusted."""
+
+
+class NonFiniteScoreWarning(UserWarning):
+    """Some masked models score NaN or infinity; they are kept in the record and left out of the surrogate's fit."""
+
+
+class CheckpointWarning(UserWarning):
+    """The pruned model needs more than plain ``save_pretrained`` and ``from_pretrained``."""

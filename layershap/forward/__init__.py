@@ -1,0 +1,1 @@
+"""The fused layer-skip forward: masks -> plan -> replayed layers -> head -> per-sequence statistics."""

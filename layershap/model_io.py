@@ -1,0 +1,117 @@
+"""Calling a language model: token ids in, logits out, whatever class it is.
+
+Shapes: B rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layershap.exceptions import UnsupportedModelError
+
+
+def check_is_model(model: object) -> nn.Module:
+    """Return `model` if it is a module that may map token ids to logits, else say what it is instead."""
+    if not isinstance(model, nn.Module):
+        hint = ""
+        if isinstance(model, str):
+            hint = " Load it first: AutoModelForCausalLM.from_pretrained(...)."
+        elif isinstance(model, type):
+            hint = " This is the class; pass an instance."
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.{hint}")
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model; layershap prunes causal language models "
+            "(token ids -> next-token logits). Pass the decoder's causal class (e.g. BartForCausalLM)."
+        )
+    return model
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids must be: the device of the model's embeddings (its hooks' device, if accelerate dispatched it)."""
+    hook_map = getattr(model, "hf_device_map", None)
+    if hook_map:
+        execution = next((d for d in hook_map.values() if d not in ("cpu", "disk")), None)
+        if execution is not None:
+            return torch.device(execution if isinstance(execution, str) else f"cuda:{execution}")
+        return torch.device("cpu")
+    tensor = next(model.parameters(), None)
+    device = tensor.device if tensor is not None else torch.device("cpu")
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """Number of token ids the model accepts, or None if it does not say."""
+    getter = getattr(model, "get_input_embeddings", None)
+    if getter is not None:
+        try:
+            embedding = getter()
+        except (AttributeError, NotImplementedError):
+            embedding = None
+        size = getattr(embedding, "num_embeddings", None)
+        if size is not None:
+            return int(size)
+    config = getattr(model, "config", None)
+    if config is not None and getattr(config, "vocab_size", None):
+        return int(config.vocab_size)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding):
+            return module.num_embeddings
+    return None
+
+
+def maximum_length(model: nn.Module) -> int | None:
+    """Longest sequence the model's learned positions allow, or None if it does not say."""
+    config = getattr(model, "config", None)
+    value = getattr(text_config(config), "max_position_embeddings", None) if config is not None else None
+    return int(value) if isinstance(value, int) and value > 0 else None
+
+
+def text_config(config: Any) -> Any:
+    """The part of a transformers config that describes the text decoder."""
+    getter = getattr(config, "get_text_config", None)
+    return getter(decoder=True) if getter is not None else config
+
+
+def accepts_argument(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward names this argument."""
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
+    """Run the model's own forward, without a cache, and return its logits [B, T, V]."""
+    if hasattr(model, "config") and accepts_argument(model, "input_ids"):
+        arguments: dict[str, Any] = {"input_ids": ids_BT}
+        if accepts_argument(model, "use_cache"):
+            arguments["use_cache"] = False
+        output = model(**arguments)
+    else:
+        output = model(ids_BT)
+    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != ids_BT.shape:
+        got = f"{type(output).__name__}" if logits is None else f"a tensor of shape {tuple(logits.shape)}"
+        raise UnsupportedModelError(
+            f"{type(model).__name__} must map token ids [B, T] to logits [B, T, V] (a tensor, or an output with "
+            f".logits), got {got} for ids of shape {tuple(ids_BT.shape)}. "
+            "Pass a causal language model (AutoModelForCausalLM), not a bare encoder, decoder or classifier."
+        )
+    return logits
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switch off dropout for the time of the context; each module's own training flag comes back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,156 @@
+"""The four protocols that a user can implement, the array aliases, and the words and shapes of the project.
+
+Any object with the methods qualifies: there is no registry and no base class.
+
+Shapes
+------
+L layers (players), M masks, S calibration sequences, T tokens in a sequence, D hidden size, V vocabulary,
+K kept layers of a mask, n layers removed. Tensors carry their shape as a suffix: ``hidden_BTD``.
+A mask is boolean and True means that the layer is KEPT; a coalition is the set of kept layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+MaskArray = NDArray[np.bool_]
+"""[M, L] (or [L]) booleans, True = layer kept."""
+
+FloatArray = NDArray[np.float64]
+"""float64 array; its shape is given where it is used."""
+
+IntArray = NDArray[np.int64]
+"""int64 array; its shape is given where it is used."""
+
+Game = Callable[[MaskArray], FloatArray]
+"""A cooperative game over layers: masks [M, L] -> scores [M]."""
+
+Statistic = Literal["nll", "kl", "hits"]
+"""What the forward can measure per scored token: the negative log-likelihood of the label (nats), the KL divergence
+from the dense model (nats), and whether the label is the most probable token (0 or 1)."""
+
+
+@dataclass(frozen=True)
+class SequenceStatistics:
+    """Sums of per-token statistics over each calibration sequence, for M masked models.
+
+    Attributes
+    ----------
+    sums : dict of str to ndarray [M, S]
+        One array for each requested statistic.
+    dense : dict of str to ndarray [S]
+        The same for the model with all its layers.
+    counts : ndarray [S]
+        Scored tokens in each sequence (padding and ignored labels are not counted).
+    """
+
+    sums: dict[Statistic, FloatArray]
+    dense: dict[Statistic, FloatArray]
+    counts: FloatArray
+
+    def resampled(self, sequences: IntArray) -> SequenceStatistics:
+        """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
+        return SequenceStatistics(
+            sums={name: value[:, sequences] for name, value in self.sums.items()},
+            dense={name: value[sequences] for name, value in self.dense.items()},
+            counts=self.counts[sequences],
+        )
+
+
+@runtime_checkable
+class Utility(Protocol):
+    """Turns per-sequence statistics of masked models into one score per mask; higher is better.
+
+    A plain callable ``f(model) -> float`` is accepted wherever a `Utility` is, at the price of the slow path: it is
+    called once per mask with the layers skipped.
+    """
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The statistics that `score` reads; the forward computes only these."""
+        ...
+
+    def score(self, statistics: SequenceStatistics) -> FloatArray:
+        """Scores [M]."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws the masks to evaluate. Called once in ``fit``, or once per round if the sampler is adaptive."""
+
+    def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
+        """At most `n_masks` masks over `n_layers` free layers (protected ones are left out), [M, n_layers]."""
+        ...
+
+
+@runtime_checkable
+class AdaptiveSampler(Sampler, Protocol):
+    """A sampler that learns from scores: ``fit`` then asks in rounds and reports back after each."""
+
+    def update(self, masks: MaskArray, scores: FloatArray) -> None:
+        """All masks evaluated so far [M, n_layers] and their scores [M]."""
+        ...
+
+
+@runtime_checkable
+class Surrogate(Protocol):
+    """A regression from masks to scores: any scikit-learn regressor qualifies.
+
+    One that knows its Shapley values in closed form may also offer
+    ``shapley_values(strata=None) -> values [L]``.
+    """
+
+    def fit(self, masks: MaskArray, scores: FloatArray) -> Any:
+        """Fit on masks [M, L] and scores [M]."""
+        ...
+
+    def predict(self, masks: MaskArray) -> FloatArray:
+        """Predicted scores [M]."""
+        ...
+
+
+@runtime_checkable
+class ClosedFormSurrogate(Surrogate, Protocol):
+    """A surrogate that knows its own Shapley values."""
+
+    def shapley_values(self, strata: Sequence[int] | None = None) -> FloatArray:
+        """Values [L]: Shapley's if `strata` is None, else marginal contributions averaged over these sizes."""
+        ...
+
+
+@dataclass(frozen=True)
+class SelectionEvidence:
+    """What ``fit`` learned, for a `Selector` to choose by.
+
+    Attributes
+    ----------
+    contributions : ndarray [L]
+        Value of each layer.
+    removable : ndarray [L] of bool
+        False for protected layers, which a selector never returns.
+    surrogate : Surrogate
+        Fitted on masks over all L layers.
+    masks, scores : ndarray [M, L], [M]
+        The evaluated coalitions with finite scores.
+    """
+
+    contributions: FloatArray
+    removable: MaskArray
+    surrogate: Surrogate
+    masks: MaskArray
+    scores: FloatArray
+
+
+@runtime_checkable
+class Selector(Protocol):
+    """Chooses which layers to remove. It sees no model: ``transform`` needs no calibration data."""
+
+    def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
+        """Sorted indices of `n_remove` removable layers."""
+        ...
