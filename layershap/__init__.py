@@ -1,0 +1,51 @@
+"""layershap: prune whole layers of large language models by their Shapley values.
+
+    pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=tokenizer)
+    small = pruner.transform(model, n_remove=6)
+"""
+
+from layershap import shapley, utilities
+from layershap.calibration import Calibration
+from layershap.exceptions import (
+    CheckpointWarning,
+    LayerNotRemovableError,
+    LayerShapError,
+    LedgerMismatchError,
+    NonFiniteScoreWarning,
+    SurgeryCheckError,
+    SurrogateQualityWarning,
+    UnsupportedModelError,
+)
+from layershap.game import LayerGame
+from layershap.pruner import LayerPruner
+from layershap.samplers import StratifiedSampler
+from layershap.selection import ShapleyRanking
+from layershap.stack import LayerStack, find_layers, skip_layers
+from layershap.surgery import remove_layers
+from layershap.surrogates import PairwiseRidge, PaperMLP
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Calibration",
+    "CheckpointWarning",
+    "LayerGame",
+    "LayerNotRemovableError",
+    "LayerPruner",
+    "LayerShapError",
+    "LayerStack",
+    "LedgerMismatchError",
+    "NonFiniteScoreWarning",
+    "PairwiseRidge",
+    "PaperMLP",
+    "ShapleyRanking",
+    "StratifiedSampler",
+    "SurgeryCheckError",
+    "SurrogateQualityWarning",
+    "UnsupportedModelError",
+    "find_layers",
+    "remove_layers",
+    "shapley",
+    "skip_layers",
+    "utilities",
+]

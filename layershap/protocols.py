@@ -131,11 +131,11 @@ class SelectionEvidence:
     Attributes
     ----------
     contributions : ndarray [L]
-        Value of each layer.
+        Value of each layer; NaN for protected ones.
     removable : ndarray [L] of bool
         False for protected layers, which a selector never returns.
     surrogate : Surrogate
-        Fitted on masks over all L layers.
+        Fitted on the columns of the removable layers.
     masks, scores : ndarray [M, L], [M]
         The evaluated coalitions with finite scores.
     """

@@ -95,12 +95,12 @@ class LayerStack:
         return len(self.layers)
 
 
-def find_layers(model: nn.Module, layers: LayersArgument = None) -> LayerStack:
+def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool = True) -> LayerStack:
     """Find the decoder layers of a causal language model and check them with a probe forward.
 
     The rule (measured on 183 transformers model types): inside ``get_decoder()``, the module list as long as the
-    config's layer count that holds the most parameters (A); if there is none or the probe disagrees, the list that
-    holds the most parameters (B).
+    config's layer count that holds the most parameters (A); if there is none or the probe disagrees (a vision tower
+    as deep as the decoder), the next such list, at last the list that holds the most parameters (B).
 
     Parameters
     ----------
@@ -108,6 +108,9 @@ def find_layers(model: nn.Module, layers: LayersArgument = None) -> LayerStack:
         Maps token ids [B, T] to logits.
     layers : str or sequence of nn.Module, optional
         Dotted path of the layer list, or the layers themselves, where the rule can't know.
+    causal : bool, default=True
+        Refuse a model whose earlier logits depend on later tokens. Skipping and removing work for it all the same, its
+        next-token scores mean nothing.
 
     Raises
     ------
@@ -118,7 +121,7 @@ def find_layers(model: nn.Module, layers: LayersArgument = None) -> LayerStack:
     problems = []
     for path, modules in _given(model, layers) if layers is not None else _candidates(model):
         try:
-            return LayerStack(path, modules, _probe(model, modules))
+            return LayerStack(path, modules, _probe(model, modules, causal))
         except _ProbeMismatch as error:
             problems.append(f"{path or 'the modules given'}: {error}")
     raise UnsupportedModelError(
@@ -176,15 +179,30 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]
         ]
         if lists:
             break
+    lists = [item for item in lists if not _is_one_of_parallel_lists(model, item[0])]
     lists.sort(key=lambda item: sum(p.numel() for p in item[1].parameters()), reverse=True)
     config = text_config(getattr(model, "config", None))
     expected = getattr(config, "num_hidden_layers", None)
     by_count = [item for item in lists if len(item[1]) == expected]
     seen: set[str] = set()
-    for path, module in by_count[:1] + lists[:1]:
+    for path, module in by_count + lists[:1]:
         if path not in seen:
             seen.add(path)
             yield path, tuple(module)
+
+
+def _is_one_of_parallel_lists(model: nn.Module, path: str) -> bool:
+    """Whether a layer is spread over several lists of one parent (xlm): then no module is the layer."""
+    parent_path, _, name = path.rpartition(".")
+    parent = model.get_submodule(parent_path)
+    own = parent.get_submodule(name)
+    return any(
+        isinstance(other, nn.ModuleList)
+        and other is not own
+        and len(other) == len(list(own.children()))
+        and next(other.parameters(), None) is not None
+        for other in parent.children()
+    )
 
 
 def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
@@ -202,7 +220,7 @@ def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
     yield model
 
 
-def _probe(model: nn.Module, modules: tuple[nn.Module, ...]) -> tuple[CallForm, ...]:
+def _probe(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
     """Run two short rows that differ in their last token: learn the calls, and check order and causality."""
     vocabulary = vocabulary_size(model) or 2
     ids_BT = torch.arange(_PROBE_TOKENS, device=input_device(model)).remainder(vocabulary).repeat(2, 1)
@@ -220,19 +238,23 @@ def _probe(model: nn.Module, modules: tuple[nn.Module, ...]) -> tuple[CallForm, 
     with evaluation_mode(model), torch.inference_mode(), patched(modules, record):
         logits_BTV = token_logits(model, ids_BT)
     order = [index for index, *_ in calls]
-    if order != list(range(len(modules))):
+    called_types = {type(modules[index]) for index in order}
+    silent = [index for index in range(len(modules)) if index not in order]
+    # Layers of another kind may be left out for want of their input (mllama: cross-attention on text without images).
+    if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
         raise _ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
     past = logits_BTV[:, :-1].float()
-    if not torch.allclose(past[0], past[1], rtol=1e-2, atol=1e-2 * float(past.abs().max())):
+    if causal and not torch.allclose(past[0], past[1], rtol=1e-2, atol=1e-2 * float(past.abs().max())):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
             "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
             "the LMHead class with config.is_decoder=True)."
         )
-    forms = []
-    for position, (_, args, kwargs, output) in enumerate(calls):
+    learned: dict[int, CallForm] = {}
+    for position, (index, args, kwargs, output) in enumerate(calls):
         following = calls[position + 1] if position + 1 < len(calls) else None
-        forms.append(_call_form(args, kwargs, output, following))
+        learned[index] = _call_form(args, kwargs, output, following)
+    forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = CallForm(forms[-1].hidden, forms[-1].container, forms[-1].length, forms[-2].carried)
     return tuple(forms)
@@ -312,7 +334,7 @@ def skip_layers(
     >>> with skip_layers(model, [3, 7]):
     ...     logits = model(**tokenizer("It was", return_tensors="pt")).logits
     """
-    found = stack if isinstance(stack, LayerStack) else find_layers(model, stack)
+    found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
     skipped = check_layer_indices(layers, len(found))
 
     def skip(index: int, original: Callable[..., Any]) -> Callable[..., Any]:

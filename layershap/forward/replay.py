@@ -31,7 +31,7 @@ class ReplayError(Exception):
 
 @dataclass
 class LayerCall:
-    """The arguments of one layer's call, hidden states included."""
+    """The arguments of one layer's call, with None in the place of the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -47,18 +47,17 @@ class Capture:
         The block's tokens.
     calls : list of LayerCall
         One per layer.
+    first : Tensor
+        Hidden states before the first layer.
     final : Tensor
         Hidden states after the last layer.
     """
 
     ids_BT: Tensor
     calls: list[LayerCall]
+    first: Tensor
     final: Tensor
     _expanded: dict[tuple[int, int], Any] = field(default_factory=dict)
-
-    def first_hidden(self, stack: LayerStack) -> Tensor:
-        """Hidden states before the first layer."""
-        return stack.forms[0].hidden_from(self.calls[0].args, self.calls[0].kwargs)
 
     def expanded(self, value: Any, batching: Batching, repeats: int) -> Any:
         """An argument as it would be for `repeats` copies of the block, one after the other along the batch."""
@@ -120,23 +119,32 @@ class Replay:
     def capture(self, ids_BT: Tensor) -> Capture:
         """Run the whole model once on a block and keep what each layer was given."""
         calls: list[LayerCall] = []
-        finals: list[Tensor] = []
+        ends: dict[str, Tensor] = {}
         last = len(self.stack) - 1
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            form = self.stack.forms[index]
+
             def forward(*args: Any, **kwargs: Any) -> Any:
-                calls.append(LayerCall(args, dict(kwargs)))
+                if index == 0:
+                    ends["first"] = form.hidden_from(args, kwargs)
                 output = original(*args, **kwargs)
                 if index == last:
-                    finals.append(self.stack.forms[index].hidden_of(output))
+                    ends["final"] = form.hidden_of(output)
+                # Keeping every layer's input would cost L hidden states.
+                calls.append(
+                    LayerCall(
+                        tuple(None if i == form.hidden else value for i, value in enumerate(args)),
+                        {key: None if key == form.hidden else value for key, value in kwargs.items()},
+                    )
+                )
                 return output
 
             return forward
 
         with patched(self.stack.layers, record):
-            # A one-token slice of the head would do; the whole head keeps the model's own code in charge.
             token_logits(self.model, ids_BT)
-        return Capture(ids_BT, calls, finals[0])
+        return Capture(ids_BT, calls, ends["first"], ends["final"])
 
     def run_layer(self, layer: int, hidden: Tensor, capture: Capture, repeats: int) -> Tensor:
         """One layer on `repeats` states of a block, concatenated along the batch dimension."""

@@ -1,0 +1,151 @@
+"""Saving pruned models, also those that their architecture's config can't express.
+
+A checkpoint is a standard transformers folder (config, generation config, safetensors) plus ``layershap_recipe.json``:
+the original config and the removed layers. Loading builds the model from the ORIGINAL config, deletes the same layers
+and loads the weights strictly, so a layer that has its index in its mathematics keeps it.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+
+from layershap.surgery.reload import base_model
+from layershap.surgery.remove import PruningRecipe, pruning_recipe, remove_layers
+
+RECIPE_FILE = "layershap_recipe.json"
+_FORMAT = 1
+
+
+def save_pruned(model: nn.Module, folder: str | PathLike[str]) -> Path:
+    """Save a pruned model so that `load_pruned` gives it back exactly.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A transformers model returned by `layershap.remove_layers`.
+    folder : path
+        Created if missing.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    TypeError
+        The model is not one that `remove_layers` returned, or not a transformers model.
+    """
+    recipe = pruning_recipe(model)
+    if recipe is None:
+        raise TypeError(
+            f"save_pruned needs a transformers model returned by layershap.remove_layers, got {type(model).__name__} "
+            "without a recipe. Save other modules with their own method (save_pretrained, or their state_dict)."
+        )
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    # save_original_format would rename and split weights for other loaders; this folder has its own.
+    base_model(model).save_pretrained(target, save_original_format=False)
+    text = json.dumps({"format": _FORMAT, "transformers": transformers.__version__, **asdict(recipe)}, indent=2)
+    (target / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
+    return target
+
+
+def load_pruned(
+    folder: str | PathLike[str], *, model_class: type[nn.Module] | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Load a model that `save_pruned` saved.
+
+    Parameters
+    ----------
+    folder : path
+        The checkpoint.
+    model_class : type, optional
+        The model's class, where it is not one of transformers' own.
+    dtype : torch.dtype, optional
+        The weights' own by default.
+
+    Returns
+    -------
+    nn.Module
+        The pruned model, on the CPU and in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        No recipe in the folder: load it with ``AutoModelForCausalLM.from_pretrained``.
+    ValueError
+        The recipe's format or class is unknown, or the weights don't fit.
+    """
+    source = Path(folder)
+    path = source / RECIPE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{source} must hold {RECIPE_FILE}, written by save_pruned; it does not. "
+            "Load a plain checkpoint with AutoModelForCausalLM.from_pretrained."
+        )
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored.pop("format", None) != _FORMAT:
+        raise ValueError(f"{path} must be of format {_FORMAT}; it was written by another version of layershap")
+    stored.pop("transformers", None)
+    recipe = PruningRecipe(**{**stored, "removed": tuple(stored["removed"])})
+    state = _state_dict(source)
+    if dtype is None:
+        dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
+    model: Any = _original_model(recipe, model_class).to(dtype)
+    model.tie_weights()
+    if recipe.removed:
+        model = remove_layers(model, recipe.removed, copy=False, stack=recipe.path, check=False)
+    _load_strictly(model, state)
+    vars(model)["_layershap_recipe"] = recipe
+    generation = source / "generation_config.json"
+    if generation.is_file():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(source)
+    return model.eval()
+
+
+def _original_model(recipe: PruningRecipe, model_class: type[nn.Module] | None) -> Any:
+    chosen: Any = model_class or getattr(transformers, recipe.model_class, None)
+    if chosen is None:
+        raise ValueError(
+            f"{recipe.model_class} must be a class of the installed transformers ({transformers.__version__}), it is "
+            "not. Pass model_class= for a model with its own code."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        path.write_text(json.dumps(recipe.original_config), encoding="utf-8")
+        config = chosen.config_class.from_json_file(path)
+    return chosen._from_config(config)
+
+
+def _state_dict(source: Path) -> dict[str, torch.Tensor]:
+    files = sorted(source.glob("model*.safetensors"))
+    if not files:
+        raise ValueError(f"{source} must hold safetensors weights (model*.safetensors), it holds none")
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        state.update(load_file(file))
+    return state
+
+
+def _load_strictly(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load `state`; only weights that share their memory with a loaded one may be missing."""
+    outcome = model.load_state_dict(state, strict=False)
+    own = model.state_dict()
+    loaded = {own[name].data_ptr() for name in state if name in own}
+    missing = [name for name in outcome.missing_keys if own[name].data_ptr() not in loaded]
+    if missing or outcome.unexpected_keys:
+        raise ValueError(
+            f"the weights must fit the rebuilt {type(model).__name__} exactly: missing {missing[:5]}, unexpected "
+            f"{outcome.unexpected_keys[:5]}. Load them with the transformers version that saved them."
+        )

@@ -1,0 +1,233 @@
+"""`LayerGame`: masks -> scores, each distinct mask evaluated once, with the ledger behind it.
+
+Shapes: M masks, L layers, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from layershap.calibration import Calibration, as_calibration
+from layershap.fingerprint import fingerprint
+from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.plan import PrefixPlan, distinct
+from layershap.ledger import Ledger, MaskRow, mask_key
+from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.stack import LayersArgument, LayerStack, find_layers, skip_layers
+from layershap.utilities import PerplexityRatio
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+
+UtilityLike = Utility | Callable[[nn.Module], float]
+
+
+class LayerGame:
+    """The cooperative game whose players are the layers of a model.
+
+    ``game(masks [M, L]) -> scores [M]``. A mask is True where the layer runs; the empty coalition is allowed. Each
+    distinct mask is evaluated once in the life of the game, and not at all if the ledger holds it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model. Only read; never changed.
+    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
+        See `layershap.calibration.as_calibration`.
+    utility : Utility or callable, default=PerplexityRatio()
+        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path).
+    layers : str or sequence of nn.Module, optional
+        Where the layers are, if the rule can't know (`find_layers`).
+    tokenizer : PreTrainedTokenizerBase, optional
+        For texts.
+    ledger : path, optional
+        File that keeps every evaluated mask; a later game with the same fingerprint resumes from it.
+    batch_tokens, memory_budget : int or 'auto'
+        Tokens per layer call; bytes for hidden states.
+    verbose : int, default=0
+        1 shows a progress bar of the planned work.
+
+    Attributes
+    ----------
+    n_players : int
+        L.
+    n_evaluated : int
+        Masks run on the model by this game (not read from the ledger).
+    layer_runs : int
+        Layer runs on the whole calibration set that this took.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calib_data: Any,
+        *,
+        utility: UtilityLike | None = None,
+        layers: LayersArgument = None,
+        tokenizer: Any = None,
+        ledger: str | os.PathLike[str] | None = None,
+        batch_tokens: int | str = "auto",
+        memory_budget: int | str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.stack: LayerStack = find_layers(model, layers)
+        self.calibration: Calibration = as_calibration(calib_data, tokenizer)
+        self.calibration.check_vocabulary(vocabulary_size(model))
+        limit = maximum_length(model)
+        if limit is not None and self.calibration.seq_len > limit:
+            raise ValueError(
+                f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
+                "tokens; use a smaller seq_len"
+            )
+        self.utility: UtilityLike = PerplexityRatio() if utility is None else utility
+        is_utility = isinstance(self.utility, Utility)
+        if not is_utility and not callable(self.utility):
+            raise TypeError(
+                "utility must have `statistics` and `score` (the Utility protocol) or be a callable f(model) -> float, "
+                f"got {type(self.utility).__name__}"
+            )
+        self._model = model
+        self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
+        self.engine = Engine(model, self.stack, self.calibration, self._statistics, settings)
+        self.verbose = verbose
+        self.n_evaluated = 0
+        self.layer_runs = 0
+        self.fingerprint = fingerprint(model, self.stack, self.calibration, self._statistics or ("score",), settings)
+        if not is_utility:
+            self.fingerprint["utility"] = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
+        self._ledger = Ledger(ledger, self.fingerprint) if ledger is not None else None
+        self._rows: dict[bytes, MaskRow] = {}
+
+    @property
+    def n_players(self) -> int:
+        """L."""
+        return len(self.stack)
+
+    @property
+    def path(self) -> str:
+        """Which forward serves: 'fused', 'plain', or 'callable' for a utility that is called on masked models."""
+        return self.engine.path if self._statistics else "callable"
+
+    @property
+    def path_note(self) -> str:
+        """Why it is not the fused one; '' if it is."""
+        return self.engine.note if self._statistics else "the utility is a plain callable"
+
+    def __enter__(self) -> LayerGame:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ledger's file."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def __call__(self, masks: MaskArray) -> FloatArray:
+        """Scores [M] of masks [M, L] (or one mask [L])."""
+        masks_ML = self._checked(masks)
+        self._evaluate(masks_ML)
+        if not isinstance(self.utility, Utility):
+            return np.array([self._rows[mask_key(m)]["score"][0] for m in masks_ML])
+        return self.utility.score(self.statistics(masks_ML))
+
+    def statistics(self, masks: MaskArray) -> SequenceStatistics:
+        """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
+        masks_ML = self._checked(masks)
+        full_1L = np.ones((1, self.n_players), dtype=bool)
+        self._evaluate(full_1L)
+        self._evaluate(masks_ML)
+        full = self._rows[mask_key(full_1L[0])]
+        return SequenceStatistics(
+            sums={name: np.stack([self._rows[mask_key(m)][name] for m in masks_ML]) for name in self._statistics},
+            dense={name: full[name] for name in self._statistics},
+            counts=self.calibration.counts_S.numpy().astype(np.float64),
+        )
+
+    def plan(self, masks: MaskArray) -> PrefixPlan:
+        """What evaluating these masks would run, beyond those this game has evaluated."""
+        return self.engine.plan(self._pending(self._checked(masks)))
+
+    def _checked(self, masks: MaskArray) -> MaskArray:
+        masks_ML = np.atleast_2d(np.asarray(masks))
+        if masks_ML.dtype != np.bool_:
+            if not np.isin(masks_ML, (0, 1)).all():
+                raise ValueError(f"masks must be boolean (True = layer kept), got dtype {masks_ML.dtype}")
+            masks_ML = masks_ML.astype(bool)
+        if masks_ML.ndim != 2 or masks_ML.shape[1] != self.n_players:
+            raise ValueError(f"masks must be [M, {self.n_players}], one column per layer, got {np.shape(masks)}")
+        return masks_ML
+
+    def _pending(self, masks_ML: MaskArray) -> MaskArray:
+        unique_UL = distinct(masks_ML)
+        return unique_UL[[mask_key(m) not in self._rows for m in unique_UL]] if len(unique_UL) else unique_UL
+
+    def _evaluate(self, masks_ML: MaskArray) -> None:
+        """Evaluate what this game has not seen.
+
+        The sweeps are planned without regard to the ledger, which only decides which of them are already done: so an
+        interrupted run that is started again computes the same sweeps, to the last bit, as one never interrupted.
+        """
+        pending_UL = self._pending(masks_ML)
+        if not len(pending_UL):
+            return
+        if not self._statistics:
+            self._call_on_masked_models(pending_UL)
+            return
+        prefix_plan = self.engine.plan(pending_UL)
+        work = prefix_plan.layer_runs + self.engine.head_cost * prefix_plan.n_masks
+        # The bar shows the fraction of planned work, not of masks: masks differ in what they cost.
+        with tqdm(total=work, desc=f"{prefix_plan.n_masks} masks", bar_format=_BAR, disable=not self.verbose) as bar:
+            for sweep in prefix_plan.sweeps:
+                known = self._known(sweep.masks_UL)
+                todo_UL = sweep.masks_UL[~known]
+                if len(todo_UL):
+                    found = self.engine.run(todo_UL, bar.update)
+                    rows = [{name: found[name][u] for name in self._statistics} for u in range(len(todo_UL))]
+                    self._keep(todo_UL, rows)  # type: ignore[arg-type]
+                    self.layer_runs += sweep.layer_runs
+                if known.any():
+                    bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
+
+    def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
+        utility = self.utility
+        assert not isinstance(utility, Utility)
+        for mask_L in tqdm(masks_UL, unit="mask", disable=not self.verbose):
+            if self._known(mask_L[None])[0]:
+                continue
+            with (
+                evaluation_mode(self._model),
+                torch.no_grad(),
+                skip_layers(self._model, np.flatnonzero(~mask_L), stack=self.stack),
+            ):
+                score = float(utility(self._model))
+            self._keep(mask_L[None], [{"score": np.array([score])}])
+            self.layer_runs += int(mask_L.sum())
+
+    def _known(self, masks_UL: MaskArray) -> MaskArray:
+        """Which masks the ledger holds; they are taken over [U]."""
+        if self._ledger is None:
+            return np.zeros(len(masks_UL), dtype=bool)
+        for mask_L in masks_UL:
+            row = self._ledger.rows.get(mask_key(mask_L))
+            if row is not None:
+                self._rows[mask_key(mask_L)] = row
+        return np.array([mask_key(m) in self._rows for m in masks_UL], dtype=bool)
+
+    def _keep(self, masks_UL: MaskArray, rows: list[MaskRow]) -> None:
+        for mask_L, row in zip(masks_UL, rows, strict=True):
+            self._rows[mask_key(mask_L)] = row
+        if self._ledger is not None:
+            self._ledger.append(zip(masks_UL, rows, strict=True))
+        self.n_evaluated += len(masks_UL)

@@ -1,0 +1,123 @@
+"""Samplers: which masks to evaluate.
+
+Shapes: L layers, M masks. True = layer kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from layershap.protocols import MaskArray, Sampler
+from layershap.shapley import sample_strata
+
+PAPER_FRACTIONS = (0.94, 0.84, 0.75, 0.66, 0.56)
+"""Kept fractions of the paper's strata: 30, 27, 24, 21 and 18 of 32 layers."""
+
+
+def strata_sizes(strata: Sequence[int] | Sequence[float] | None, n_layers: int) -> list[int]:
+    """Numbers of kept layers: ints as they are, fractions of L rounded; the paper's fractions by default.
+
+    Raises
+    ------
+    ValueError
+        A size outside [0, L], or a fraction outside (0, 1].
+    """
+    chosen: Sequence[int] | Sequence[float] = PAPER_FRACTIONS if strata is None else strata
+    sizes = []
+    for value in chosen:
+        if isinstance(value, float) and not isinstance(value, np.integer):
+            if not 0 < value <= 1:
+                raise ValueError(f"a stratum given as a fraction must lie in (0, 1], got {value}")
+            value = round(value * n_layers)
+        if not 0 <= value <= n_layers:
+            raise ValueError(f"a stratum must keep between 0 and {n_layers} layers, got {value}")
+        sizes.append(int(value))
+    if not sizes:
+        raise ValueError("strata must name at least one number of kept layers, got none")
+    return sizes
+
+
+class StratifiedSampler(BaseEstimator):
+    """Masks stratified by how many layers they keep, with an equal budget per stratum.
+
+    Parameters
+    ----------
+    strata : sequence of int or float, optional
+        Kept layers (ints) or fractions of L (floats). By default the paper's (0.94, 0.84, 0.75, 0.66, 0.56).
+    replace : bool, default=False
+        False draws distinct masks, and what a small stratum can't use goes to the others, so every mask asked for is
+        new information. True draws independently, as the paper does.
+    leave_one_out : bool, default=False
+        Begin with the masks that lack one layer, which tell the hopeless layers.
+
+    References
+    ----------
+    Pruning as a Cooperative Game, arXiv 2602.07804, section 3.
+    """
+
+    def __init__(
+        self,
+        strata: Sequence[int] | Sequence[float] | None = None,
+        *,
+        replace: bool = False,
+        leave_one_out: bool = False,
+    ) -> None:
+        self.strata = strata
+        self.replace = replace
+        self.leave_one_out = leave_one_out
+
+    def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
+        """Masks [M, L]; M < n_masks only if there are no more distinct masks in the strata."""
+        sizes = strata_sizes(self.strata, n_layers)
+        first = ~np.eye(n_layers, dtype=bool)[:n_masks] if self.leave_one_out else np.empty((0, n_layers), dtype=bool)
+        if self.replace:
+            return np.concatenate([first, sample_strata(n_layers, sizes, n_masks - len(first), rng)])
+        return np.concatenate([first, _distinct(n_layers, sizes, n_masks - len(first), rng, first)])
+
+
+def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
+    """The sampler's numbers of kept layers, with their weights; for one without strata, those of its masks [M, L]."""
+    if isinstance(sampler, StratifiedSampler):
+        return strata_sizes(sampler.strata, masks.shape[1])
+    return [int(size) for size in np.unique(masks.sum(axis=1))]
+
+
+def _distinct(n_layers: int, sizes: Sequence[int], n_masks: int, rng: np.random.Generator, taken: MaskArray) -> MaskArray:
+    """Distinct masks, an equal share per stratum, the leftovers of exhausted strata to the others."""
+    unique = sorted(set(sizes), reverse=True)
+    known = {mask.tobytes() for mask in taken}
+    room = {k: comb(n_layers, k) - sum(int(mask.sum()) == k for mask in taken) for k in unique}
+    share = {k: 0 for k in unique}
+    weight = {k: list(sizes).count(k) for k in unique}
+    left = n_masks
+    while left > 0 and (open_strata := [k for k in unique if share[k] < room[k]]):
+        total = sum(weight[k] for k in open_strata)
+        for k in open_strata:
+            step = min(max(1, left * weight[k] // total), room[k] - share[k], n_masks - sum(share.values()))
+            share[k] += step
+        left = n_masks - sum(share.values())
+    masks: list[MaskArray] = []
+    for k in unique:
+        masks.extend(_draw_distinct(n_layers, k, share[k], rng, known))
+    return np.array(masks, dtype=bool).reshape(-1, n_layers)
+
+
+def _draw_distinct(
+    n_layers: int, size: int, count: int, rng: np.random.Generator, known: set[bytes]
+) -> list[MaskArray]:
+    if 2 * count >= comb(n_layers, size):
+        every = [np.isin(np.arange(n_layers), kept) for kept in combinations(range(n_layers), size)]
+        fresh = [mask for mask in every if mask.tobytes() not in known]
+        return [fresh[i] for i in rng.permutation(len(fresh))[:count]]
+    drawn: list[MaskArray] = []
+    while len(drawn) < count:
+        for mask in sample_strata(n_layers, [size], count - len(drawn), rng):
+            if mask.tobytes() not in known:
+                known.add(mask.tobytes())
+                drawn.append(mask)
+    return drawn

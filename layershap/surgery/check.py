@@ -1,0 +1,157 @@
+"""The self-check: the pruned model must compute what the masked one does, with and without a cache.
+
+Shapes: B rows, T tokens, V vocabulary, G generated tokens.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from layershap.exceptions import SurgeryCheckError
+from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.stack import LayerStack, skip_layers
+
+Check = Literal["auto", True, False]
+
+_PROBE_ROWS, _PROBE_TOKENS, _GENERATED = 2, 12, 5
+# Above this the generation check (some twenty forwards) and the rebuild are not worth their time.
+_SMALL_MODEL_PARAMETERS = 100_000_000
+# Errors that a model's own generate() may raise on the probe: they decide nothing about the surgery unless the intact
+# model generates and the pruned one does not.
+_GENERATE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+
+
+@dataclass(frozen=True)
+class Depth:
+    """How much to check: logits against the masked model; cached generation and a rebuild from the config."""
+
+    logits: bool
+    full: bool
+
+
+def check_depth(model: nn.Module, check: Check) -> Depth:
+    """Resolve the `check` argument of `remove_layers`."""
+    if not isinstance(check, bool) and check != "auto":
+        raise ValueError(f"check must be 'auto', True or False, got {check!r}")
+    if check == "auto":
+        small = sum(p.numel() for p in model.parameters()) <= _SMALL_MODEL_PARAMETERS
+        return Depth(logits=True, full=small)
+    return Depth(logits=check, full=check)
+
+
+def probe_ids(model: nn.Module) -> Tensor:
+    """Token ids [B, T] for the checks; fixed, spread over the vocabulary, special ids at its start avoided."""
+    vocabulary = vocabulary_size(model) or 2
+    generator = torch.Generator().manual_seed(0)
+    low = min(8, vocabulary // 2)
+    return torch.randint(low, vocabulary, (_PROBE_ROWS, _PROBE_TOKENS), generator=generator).to(input_device(model))
+
+
+def skipped_logits(model: nn.Module, stack: LayerStack, removed: Sequence[int]) -> Tensor:
+    """Logits [B, T, V] of the probe with the layers skipped, on the CPU."""
+    with evaluation_mode(model), torch.inference_mode(), skip_layers(model, removed, stack=stack):
+        return token_logits(model, probe_ids(model)).float().cpu().clone()
+
+
+def plain_logits(model: nn.Module) -> Tensor:
+    """Logits [B, T, V] of the probe, on the CPU."""
+    with evaluation_mode(model), torch.inference_mode():
+        return token_logits(model, probe_ids(model)).float().cpu().clone()
+
+
+def tolerance(model: nn.Module) -> float:
+    """Largest accepted difference relative to the largest logit: a few roundings of the model's own precision."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    if getattr(getattr(model, "config", None), "model_type", None) == "rwkv":
+        # The rescaled state meets a layer norm whose epsilon is not rescaled with it.
+        return 1e-2
+    return max(1e-4, 8 * torch.finfo(dtype).eps)
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Largest absolute difference over the largest absolute value; infinite if shapes or non-finite places differ."""
+    finite = torch.isfinite(a)
+    if a.shape != b.shape or not torch.equal(finite, torch.isfinite(b)):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    scale = max(float(b[finite].abs().max()), 1e-6)
+    return float((a[finite] - b[finite]).abs().max()) / scale
+
+
+def check_logits(pruned: nn.Module, expected_BTV: Tensor, removed: Sequence[int]) -> None:
+    """Raise `SurgeryCheckError` unless the pruned model's logits are the masked model's."""
+    difference = relative_difference(plain_logits(pruned), expected_BTV)
+    allowed = tolerance(pruned)
+    if not difference <= allowed:
+        raise SurgeryCheckError(
+            f"{type(pruned).__name__} without layers {list(removed)} must give the logits of the model that skips them, "
+            f"they differ by {difference:.2g} of the largest logit (allowed: {allowed:.2g}). The surgery does not know "
+            "something about this architecture; please report it. check=False returns the model anyway."
+        )
+
+
+def cache_disagreement(model: nn.Module) -> float | None:
+    """Relative difference between the logits of cached and uncached greedy generation.
+
+    None if the model can't generate at all, infinite if it can only without a cache.
+    """
+    if not hasattr(model, "generate") or not hasattr(model, "generation_config"):
+        return None
+    uncached = _greedy_logits(model, use_cache=False)
+    if uncached is None:
+        return None
+    cached = _greedy_logits(model, use_cache=True)
+    if cached is None:
+        return float("inf")
+    worst = 0.0
+    for (token_B, logits_BV), (other_B, other_BV) in zip(cached, uncached, strict=False):
+        worst = max(worst, relative_difference(logits_BV, other_BV))
+        if not torch.equal(token_B, other_B):
+            break  # from here on the two read different texts
+    return worst
+
+
+def _greedy_logits(model: nn.Module, *, use_cache: bool) -> list[tuple[Tensor, Tensor]] | None:
+    caller: Any = model
+    ids_BT = probe_ids(model)
+    try:
+        with warnings.catch_warnings(), evaluation_mode(model), torch.inference_mode():
+            warnings.simplefilter("ignore")
+            output = caller.generate(
+                input_ids=ids_BT,
+                attention_mask=torch.ones_like(ids_BT),
+                max_new_tokens=_GENERATED,
+                min_new_tokens=_GENERATED,
+                do_sample=False,
+                num_beams=1,
+                use_cache=use_cache,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+    except _GENERATE_ERRORS:
+        return None
+    tokens_BG = output.sequences[:, ids_BT.shape[1] :]
+    return [(tokens_BG[:, step].cpu(), logits.float().cpu()) for step, logits in enumerate(output.logits)]
+
+
+def check_generation(pruned: nn.Module, intact: float | None, removed: Sequence[int]) -> None:
+    """Raise `SurgeryCheckError` if cached generation broke: `intact` is the intact model's `cache_disagreement`."""
+    allowed = 100 * tolerance(pruned)
+    if intact is None or intact > allowed:
+        return
+    difference = cache_disagreement(pruned)
+    if difference is None or not difference <= allowed:
+        how = "generate fails" if difference in (None, float("inf")) else f"their logits differ by {difference:.2g}"
+        raise SurgeryCheckError(
+            f"{type(pruned).__name__} without layers {list(removed)} must generate with a cache what it generates "
+            f"without one, as the intact model does; {how}. A layer that owns the cache's length may have been "
+            "removed: keep the first layer. check=False returns the model anyway."
+        )

@@ -1,0 +1,118 @@
+"""Keeping a transformers config in step with the layers that are left.
+
+The rules go by what a field means (a count, a list with one entry per layer, a list of layer indices, a count of first
+or last layers), not by architecture; what these can't know is in `layershap.surgery.families`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+# A decoder's own count comes first: in encoder-decoder families `num_hidden_layers` is the encoder's.
+_DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
+_COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "n_blocks")
+_PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "num_hash_layers")
+_SUFFIX_COUNTS = ("num_kv_shared_layers",)
+_INDEX_LISTS = (
+    "attn_layer_indices",
+    "mlp_only_layers",
+    "moe_layers",
+    "cross_attention_layers",
+    "hybrid_layer_ids",
+    "full_attn_idxs",
+)
+_ONE_BASED_INDEX_LISTS = ("ple_layer_ids",)
+# Fields that are numbers in most families and one number per layer in some.
+_NUMBERS_PER_LAYER = (
+    "moe_topk",
+    "num_experts",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "num_key_value_heads",
+    "num_attention_heads",
+    "activation_sparsity_pattern",
+    "sliding_window",
+)
+_LAYERWISE_NAME = re.compile(r"(^|_)(layers?|blocks?)(_|$)|(^|_)types$")
+
+
+def decoder_configs(model: nn.Module, parent: nn.Module, n_layers: int) -> list[Any]:
+    """The config objects (several if the model holds copies) that describe the decoder whose layers `parent` holds."""
+    primary = getattr(parent, "config", None) or getattr(model, "config", None)
+    if primary is None or not hasattr(primary, "to_dict"):
+        return []
+    found: dict[int, Any] = {}
+    for config in _all_configs(model):
+        if type(config) is type(primary) and (config is primary or layer_count_fields(config, n_layers)):
+            found.setdefault(id(config), config)
+    return list(found.values())
+
+
+def _all_configs(model: nn.Module) -> Iterator[Any]:
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if config is not None and hasattr(config, "to_dict"):
+            yield config
+            yield from (value for value in vars(config).values() if hasattr(value, "to_dict"))
+
+
+def layer_count_fields(config: Any, n_layers: int) -> list[str]:
+    """Names of the stored fields that hold the number of decoder layers."""
+    for names in (_DECODER_COUNTS, _COUNTS):
+        fields = [name for name in names if vars(config).get(name) == n_layers]
+        if fields:
+            return fields
+    return [name for name, value in vars(config).items() if is_per_layer(name, value, n_layers)]
+
+
+def is_per_layer(name: str, value: Any, n_layers: int) -> bool:
+    """Whether a field holds one entry for each of `n_layers` layers."""
+    if not isinstance(value, list | tuple) or len(value) != n_layers or name.startswith("mtp"):
+        return False
+    if name in _INDEX_LISTS or name in _ONE_BASED_INDEX_LISTS:
+        return False
+    return name in _NUMBERS_PER_LAYER or _LAYERWISE_NAME.search(name) is not None
+
+
+def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, tuple[Any, Any]]:
+    """Rewrite `config` in place so that it describes the `kept` ones of `n_layers` layers.
+
+    Returns
+    -------
+    dict of str to (old, new)
+        The fields that changed.
+    """
+    stored = dict(vars(config))
+    place = {old: new for new, old in enumerate(kept)}
+    new: dict[str, Any] = {}
+    for name, value in stored.items():
+        if is_per_layer(name, value, n_layers):
+            new[name] = type(value)(value[i] for i in kept)
+        elif name in _INDEX_LISTS and isinstance(value, list | tuple):
+            new[name] = type(value)(place[i] for i in value if i in place)
+        elif name in _ONE_BASED_INDEX_LISTS and isinstance(value, list | tuple):
+            new[name] = type(value)(place[i - 1] + 1 for i in value if i - 1 in place)
+        elif name in _PREFIX_COUNTS and isinstance(value, int) and value < n_layers:
+            new[name] = sum(i < value for i in kept)
+        elif name in _SUFFIX_COUNTS and isinstance(value, int):
+            new[name] = sum(i >= n_layers - value for i in kept)
+    for name in layer_count_fields(config, n_layers):
+        if isinstance(stored[name], int):
+            new[name] = len(kept)
+    if isinstance(stored.get("decoder_sparse_step"), int) and stored["decoder_sparse_step"] > 1:
+        # Every n-th layer is a mixture of experts: a period does not survive a removal, a list of the others does.
+        step, dense = stored["decoder_sparse_step"], stored.get("mlp_only_layers") or []
+        new["mlp_only_layers"] = [place[i] for i in kept if i in dense or (i + 1) % step]
+        new["decoder_sparse_step"] = 1
+    spec = stored.get("_heterogeneity_spec")
+    if spec is not None:
+        overrides = {place[i]: value for i, value in spec.per_layer_overrides.items() if i in place}
+        new["_heterogeneity_spec"] = dataclasses.replace(spec, per_layer_overrides=overrides)
+    for name, value in new.items():
+        setattr(config, name, value)
+    return {name: (stored[name], value) for name, value in new.items() if name in stored and stored[name] != value}

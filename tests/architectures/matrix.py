@@ -1,0 +1,140 @@
+"""One row of the architecture matrix: what removal does to one model type, measured without the library's own check."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from layershap.checkpoint import load_pruned, save_pruned
+from layershap.exceptions import CheckpointWarning, UnsupportedModelError
+from layershap.model_io import token_logits
+from layershap.stack import LayerStack, find_layers, skip_layers
+from layershap.surgery import remove_layers, unremovable_layers
+
+from .build import build, token_ids
+
+# Exact in float32 up to the order of a few sums (rwkv: a layer norm's epsilon meets a rescaled state).
+SKIP_TOLERANCE = 1e-6
+RWKV_TOLERANCE = 1e-3
+# A forward takes seconds in these (reference kernels), so few layers are measured.
+SLOW_TYPES = {"kimi_linear": (0, 5), "longcat_flash": (0, 5)}
+_GENERATE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
+
+
+@dataclass
+class Row:
+    """The measurements of one type; layers are indices of single removals."""
+
+    model_type: str
+    path: str = ""
+    n_layers: int = 0
+    unsupported: str = ""
+    protected: dict[int, str] = field(default_factory=dict)
+    measured: list[int] = field(default_factory=list)
+    skip_difference: float = 0.0
+    intact_generates: bool = False
+    generation_broken: list[int] = field(default_factory=list)
+    warned: list[int] = field(default_factory=list)
+    recipe_only: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    errors: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def skip_is_delete(self) -> bool:
+        """Skipping equals deleting for every removable layer measured."""
+        allowed = RWKV_TOLERANCE if self.model_type == "rwkv" else SKIP_TOLERANCE
+        return not self.unsupported and not self.errors and self.skip_difference <= allowed
+
+    @property
+    def silently_wrong(self) -> list[int]:
+        """Layers whose removal reloads as another model though nothing warned of it."""
+        return sorted(set(self.recipe_only + self.lost) - set(self.warned))
+
+
+def logits(model: nn.Module) -> Tensor:
+    with torch.inference_mode():
+        return token_logits(model.eval(), token_ids()).clone()
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the largest value; non-finite places must agree."""
+    if not torch.equal(torch.isfinite(a), torch.isfinite(b)):
+        return float("inf")
+    finite = torch.isfinite(a)
+    return float((a[finite] - b[finite]).abs().max() / b[finite].abs().max())
+
+
+def generates_with_cache(model: nn.Module) -> bool:
+    """Whether greedy generation with the cache gives the same tokens as without; False too if it raises."""
+    ids = token_ids(rows=1)
+    texts = []
+    for use_cache in (True, False):
+        try:
+            output = model.generate(
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, use_cache=use_cache
+            )
+        except _GENERATE_ERRORS:
+            return False
+        texts.append(output)
+    return torch.equal(*texts)
+
+
+def measure(model_type: str, layers: Iterable[int] | None = None) -> Row:
+    """Measure single removals of `layers` (all removable ones by default)."""
+    model = build(model_type)
+    row = Row(model_type)
+    try:
+        # xlnet and cpmant are not causal as called here; removing their layers works all the same.
+        stack = find_layers(model, causal=False)
+    except UnsupportedModelError as error:
+        row.unsupported = str(error)
+        return row
+    row.path, row.n_layers = stack.path, len(stack)
+    row.protected = unremovable_layers(model, stack)
+    row.intact_generates = generates_with_cache(model)
+    wanted = SLOW_TYPES.get(model_type, tuple(range(len(stack)))) if layers is None else tuple(layers)
+    row.measured = [index for index in wanted if index not in row.protected]
+    for index in row.measured:
+        _measure_layer(row, model, stack, index)
+    return row
+
+
+def _measure_layer(row: Row, model: nn.Module, stack: LayerStack, index: int) -> None:
+    with skip_layers(model, [index], stack=stack):
+        expected = logits(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            pruned = remove_layers(model, [index], stack=stack)
+        except RuntimeError as error:
+            row.errors[index] = str(error)
+            return
+    if any(issubclass(entry.category, CheckpointWarning) for entry in caught):
+        row.warned.append(index)
+    actual = logits(pruned)
+    row.skip_difference = max(row.skip_difference, difference(actual, expected))
+    if row.intact_generates and not generates_with_cache(pruned):
+        row.generation_broken.append(index)
+    if not _reloads_plainly(pruned, actual):
+        (row.recipe_only if _reloads_by_recipe(pruned, actual) else row.lost).append(index)
+
+
+def _reloads_plainly(pruned: nn.Module, expected: Tensor) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            pruned.save_pretrained(folder)
+            again = AutoModelForCausalLM.from_pretrained(folder)
+            return difference(logits(again), expected) <= SKIP_TOLERANCE
+        except (*_GENERATE_ERRORS, OSError):
+            return False
+
+
+def _reloads_by_recipe(pruned: nn.Module, expected: Tensor) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        return difference(logits(load_pruned(save_pruned(pruned, folder))), expected) <= SKIP_TOLERANCE

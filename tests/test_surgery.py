@@ -1,0 +1,430 @@
+"""Surgery on real weights and on tiny real models: the pruned model is the masked one, and a whole model by itself."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from layershap.checkpoint import RECIPE_FILE, load_pruned, save_pruned
+from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, SurgeryCheckError, UnsupportedModelError
+from layershap.inspection import inspect
+from layershap.stack import find_layers, skip_layers
+from layershap.surgery import families, remove_layers, unremovable_layers
+from layershap.surgery.indices import rename
+
+from .architectures.build import build, token_ids
+
+STORIES = Path(__file__).parent / "data" / "stories260K"
+
+
+def stories() -> LlamaForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(STORIES).eval()
+
+
+def tiny_gpt2(**settings: object) -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    config = GPT2Config(n_layer=4, n_embd=32, n_head=4, vocab_size=128, n_positions=64, bos_token_id=1, eos_token_id=1, **settings)
+    model = GPT2LMHeadModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def logits(model: nn.Module, ids: Tensor | None = None) -> Tensor:
+    ids = token_ids(tokens=20) if ids is None else ids
+    with torch.inference_mode():
+        output = model(ids)
+    return (output if isinstance(output, Tensor) else output.logits).clone()
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def generate(model: nn.Module, *, use_cache: bool) -> Tensor:
+    ids = token_ids(rows=1, tokens=6)
+    return model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, use_cache=use_cache
+    )
+
+
+@pytest.mark.parametrize("make", [stories, tiny_gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("removed", [[0], [2], [1, 3]], ids=str)
+def test_pruned_is_masked_generates_and_reloads(make, removed, tmp_path):
+    model = make()
+    with skip_layers(model, removed):
+        expected = logits(model)
+    pruned = remove_layers(model, removed, check=True)
+
+    assert not torch.equal(expected, logits(model))
+    assert torch.equal(logits(pruned), expected)
+    with_cache = generate(pruned, use_cache=True)
+    assert torch.equal(with_cache, generate(pruned, use_cache=False))
+
+    pruned.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again), expected)
+    assert torch.equal(generate(again, use_cache=True), with_cache)
+
+
+def test_copy_leaves_the_original_alone_and_shares_nothing():
+    model = stories()
+    before, config = state(model), model.config.to_dict()
+    pruned = remove_layers(model, [1])
+
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.config.to_dict() == config
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(5))
+    own = {p.data_ptr() for p in model.parameters()} | {b.data_ptr() for b in model.buffers()}
+    assert not own & ({p.data_ptr() for p in pruned.parameters()} | {b.data_ptr() for b in pruned.buffers()})
+    assert pruned.config is not model.config
+    assert pruned.generation_config is not model.generation_config
+    assert pruned.generation_config.to_dict() == model.generation_config.to_dict()
+    assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
+    pruned.model.layers[0].mlp.up_proj.weight.data.zero_()
+    assert torch.equal(model.state_dict()["model.layers.0.mlp.up_proj.weight"], before["model.layers.0.mlp.up_proj.weight"])
+
+
+def test_copy_false_prunes_in_place_and_frees_the_layer():
+    model = stories()
+    with skip_layers(model, [2]):
+        expected = logits(model)
+    layer = weakref.ref(model.model.layers[2])
+    assert remove_layers(model, [2], copy=False) is model
+    gc.collect()
+    assert layer() is None
+    assert torch.equal(logits(model), expected)
+
+
+def test_chained_removals_equal_one(tmp_path):
+    model = stories()
+    once = remove_layers(model, [1, 3])
+    twice = remove_layers(remove_layers(model, [1]), [2])
+    assert torch.equal(logits(once), logits(twice))
+    assert once.config.to_dict() == twice.config.to_dict()
+    assert torch.equal(logits(load_pruned(save_pruned(twice, tmp_path))), logits(once))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    model = stories().to(dtype)
+    with skip_layers(model, [1]):
+        expected = logits(model)
+    pruned = remove_layers(model, [1], check=True)
+    assert pruned.dtype == dtype
+    assert torch.equal(logits(pruned), expected)
+
+
+def test_training_flags_and_hooks_stay():
+    model = stories().train()
+    model.model.layers[0].eval()
+    pruned = remove_layers(model, [1])
+    assert model.training
+    assert pruned.training
+    assert not pruned.model.layers[0].training
+
+
+class Block(nn.Module):
+    def __init__(self, index: int) -> None:
+        super().__init__()
+        self.layer_idx = index
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return hidden + torch.tanh(self.linear(hidden))
+
+
+class Unknown(nn.Module):
+    """A causal model that transformers has never seen."""
+
+    def __init__(self, container: type[nn.Module]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(128, 16)
+        blocks = [Block(index) for index in range(4)]
+        self.blocks = nn.ModuleList(blocks) if container is nn.ModuleList else nn.Sequential(*blocks)
+        self.head = nn.Linear(16, 128)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.embedding(ids)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(hidden)
+
+
+@pytest.mark.parametrize("container", [nn.ModuleList, nn.Sequential])
+@pytest.mark.parametrize("given", ["path", "modules"])
+def test_a_module_unknown_to_transformers(container, given, tmp_path):
+    model = Unknown(container)
+    stack = find_layers(model, "blocks" if given == "path" else list(model.blocks))
+    with skip_layers(model, [1], stack=stack):
+        expected = logits(model)
+    pruned = remove_layers(model, [1], stack=stack)
+    assert torch.equal(logits(pruned), expected)
+    assert [block.layer_idx for block in pruned.blocks] == [0, 1, 2]
+    with pytest.raises(TypeError, match="without a recipe"):
+        save_pruned(pruned, tmp_path)
+
+
+def test_some_layers_of_a_list_given_as_modules():
+    model = stories()
+    expected = logits(remove_layers(model, [2]))
+    pruned = remove_layers(model, [1], stack=find_layers_of_part(model))
+    assert torch.equal(logits(pruned), expected)
+
+
+def find_layers_of_part(model):
+    return find_layers(model, list(model.model.layers)[1:4])
+
+
+def test_layers_outside_a_list_are_refused():
+    model = Unknown(nn.ModuleList)
+    first, second, *_ = model.blocks
+    model.first, model.second = first, second
+    model.blocks = nn.ModuleList()
+    model.forward = lambda ids: model.head(second(first(model.embedding(ids))))
+    with pytest.raises(UnsupportedModelError, match="one nn.ModuleList"):
+        remove_layers(model, [0], stack=[first, second])
+
+
+@pytest.mark.parametrize(
+    ("layers", "error", "message"),
+    [
+        ([], ValueError, "at least one"),
+        (range(5), ValueError, "all of them"),
+        ([5], ValueError, r"\[0, 5\)"),
+        ([-1], ValueError, r"\[0, 5\)"),
+        ([1, 1], ValueError, "distinct"),
+        (2, TypeError, "list of layer indices"),
+        ([1.0], TypeError, "must be ints"),
+        ([True], TypeError, "must be ints"),
+    ],
+)
+def test_bad_indices(layers, error, message):
+    model = stories()
+    with pytest.raises(error, match=message):
+        remove_layers(model, layers)
+    assert len(model.model.layers) == 5
+
+
+def test_a_model_that_is_being_skipped_is_not_copied():
+    model = stories()
+    with skip_layers(model, [0]), pytest.raises(ValueError, match="can't be copied"):
+        remove_layers(model, [1])
+
+
+def test_a_forward_bound_to_its_module_is_copied_with_it():
+    model = stories()
+    layer = model.model.layers[0]
+    layer.forward = functools.partial(type(layer).forward, layer)
+    expected = logits(remove_layers(stories(), [1]))
+    pruned = remove_layers(model, [1])
+    model.model.layers[0].mlp.down_proj.weight.data.zero_()
+    assert torch.equal(logits(pruned), expected)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_accelerate_offload(copied, tmp_path):
+    from accelerate import cpu_offload
+
+    expected = logits(remove_layers(stories(), [1, 2]))
+    model = cpu_offload(stories(), execution_device=torch.device("cpu"))
+    pruned = remove_layers(model, [1, 2], copy=copied, check=True)
+    assert torch.equal(logits(pruned), expected)
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_accelerate_dispatch_to_disk(copied, tmp_path):
+    from accelerate import dispatch_model
+
+    expected = logits(remove_layers(stories(), [1]))
+    device_map = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    device_map |= {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(5)}
+    model = dispatch_model(stories(), device_map, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    pruned = remove_layers(model, [1], copy=copied, check=True)
+    assert torch.equal(logits(pruned), expected)
+    assert pruned.hf_device_map["model.layers.2"] == "disk"
+    assert "model.layers.4" not in pruned.hf_device_map
+    if copied:
+        assert model.hf_device_map["model.layers.3"] == "disk"
+
+
+class Rebel(LlamaForCausalLM):
+    """Its mathematics goes by loop position, which no surgery can know."""
+
+    def forward(self, input_ids, **kwargs):  # type: ignore[no-untyped-def]
+        output = super().forward(input_ids, **kwargs)
+        output.logits = output.logits * len(self.model.layers)
+        return output
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_self_check_catches_a_wrong_model(copied):
+    config = LlamaConfig(
+        num_hidden_layers=3, hidden_size=16, intermediate_size=16, num_attention_heads=2, vocab_size=128
+    )
+    with pytest.raises(SurgeryCheckError, match="logits of the model that skips them"):
+        remove_layers(Rebel(config), [1], copy=copied)
+    assert len(remove_layers(Rebel(config), [1], check=False).model.layers) == 2
+
+
+def test_check_must_be_known():
+    with pytest.raises(ValueError, match="check must be"):
+        remove_layers(stories(), [1], check="full")
+
+
+def test_a_config_that_cannot_express_the_result_warns_and_keeps_a_recipe(tmp_path):
+    model = tiny_gpt2(scale_attn_by_inverse_layer_idx=True)
+    with pytest.warns(CheckpointWarning, match="save_pruned"):
+        pruned = remove_layers(model, [1])
+    with pytest.warns(CheckpointWarning, match="save_pruned"):
+        pruned = remove_layers(pruned, [0])
+    expected = logits(pruned)
+    pruned.save_pretrained(tmp_path / "plain")
+    assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "plain")), expected)
+
+    folder = save_pruned(pruned, tmp_path / "recipe")
+    assert (folder / RECIPE_FILE).is_file()
+    assert not list(folder.glob("*.bin")) + list(folder.glob("*.pkl"))
+    again = load_pruned(folder)
+    assert torch.equal(logits(again), expected)
+    assert torch.equal(generate(again, use_cache=True), generate(pruned, use_cache=True))
+    assert again.lm_head.weight is again.transformer.wte.weight
+
+
+def test_load_pruned_says_what_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="from_pretrained"):
+        load_pruned(STORIES)
+    folder = save_pruned(remove_layers(stories(), [1]), tmp_path)
+    with pytest.raises(TypeError, match="without a recipe"):
+        save_pruned(stories(), tmp_path / "other")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="safetensors"):
+        load_pruned(folder)
+
+
+def test_half_precision_recipe_keeps_its_dtype(tmp_path):
+    pruned = remove_layers(stories().to(torch.bfloat16), [1])
+    again = load_pruned(save_pruned(pruned, tmp_path))
+    assert again.dtype == torch.bfloat16
+    assert torch.equal(logits(again), logits(pruned))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layer", "rule"),
+    [
+        ("gemma4_text", 2, "shared KV"),
+        ("gemma3n_text", 3, "shared KV"),
+        ("glm_moe_dsa", 0, "indexer"),
+        ("hy_v4", 0, None),
+        ("inkling2_text", 2, "block boundary"),
+        ("rwkv", 0, "pre_ln"),
+        ("minimax", 0, "linear-attention"),
+    ],
+)
+def test_layers_that_others_need_are_refused(model_type, layer, rule):
+    model = build(model_type)
+    assert layer in unremovable_layers(model, find_layers(model))
+    if rule is None:  # protected in fit; alone it can go, the next layer takes its part
+        assert torch.isfinite(logits(remove_layers(model, [layer]))).all()
+    else:
+        with pytest.raises(LayerNotRemovableError, match=rule):
+            remove_layers(model, [layer])
+
+
+def test_shared_indexers_may_not_lose_all_their_full_ones():
+    model = build("hy_v4")
+    with pytest.raises(LayerNotRemovableError, match="indexer"):
+        remove_layers(model, [0, 1])
+
+
+@pytest.mark.parametrize("model_type", ["gemma4_text", "zamba2", "llama4_text", "jamba", "deepseek_v3", "recurrent_gemma"])
+def test_every_set_of_removable_layers_is_legal(model_type):
+    model = build(model_type)
+    stack = find_layers(model)
+    free = [i for i in range(len(stack)) if i not in unremovable_layers(model, stack)]
+    removed = free[::2]
+    with skip_layers(model, removed, stack=stack):
+        expected = logits(model)
+    assert torch.allclose(logits(remove_layers(model, removed, stack=stack)), expected, atol=1e-6)
+
+
+def test_solve_period():
+    assert families._solve_period([1, 4], 6) == (3, 1)
+    assert families._solve_period([0, 1], 4) is None
+    assert families._solve_period([], 3) == (4, 3)
+
+
+def test_rename():
+    positions = {0: 0, 2: 1}
+    assert rename("model.layers.2.mlp", "model.layers", positions) == "model.layers.1.mlp"
+    assert rename("model.layers.1", "model.layers", positions) is None
+    assert rename("model.norm", "model.layers", positions) == "model.norm"
+
+
+def test_peft_adapters_of_kept_layers_stay(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1, 3], init_lora_weights=False)
+    torch.manual_seed(0)
+    model = peft.get_peft_model(stories(), config).eval()
+    with skip_layers(model, [1]):
+        expected = logits(model)
+    pruned = remove_layers(model, [1])
+    assert torch.equal(logits(pruned), expected)
+    assert pruned.peft_config["default"].layers_to_transform == [2]
+    pruned.save_pretrained(tmp_path)
+    again = peft.PeftModel.from_pretrained(remove_layers(stories(), [1]), tmp_path)
+    assert torch.equal(logits(again.eval()), expected)
+
+
+def test_inspect():
+    model = stories()
+    found = inspect(model)
+    assert (found.path, found.n_layers) == ("model.layers", 5)
+    assert found.n_parameters == sum(p.numel() for p in model.parameters())
+    pruned = remove_layers(model, [0])
+    assert found.layers[0].n_parameters == found.n_parameters - sum(p.numel() for p in pruned.parameters())
+    assert found.layers[0].n_bytes == 4 * found.layers[0].n_parameters
+    assert str(found).count("\n") == 6
+
+
+def test_inspect_names_the_kinds_and_the_unremovable():
+    gemma = inspect(build("gemma4_text"))
+    assert [layer.mixer for layer in gemma.layers][:2] == ["sliding_attention", "full_attention"]
+    assert [layer.index for layer in gemma.layers if not layer.removable] == [2, 3]
+    assert "shared KV" in str(gemma)
+    assert {layer.mixer for layer in inspect(build("mamba")).layers} == {"mamba"}
+    deepseek = inspect(build("deepseek_v3"))
+    assert [layer.feed_forward for layer in deepseek.layers] == ["mlp"] * 2 + ["moe"] * 4
+    assert [layer.feed_forward for layer in inspect(build("gpt2")).layers] == ["mlp"] * 6
+
+
+def test_the_copy_never_holds_the_removed_weights():
+    model = stories()
+    removed = {id(p) for p in model.model.layers[1].parameters()}
+    copied: list[int] = []
+    for parameter in model.model.layers[1].parameters():
+        original = type(parameter).__deepcopy__
+
+    class Spy(nn.Parameter):
+        def __deepcopy__(self, memo):  # type: ignore[no-untyped-def]
+            copied.append(id(self))
+            return original(self, memo)
+
+    for module in model.model.layers[1].modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module._parameters[name] = Spy(parameter.detach())
+    assert removed
+    remove_layers(model, [1], check=False)
+    assert copied == []
+    copy.deepcopy(model)
+    assert copied
