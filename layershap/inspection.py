@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from layershap.stack import LayersArgument, LayerStack, find_layers
-from layershap.surgery.config import decoder_configs
-from layershap.surgery.families import unremovable_layers
+from layershap.surgery.config import layer_kinds
+from layershap.surgery.removable import unremovable_layers
 
 # Word in a submodule's class name -> kind of token mixer; the first that matches names the layer. A class named only
 # "...Attention" is the fallback, since hybrids call their other mixers attention too.
@@ -102,9 +101,7 @@ class ModelInspection:
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         right = (0, 3, 4)
         lines = [
-            "  ".join(
-                cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row[:5])
-            )
+            "  ".join(cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row[:5]))
             + f"  {row[5]}"
             for row in rows
         ]
@@ -141,14 +138,14 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
     stack = find_layers(model, layers, causal=False)
     blocked = unremovable_layers(model, stack)
     holders = _holders(model, stack)
-    named = _configured_mixers(model, stack)
+    named = layer_kinds(model, stack)
     described = []
     for index, layer in enumerate(stack.layers):
         own = [p for p in layer.parameters() if holders[id(p)] == 1]
         described.append(
             LayerInspection(
                 index=index,
-                mixer=named[index] if named else _mixer(layer),
+                mixer=_kind(layer, named[index] if named else ""),
                 feed_forward=_feed_forward(layer),
                 n_parameters=sum(p.numel() for p in own),
                 n_bytes=sum(p.numel() * p.element_size() for p in own),
@@ -176,14 +173,10 @@ def _holders(model: nn.Module, stack: LayerStack) -> Counter[int]:
     return holders
 
 
-def _configured_mixers(model: nn.Module, stack: LayerStack) -> list[str]:
-    """The config's own names of the layers' kinds, empty if it has none."""
-    parent = model.get_submodule(stack.path.rpartition(".")[0]) if stack.path else model
-    for config in decoder_configs(model, parent, len(stack)):
-        kinds: Any = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-        if isinstance(kinds, list | tuple) and len(kinds) == len(stack):
-            return [str(kind) for kind in kinds]
-    return []
+def _kind(layer: nn.Module, configured: str) -> str:
+    """The config's name, unless the modules' names say more than its "linear_attention" (mamba, recurrent)."""
+    found = _mixer(layer)
+    return configured if configured and (configured != "linear_attention" or found == "attention") else found
 
 
 def _mixer(layer: nn.Module) -> str:

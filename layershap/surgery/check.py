@@ -91,9 +91,9 @@ def check_logits(pruned: nn.Module, expected_BTV: Tensor, removed: Sequence[int]
     allowed = tolerance(pruned)
     if not difference <= allowed:
         raise SurgeryCheckError(
-            f"{type(pruned).__name__} without layers {list(removed)} must give the logits of the model that skips them, "
-            f"they differ by {difference:.2g} of the largest logit (allowed: {allowed:.2g}). The surgery does not know "
-            "something about this architecture; please report it. check=False returns the model anyway."
+            f"{type(pruned).__name__} without layers {list(removed)} must give the logits of the model that skips "
+            f"them, they differ by {difference:.2g} of the largest logit (allowed: {allowed:.2g}). The surgery "
+            "does not know something about this architecture, please report it. check=False returns the model anyway."
         )
 
 

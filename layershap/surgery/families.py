@@ -1,4 +1,4 @@
-"""What only the architecture knows: the one table of family rules.
+"""What only the architecture knows: the one table of family rules for mending (what it forbids is in ``removable``).
 
 A rule is keyed by ``config.model_type`` or by a field that a family's config has. Everything else in the package is
 generic. Sources: the modeling files of transformers 5.23, measured in tests/architectures.
@@ -14,108 +14,9 @@ import torch
 from torch import nn
 
 from layershap.exceptions import LayerNotRemovableError
-from layershap.stack import LayerStack
+from layershap.surgery.config import decoder_model_type
 
-_FULL_ATTENTION = "full_attention"
-
-
-# ---------------------------------------------------------------------------------------- layers that can't be removed
-
-
-def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
-    """Layers that must stay so that any subset of the others can be removed.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Causal language model.
-    stack : LayerStack
-        Its layers, from `layershap.stack.find_layers`.
-
-    Returns
-    -------
-    dict of int to str
-        Layer index -> the reason, naming the family's rule. Empty for most architectures.
-    """
-    reasons: dict[int, str] = {}
-    for index, layer in enumerate(stack.layers):
-        attention = getattr(layer, "self_attn", None)
-        if getattr(attention, "store_full_length_kv", False):
-            reasons[index] = (
-                "its keys and values are the ones that the layers with shared KV reuse "
-                "(gemma3n, gemma4: the last unshared layer of each attention type)"
-            )
-        elif getattr(layer, "is_block_boundary", False):
-            reasons[index] = "it opens a block of attention residuals that later layers read (inkling2: block boundary)"
-    shared_indexers = [i for i, layer in enumerate(stack.layers) if _shares_indexer(layer)]
-    if shared_indexers:
-        reasons[0] = (
-            f"layers {shared_indexers} reuse the token choice of an earlier full indexer "
-            "(glm_moe_dsa, hy_v4: a 'full' indexer must precede a 'shared' one)"
-        )
-    model_type = _model_type(model)
-    if model_type == "rwkv":
-        reasons[0] = "it owns the norm of the embeddings (rwkv: pre_ln)"
-    if model_type == "minimax" and _cannot_be_first(model, stack):
-        reasons.setdefault(0, "a linear-attention layer must not become the first (minimax: the cache's length)")
-    if model_type == "mllama":
-        for index in _cannot_be_first(model, stack):
-            reasons[index] = "text without images does not call it, so its worth can't be measured (mllama)"
-    if model_type == "mllama" and _cannot_be_first(model, stack):
-        reasons.setdefault(0, "a cross-attention layer must not become the first (mllama: the cache's length)")
-    return reasons
-
-
-def _cannot_be_first(model: nn.Module, stack: LayerStack) -> list[int]:
-    """Layers that hold no key-value cache, in families that read the cache's length from layer 0."""
-    if _model_type(model) == "minimax":
-        linear = [i for i, layer in enumerate(stack.layers) if getattr(layer, "block_type", "") == "linear_attention"]
-    elif _model_type(model) == "mllama":
-        linear = [i for i, layer in enumerate(stack.layers) if hasattr(layer, "cross_attn")]
-    else:
-        return []
-    return [] if 0 in linear else linear
-
-
-def _shares_indexer(layer: nn.Module) -> bool:
-    attention = getattr(layer, "self_attn", None)
-    return bool(getattr(attention, "skip_topk", False))
-
-
-def refuse_unremovable(model: nn.Module, stack: LayerStack, removed: Sequence[int]) -> None:
-    """Raise `LayerNotRemovableError` if this very set of layers can't be removed.
-
-    Less strict than `unremovable_layers`: a first layer may go where the new first one can take its part.
-    """
-    kept = [i for i in range(len(stack)) if i not in set(removed)]
-    reasons = unremovable_layers(model, stack)
-    if _model_type(model) == "mllama":  # can be removed, only not valued
-        reasons = {index: reason for index, reason in reasons.items() if index == 0}
-    no_cache = _cannot_be_first(model, stack)
-    if no_cache and kept[0] not in no_cache:
-        reasons.pop(0, None)
-    sharers = [i for i in kept if _shares_indexer(stack.layers[i])]
-    if any(_shares_indexer(layer) for layer in stack.layers) and (not sharers or kept[0] not in sharers):
-        reasons.pop(0, None)
-    named = {index: reasons[index] for index in removed if index in reasons}
-    if no_cache and kept[0] in no_cache and 0 not in named:
-        named[0] = reasons[0]
-    if named:
-        detail = "; ".join(f"layer {index}: {reason}" for index, reason in named.items())
-        raise LayerNotRemovableError(
-            f"layers {list(named)} of {type(model).__name__} can't be removed, {detail}. "
-            "layershap.surgery.unremovable_layers lists all such layers; leave them out of layers=."
-        )
-
-
-def _model_type(model: nn.Module) -> str:
-    """The decoder's own model type: a composite model (mllama) asks its text part."""
-    config = getattr(model, "config", None)
-    kind = str(getattr(config, "model_type", ""))
-    return {"mllama_text_model": "mllama"}.get(kind, kind)
-
-
-# -------------------------------------------------------------------------------------- configs: before the generic rules
+# ---- configs: before the generic rules
 
 
 def spell_out_config(config: Any, n_layers: int) -> None:
@@ -125,7 +26,7 @@ def spell_out_config(config: Any, n_layers: int) -> None:
         config.block_types = [cycle[i % len(cycle)] for i in range(n_layers)]
 
 
-# --------------------------------------------------------------------------------------- configs: after the generic rules
+# ---- configs: after the generic rules
 
 
 def finish_config(config: Any, n_layers: int, kept: Sequence[int]) -> None:
@@ -193,7 +94,7 @@ _CONFIG_RULES: dict[str, Callable[[Any, int, Sequence[int]], None]] = {
 }
 
 
-# ------------------------------------------------------------------------------------------------ weights and attributes
+# ---- weights and attributes
 
 
 def prepare_model(parent: nn.Module, layers: Sequence[nn.Module], n_layers: int, kept: Sequence[int]) -> None:
@@ -231,7 +132,9 @@ def _slice_packed_layers(table: Any, n_layers: int, kept: Sequence[int]) -> None
             f"{type(table).__name__} packs one part per layer and is offloaded, so it can't be cut to the kept layers. "
             "Remove the layers before dispatching the model."
         )
-    sliced = weight.detach().unflatten(dim, (n_layers, -1)).index_select(dim, _index(kept, weight)).flatten(dim, dim + 1)
+    sliced = (
+        weight.detach().unflatten(dim, (n_layers, -1)).index_select(dim, _index(kept, weight)).flatten(dim, dim + 1)
+    )
     table.weight = nn.Parameter(sliced, requires_grad=weight.requires_grad)
     if isinstance(table, nn.Embedding):
         table.embedding_dim = sliced.shape[1]
@@ -257,13 +160,13 @@ def _slice_shared_adapters(module: Any, kept: Sequence[int]) -> None:
 
 def finish_model(model: nn.Module, layers: Sequence[Any]) -> None:
     """Mend, after the deletion, what being the first or the last layer makes of a block."""
-    if _model_type(model) == "zaya":
+    if decoder_model_type(model) == "zaya":
         gate = getattr(layers[0].mlp, "gate", None)
         if gate is not None and gate.use_eda:
             # The first layer has no earlier router state to mix in.
             gate.use_eda = False
             del gate.router_states_scale
-    if _model_type(model) == "gpt_neox_japanese":
+    if decoder_model_type(model) == "gpt_neox_japanese":
         attention = layers[-1].attention
         if attention.dense_bias is None:
             # Only the last layer has this bias; a zero one keeps the mathematics and fits the config.
@@ -273,7 +176,7 @@ def finish_model(model: nn.Module, layers: Sequence[Any]) -> None:
 
 def retie_shared_blocks(model: nn.Module, parent: nn.Module, layers: Iterable[nn.Module]) -> None:
     """Name anew which kept layer holds the weights that others share (zamba, zamba2)."""
-    suffix = "shared_transf" if _model_type(model) == "zamba" else "shared_transformer"
+    suffix = "shared_transf" if decoder_model_type(model) == "zamba" else "shared_transformer"
     if not any(hasattr(layer, suffix) for layer in layers):
         return
     owners: dict[int, int] = {}

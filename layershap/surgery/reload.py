@@ -20,7 +20,15 @@ from layershap.model_io import evaluation_mode
 from layershap.surgery.check import plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
-_IGNORED = {"training", "layer_idx", "num_hidden_layers", "gradient_checkpointing", "name_or_path", "dtype", "torch_dtype"}
+_IGNORED = {
+    "training",
+    "layer_idx",
+    "num_hidden_layers",
+    "gradient_checkpointing",
+    "name_or_path",
+    "dtype",
+    "torch_dtype",
+}
 # big_bird switches its kernel by the length of the input it last saw.
 _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "BigBirdBlockSparseAttention"}
 _SCALARS = (bool, int, float, str, type(None))
@@ -81,8 +89,11 @@ def round_trip(config: Any) -> Any:
 
 def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) -> str | None:
     fresh_modules, live_modules = dict(fresh.named_modules()), dict(live.named_modules())
+    switched: tuple[str, ...] = ()
     for name, module in fresh_modules.items():
         other = live_modules.get(name)
+        if type(other) is not type(module) and {type(other).__name__, type(module).__name__} <= _RUNTIME_CHOICES:
+            switched += (name + ".",)
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
         other = getattr(other, "base_layer", other)
@@ -98,10 +109,15 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
                 a, b = vars(module)[key], vars(other)[key]
                 if not key.startswith("_") and _differ(a, b):
                     return f"the config makes {name}.{key} {a!r}, it is {b!r}: the layer's old index is baked into it"
-    extra = [name for name in live_modules.keys() - fresh_modules.keys() if ".base_layer" not in name]
-    if extra and not hasattr(live, "peft_config") and not any("lora" in name for name in extra):
+    extra = [name for name in live_modules.keys() - fresh_modules.keys() if not name.startswith(switched)]
+    if extra and not _holds_adapters(live):
         return f"the pruned model has a module {min(extra)} that the config does not ask for"
     return None
+
+
+def _holds_adapters(model: nn.Module) -> bool:
+    """Whether PEFT has put adapters into the model, which its config does not speak of."""
+    return hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules())
 
 
 def _differ(a: Any, b: Any) -> bool:

@@ -28,6 +28,7 @@ from layershap.surgery.check import (
 )
 from layershap.surgery.config import decoder_configs, prune_config
 from layershap.surgery.reload import base_model, reload_problem
+from layershap.surgery.removable import refuse_unremovable
 
 _RECIPE_ATTRIBUTE = "_layershap_recipe"
 _SLOW_FORWARD_SECONDS = 2.0
@@ -97,7 +98,7 @@ def remove_layers(
         Indices in [0, L) of the layers to remove; at least one, and not all.
     copy : bool, default=True
         Return a deep copy that shares nothing with `model` and never holds the removed layers; else prune `model`
-        itself and return it.
+        itself, its config object included, and return it.
     stack : LayerStack, str or sequence of nn.Module, optional
         The layers if already known, or their dotted path; found by rule otherwise.
     check : {"auto", True, False}, default="auto"
@@ -143,7 +144,7 @@ def remove_layers(
         raise ValueError("layers must name at least one layer to remove, got an empty list")
     if len(removed) == len(found):
         raise ValueError(f"layers must leave at least one of the {len(found)} layers, got all of them")
-    families.refuse_unremovable(model, found, removed)
+    refuse_unremovable(model, found, removed)
     site = _locate(model, found)
 
     started = time.perf_counter()
@@ -185,7 +186,7 @@ def _copy_without(model: nn.Module, layers: Sequence[nn.Module]) -> nn.Module:
             if owner is None or id(owner) in originals:
                 raise ValueError(
                     f"{type(model).__name__} can't be copied: the forward of {name or 'the model'} was replaced by a "
-                    "function that may hold on to the original. Undo that (leave skip_layers first), or pass copy=False."
+                    "function that may hold on to the original. Undo that (leave skip_layers first) or pass copy=False."
                 )
     return pruned
 

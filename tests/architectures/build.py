@@ -7,11 +7,12 @@ import functools
 from typing import Any
 
 import torch
-from .configs import COMMON, SPECIAL, VOCABULARY
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from .configs import COMMON, SPECIAL, VOCABULARY
 
 # Types that can't be built tiny, or that are no causal language model by themselves.
 NOT_BUILT = {

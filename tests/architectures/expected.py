@@ -1,0 +1,60 @@
+"""What the matrix must find, exactly: a new failure or a new success fails the test. Reasons beside each entry."""
+
+# No single module is a layer.
+UNSUPPORTED = {
+    "hrm_text": "two stacks, each called several times per forward",
+    "xlm": "a layer is spread over four parallel lists",
+}
+
+# Layers that `unremovable_layers` names.
+PROTECTED = {
+    "gemma3n_text": [2, 3],  # last unshared layer of each attention type: donors of shared keys and values
+    "gemma4": [2, 3],
+    "gemma4_text": [2, 3],
+    "glm_moe_dsa": [0],  # a full indexer must precede the shared ones
+    "hy_v4": [0],
+    "inkling2_text": [0, 2, 4],  # block boundaries
+    "minimax": [0],  # the cache's length is read from the first layer
+    "mllama": [0, 1, 4],  # the same; cross-attention layers are not called on text
+    "rwkv": [0],  # owns pre_ln
+}
+
+# The config can't express the result: recipe reload, and a CheckpointWarning at removal.
+RECIPE_ONLY = {
+    "beam": [0, 1, 2, 3, 4],  # residual scale by layer index
+    "diffllama": [0, 1, 2, 3, 4],  # lambda_init by layer index
+    "gemma4": [5],  # the last layer must use full attention
+    "gemma4_text": [5],
+    "gemma4_unified": [5],
+    "gemma4_unified_text": [5],
+    "inkling2_text": [1, 3],  # boundaries by layer index
+    "jamba": [1, 2, 4],  # the pattern left has no period
+    "modernbert-decoder": [0],  # the first layer has no attention norm
+    "qwen4_exp_text": [1],  # hash seeds by ordinal of the layer
+}
+
+# Warned of though this probe reloads plainly: the baked index matters only for what the probe does not reach.
+WARNED_ONLY = {
+    "big_bird": [0, 1, 2, 3, 4],  # seeds of the random blocks of long inputs, by layer index
+}
+
+# Types whose intact model does not generate the same text with and without a cache, so nothing is asked of the pruned.
+NO_CACHED_GENERATION = {
+    "blt": "generate with a cache raises in transformers 5.23",
+    "cpmant": "cached generation already differs",
+    "deepseek_v32": "the indexer chooses other tokens with a cache than without",
+    "dots3_note_text": "the same",
+    "glm_moe_dsa": "the same",
+    "hy_v4": "the same",
+    "moshi": "cached generation already differs when the window is shorter than the text",
+    "prophetnet": "cached generation already differs",
+}
+
+# Refused by `fit` and `LayerGame` (find_layers with causal=True); removal works.
+NOT_CAUSAL = {
+    "cpmant": "tokens of the context see each other both ways",
+    "xlnet": "both ways without a permutation mask",
+}
+
+# Types that the fused forward leaves to plain skipping, with the engine's reason in `path_note`.
+PLAIN_PATH: dict[str, str] = {}

@@ -1,0 +1,58 @@
+"""The game's forward on every type: whatever path serves, its scores are those of the model with the layers skipped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layershap.game import LayerGame
+from layershap.model_io import token_logits
+from layershap.stack import LayerStack, skip_layers
+from layershap.utilities import NegativeLogLikelihood
+
+from .build import build, model_types, token_ids
+from .expected import NOT_CAUSAL, PLAIN_PATH, UNSUPPORTED
+from .matrix import SLOW_TYPES
+from .test_matrix import FAST
+
+# In nats per token, float32.
+TOLERANCE = 1e-5
+
+
+def skipped_score(model: nn.Module, stack: LayerStack, mask: np.ndarray) -> float:
+    """Minus the mean NLL per token with the layers of `mask` [L] skipped, one plain forward."""
+    ids = token_ids(rows=3)
+    with torch.inference_mode(), skip_layers(model, np.flatnonzero(~mask), stack=stack):
+        logits = token_logits(model, ids)[:, :-1].flatten(0, 1)
+    return -float(nn.functional.cross_entropy(logits, ids[:, 1:].flatten()))
+
+
+def measure_game(model_type: str) -> tuple[str, str, float]:
+    """The path that served, its note, and the largest difference from plain skipping in nats per token."""
+    model = build(model_type)
+    with LayerGame(model, token_ids(rows=3), utility=NegativeLogLikelihood()) as game:
+        rng = np.random.default_rng(0)
+        masks = rng.random((2 if model_type in SLOW_TYPES else 5, game.n_players)) < 0.6
+        masks[:, 0] = True  # in a few families a skipped first layer takes the norm of the embeddings with it
+        scores = game(masks)
+        expected = [skipped_score(model, game.stack, mask) for mask in masks]
+        return game.path, game.path_note, float(np.abs(scores - expected).max())
+
+
+def assert_fused_is_plain(model_type: str) -> None:
+    path, note, gap = measure_game(model_type)
+    assert path == ("plain" if model_type in PLAIN_PATH else "fused"), note
+    assert gap <= TOLERANCE
+
+
+@pytest.mark.parametrize("model_type", [name for name in FAST if name not in UNSUPPORTED | NOT_CAUSAL])
+def test_fused_is_plain_in_some_families(model_type):
+    assert_fused_is_plain(model_type)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", [name for name in model_types() if name not in UNSUPPORTED | NOT_CAUSAL])
+def test_fused_is_plain(model_type):
+    assert_fused_is_plain(model_type)

@@ -1,0 +1,39 @@
+"""Real trained weights for the tests: the bundled GPT-2 and the published stories260K checkpoint (Llama, 5 layers)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from layershap import Calibration
+from layershap.datasets import load_calibration_text, load_tiny_gpt2
+
+STORIES = Path(__file__).parent / "data" / "stories260K"
+STORY = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
+    "big, red ball. She wanted to play with it, but it was too high. Her mom said, it is okay, we can ask the man. "
+)
+
+
+@pytest.fixture(scope="session")
+def gpt2():
+    return load_tiny_gpt2()
+
+
+@pytest.fixture(scope="session")
+def gpt2_calibration(gpt2):
+    return Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=4)
+
+
+@pytest.fixture(scope="session")
+def stories():
+    model = AutoModelForCausalLM.from_pretrained(STORIES, dtype=torch.float32).eval()
+    return model, AutoTokenizer.from_pretrained(STORIES)
+
+
+@pytest.fixture(scope="session")
+def stories_calibration(stories):
+    return Calibration.from_texts([STORY * 8], stories[1], seq_len=48, n_sequences=6, bos="sequence")

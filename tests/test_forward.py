@@ -1,0 +1,268 @@
+"""The gate: fused = plain = physically removed, to 1e-5."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from accelerate import cpu_offload
+from torch import nn
+
+from layershap import Calibration, LayerGame, UnsupportedModelError, find_layers, remove_layers, skip_layers
+from layershap.datasets import tiny_random
+from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.plan import distinct
+from layershap.shapley import sample_strata
+
+IDS = torch.randint(1, 60, (5, 12), generator=torch.Generator().manual_seed(0))
+
+
+def engine_for(model, calibration, statistics=("nll",), batch_tokens=64, memory_budget=2**30, layers=None):
+    return Engine(
+        model, find_layers(model, layers), calibration, statistics, EngineSettings(batch_tokens, memory_budget)
+    )
+
+
+def plain(engine, masks):
+    with torch.inference_mode():
+        return engine._run_plain(masks, engine._blocks, lambda work: None)
+
+
+def fused(engine, masks):
+    assert engine.path == "fused", engine.note
+    parts = [engine.run(sweep.masks_UL, lambda work: None) for sweep in engine.plan(masks).sweeps]
+    return {name: np.concatenate([part[name] for part in parts]) for name in engine.statistics}
+
+
+def some_masks(n_layers, count=12):
+    rng = np.random.default_rng(0)
+    masks = sample_strata(n_layers, range(n_layers + 1), count, rng)
+    return distinct(np.concatenate([masks, np.ones((1, n_layers), bool), np.zeros((1, n_layers), bool)]))
+
+
+@pytest.mark.parametrize("fixture", ["gpt2", "stories"])
+def test_fused_is_plain_is_removed_on_real_weights(request, fixture):
+    model, _ = request.getfixturevalue(fixture)
+    calibration = request.getfixturevalue(f"{fixture}_calibration")
+    engine = engine_for(model, calibration)
+    masks = some_masks(len(engine.stack))
+    tokens = calibration.counts_S.numpy()
+    from_fused, from_plain = fused(engine, masks)["nll"] / tokens, plain(engine, masks)["nll"] / tokens
+    assert from_fused == pytest.approx(from_plain, abs=1e-5)
+    checked = 0
+    for mask, row in zip(masks, from_fused, strict=True):
+        removed = np.flatnonzero(~mask)
+        if not 0 < len(removed) < len(mask):
+            continue
+        small = remove_layers(model, removed)
+        with torch.inference_mode():
+            logits = small(calibration.ids_ST).logits[:, :-1]
+        nll = nn.functional.cross_entropy(logits.transpose(1, 2), calibration.ids_ST[:, 1:], reduction="none")
+        assert nll.mean(dim=1).numpy() == pytest.approx(row, abs=1e-5)
+        checked += 1
+    assert checked >= 5
+
+
+@pytest.mark.parametrize("arch", ["gpt2", "llama", "mistral", "qwen2", "gpt_neox", "bloom", "gemma2", "cohere", "mamba"])
+def test_fused_is_plain_across_families(arch):
+    model = tiny_random(arch)
+    engine = engine_for(model, Calibration(IDS, IDS.clone()), statistics=("nll", "kl", "hits"))
+    masks = some_masks(4)
+    found, expected = fused(engine, masks), plain(engine, masks)
+    assert found["nll"] == pytest.approx(expected["nll"], abs=1e-4)
+    assert found["kl"] == pytest.approx(expected["kl"], abs=1e-4)
+    assert np.array_equal(found["hits"], expected["hits"])
+    assert np.ptp(found["nll"].sum(axis=1)) > 0.1  # the layers matter, so agreement means something
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 24, 100, 10_000])
+@pytest.mark.parametrize("memory_budget", [1, 20_000, 2**30])
+def test_results_do_not_depend_on_the_budgets(stories, stories_calibration, batch_tokens, memory_budget):
+    model, _ = stories
+    masks = some_masks(5, 20)
+    reference = fused(engine_for(model, stories_calibration), masks)["nll"]
+    engine = engine_for(model, stories_calibration, batch_tokens=batch_tokens, memory_budget=memory_budget)
+    assert fused(engine, masks)["nll"] == pytest.approx(reference, abs=1e-4)
+
+
+def test_head_in_token_slices_is_the_head_at_once(stories, stories_calibration, monkeypatch):
+    model, _ = stories
+    masks = some_masks(5)
+    whole = fused(engine_for(model, stories_calibration, ("nll", "kl")), masks)
+    monkeypatch.setitem(__import__("layershap.forward.engine", fromlist=["_"])._HEAD_BYTES, "cpu", 4 * 512 * 7)
+    engine = engine_for(model, stories_calibration, ("nll", "kl"))
+    assert engine._head_tokens == 7
+    sliced = fused(engine, masks)
+    for name in ("nll", "kl"):
+        assert sliced[name] == pytest.approx(whole[name], abs=1e-4)
+
+
+def test_kl_is_the_definition(stories, stories_calibration):
+    model, _ = stories
+    mask = np.array([[True, True, False, True, True]])
+    found = fused(engine_for(model, stories_calibration, ("kl",)), mask)["kl"][0]
+    with torch.inference_mode():
+        dense = model(stories_calibration.ids_ST).logits[:, :-1].log_softmax(-1)
+        with skip_layers(model, [2]):
+            masked = model(stories_calibration.ids_ST).logits[:, :-1].log_softmax(-1)
+    expected = nn.functional.kl_div(masked, dense, log_target=True, reduction="none").sum(dim=(1, 2))
+    assert found == pytest.approx(expected.numpy(), rel=1e-4)
+
+
+def test_half_precision_scores_in_float32(stories, stories_calibration):
+    from copy import deepcopy
+
+    model = deepcopy(stories[0]).to(torch.bfloat16)
+    engine = engine_for(model, stories_calibration)
+    masks = some_masks(5)
+    found, reference = fused(engine, masks)["nll"], fused(engine_for(stories[0], stories_calibration), masks)["nll"]
+    tokens = stories_calibration.counts_S.numpy()
+    usable = masks[:, 0]
+    assert np.abs((found - reference) / tokens)[usable].max() < 0.05
+    assert next(model.parameters()).dtype == torch.bfloat16
+
+
+def test_offloaded_layers_are_loaded_once_per_sweep(stories_calibration, stories):
+    from copy import deepcopy
+
+    model = deepcopy(stories[0])
+    reference = fused(engine_for(model, stories_calibration), some_masks(5))["nll"]
+    cpu_offload(model, execution_device=torch.device("cpu"))
+    engine = engine_for(model, stories_calibration)
+    assert engine.path == "fused", engine.note
+    masks = some_masks(5)
+    assert len(engine.plan(masks).sweeps) == 1
+    loads = {}
+    for name, module in engine.stack.layers[2].named_modules():
+        hook = getattr(module, "_hf_hook", None)
+        if getattr(hook, "offload", False):
+            original = hook.pre_forward
+
+            def count(*args, _original=original, _name=name, **kwargs):
+                loads[_name] = loads.get(_name, 0) + 1
+                return _original(*args, **kwargs)
+
+            hook.pre_forward = count
+    found = fused(engine, masks)["nll"]
+    assert loads
+    assert set(loads.values()) == {1}
+    assert found == pytest.approx(reference, abs=1e-4)
+
+
+class CarriesState(nn.Module):
+    """Layers that read something besides their input: replaying them from a capture would be wrong."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(64, 16)
+        self.blocks = nn.ModuleList(Remembering(self) for _ in range(4))
+        self.head = nn.Linear(16, 64)
+        self.seen = 0.0
+
+    def forward(self, ids):
+        hidden = self.embed(ids)
+        self.seen = hidden.mean(dim=-1, keepdim=True)
+        for block in self.blocks:
+            hidden = block(hidden)
+        return self.head(hidden)
+
+
+class Remembering(nn.Module):
+    def __init__(self, parent):
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+        object.__setattr__(self, "parent", parent)
+
+    def forward(self, hidden):
+        out = hidden + torch.tanh(self.linear(hidden)) + self.parent.seen
+        self.parent.seen = self.parent.seen + out.mean(dim=-1, keepdim=True)
+        return out
+
+
+def test_a_model_that_cant_be_replayed_is_served_by_the_plain_path():
+    model = CarriesState()
+    game = LayerGame(model, IDS, layers="blocks")
+    scores = game(np.array([[1, 1, 1, 1], [1, 0, 1, 0]], dtype=bool))
+    assert game.path == "plain"
+    assert "differ" in game.path_note or "replayed" in game.path_note
+    with torch.no_grad():
+        with skip_layers(model, [1, 3], stack="blocks"):
+            logits = model(IDS)
+        dense = model(IDS)
+    nll = [nn.functional.cross_entropy(x[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).item() for x in (dense, logits)]
+    assert scores == pytest.approx([1.0, np.exp(nll[0] - nll[1])], rel=1e-5)
+
+
+class PlainModule(nn.Module):
+    """A model that transformers doesn't know."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Embedding(64, 16)
+        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(3)])
+        self.head = nn.Linear(16, 64)
+
+    def forward(self, ids):
+        return self.head(self.blocks(self.embed(ids)))
+
+
+def test_a_module_unknown_to_transformers_is_fused_too():
+    model = PlainModule()
+    engine = engine_for(model, Calibration(IDS, IDS.clone()), layers="blocks")
+    masks = some_masks(3)
+    assert fused(engine, masks)["nll"] == pytest.approx(plain(engine, masks)["nll"], abs=1e-4)
+    by_module = find_layers(model, list(model.blocks))
+    assert by_module.path == "blocks"
+
+
+def test_skip_layers_restores_the_model_whatever_happens(stories):
+    model, _ = stories
+    before = {id(m): dict(m.__dict__) for m in model.modules()}
+    with torch.inference_mode():
+        dense = model(IDS).logits
+    with pytest.raises(RuntimeError, match="inside"), skip_layers(model, [0, 1]), skip_layers(model, [3]):
+        raise RuntimeError("inside")
+    with torch.inference_mode():
+        assert torch.equal(model(IDS).logits, dense)
+    assert all("forward" not in m.__dict__ for m in model.modules())
+    assert all(m.__dict__.keys() == before[id(m)].keys() for m in model.modules())
+
+
+def test_evaluation_mode_is_for_the_time_of_the_game_only(stories_calibration):
+    model = tiny_random("gpt2", vocab_size=512)
+    model.train()
+    model.transformer.h[1].eval()
+    LayerGame(model, stories_calibration)(np.ones((1, 4), dtype=bool))
+    assert model.training
+    assert not model.transformer.h[1].training
+
+
+def test_encoder_only_and_other_models_are_refused():
+    from transformers import BertConfig, BertForMaskedLM, BertModel, T5Config, T5ForConditionalGeneration
+
+    config = BertConfig(
+        vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
+    )
+    with pytest.raises(UnsupportedModelError, match="not causal"):
+        find_layers(BertForMaskedLM(config))
+    with pytest.raises(UnsupportedModelError, match="logits"):
+        find_layers(BertModel(config))
+    with pytest.raises(UnsupportedModelError, match="encoder-decoder"):
+        find_layers(T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=16, num_layers=2, num_heads=2, d_kv=8)))
+    with pytest.raises(TypeError, match="from_pretrained"):
+        find_layers("gpt2")
+    with pytest.raises(UnsupportedModelError, match="is not a module of"):
+        find_layers(PlainModule(), "layers")
+    with pytest.raises(UnsupportedModelError, match="must be a submodule"):
+        find_layers(PlainModule(), list(PlainModule().blocks))
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"),
+    [([5], ValueError), ([-1], ValueError), ([1, 1], ValueError), ([1.0], TypeError), ([True], TypeError), (2, TypeError)],
+)
+def test_bad_layer_indices(stories, layers, error):
+    with pytest.raises(error, match="layer"), skip_layers(stories[0], layers):
+        pass
