@@ -57,7 +57,8 @@ for n in range(1, 9):
     recomputed.append(min(rest, key=lambda layer: perplexity[code((*recomputed, layer))]))
     best = min(combinations(range(n_layers), n), key=lambda removed: perplexity[code(removed)])
     sets = (tuple(static_order[:n]), tuple(recomputed), tuple(int(i) for i in shapley_order[:n]), best)
-    rows.append([n, *(perplexity[code(removed)] for removed in sets), sorted(static_order[:n]), sorted(recomputed), best])
+    found = [perplexity[code(removed)] for removed in sets]
+    rows.append([n, *found, sorted(static_order[:n]), sorted(recomputed), best])
 
 print(f"\nperplexity on {n_sequences} x 128 calibration tokens; dense model {dense:.1f}")
 print("removed   static  recomputed  Shapley  optimum   layers: static | recomputed | optimum")
@@ -85,7 +86,8 @@ print(
 # -----------
 counts = [row[0] for row in rows]
 figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4), layout="constrained")
-for column, (label, style) in enumerate([("static", "s--"), ("recomputed", "^-."), ("Shapley", "o-"), ("optimum", "k:")]):
+styles = {"static": "s--", "recomputed": "^-.", "Shapley": "o-", "optimum": "k:"}
+for column, (label, style) in enumerate(styles.items()):
     left.plot(counts, [row[column + 1] / row[4] for row in rows], style, label=label)
 left.set(xlabel="layers removed", ylabel="perplexity / best possible", title="Rules against the optimum")
 left.legend()

@@ -1,11 +1,12 @@
 """layershap: prune whole layers of large language models by their Shapley values.
 
-    pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=tokenizer)
-    small = pruner.transform(model, n_remove=6)
+pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=tokenizer)
+small = pruner.transform(model, n_remove=6)
 """
 
 from layershap import shapley, utilities
 from layershap.calibration import Calibration
+from layershap.checkpoint import load_pruned, save_pruned
 from layershap.exceptions import (
     CheckpointWarning,
     LayerNotRemovableError,
@@ -17,6 +18,7 @@ from layershap.exceptions import (
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
+from layershap.inspection import inspect
 from layershap.pruner import LayerPruner
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking
@@ -44,7 +46,10 @@ __all__ = [
     "SurrogateQualityWarning",
     "UnsupportedModelError",
     "find_layers",
+    "inspect",
+    "load_pruned",
     "remove_layers",
+    "save_pruned",
     "shapley",
     "skip_layers",
     "utilities",

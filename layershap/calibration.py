@@ -127,7 +127,7 @@ class Calibration:
             raise ValueError(f"n_sequences must be at least 1, or None for all, got {n_sequences}")
         if bos not in ("none", "text", "sequence"):
             raise ValueError(f"bos must be 'none', 'text' or 'sequence', got {bos!r}")
-        bos_id = getattr(tokenizer, "bos_token_id", None)
+        bos_id: Any = getattr(tokenizer, "bos_token_id", None)
         if bos != "none" and bos_id is None:
             raise ValueError(f"bos={bos!r} needs a tokenizer with a bos_token; {type(tokenizer).__name__} has none")
         stream: list[int] = []
@@ -183,7 +183,8 @@ class Calibration:
         """
         names = list(dataset.column_names)
         if column is None:
-            textual = [n for n, f in dataset.features.items() if getattr(f, "dtype", None) in ("string", "large_string")]
+            kinds = {name: getattr(feature, "dtype", None) for name, feature in dataset.features.items()}
+            textual = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
             column = "text" if "text" in textual else textual[0] if len(textual) == 1 else None
             if column is None:
                 raise ValueError(f"which column holds the text? Columns: {names}, of which strings: {textual}")
@@ -272,7 +273,8 @@ def as_calibration(data: Any, tokenizer: Any = None) -> Calibration:
     if isinstance(data, Tensor):
         if data.dim() != 2 or data.is_floating_point():
             raise ValueError(
-                f"a calibration tensor must hold integer token ids [S, T], got shape {tuple(data.shape)} of {data.dtype}"
+                f"a calibration tensor must hold integer token ids [S, T], got shape {tuple(data.shape)} "
+                f"of {data.dtype}"
             )
         ids_ST = data.cpu().long()
         return Calibration(ids_ST, ids_ST.clone(), {"source": "tensor", "bos": "as given"})

@@ -70,7 +70,7 @@ def check_n_masks(n_masks: Any, n_players: int) -> None:
         raise TypeError(f"n_masks must be an int, got {n_masks!r}")
     if n_players < 2:
         raise ValueError(f"a game needs at least 2 removable layers, this model leaves {n_players}; see protect")
-    if n_masks <= n_players:
+    if int(n_masks) <= n_players:
         raise ValueError(
             f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them "
             f"apart; got {n_masks}. {20 * n_players} is a good start."
@@ -87,9 +87,10 @@ def check_n_remove(n_remove: Any, removable: MaskArray) -> int:
             "To remove layers of your own choice: layershap.remove_layers(model, [...])"
         )
     most = min(int(removable.sum()), len(removable) - 1)
-    if not 1 <= n_remove <= most:
+    count = int(n_remove)
+    if not 1 <= count <= most:
         raise ValueError(
             f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "
-            f"removable; got {n_remove}"
+            f"removable; got {count}"
         )
-    return int(n_remove)
+    return count

@@ -196,7 +196,7 @@ class LayerGame:
                     found = self.engine.run(todo_UL, bar.update)
                     rows = [{name: found[name][u] for name in self._statistics} for u in range(len(todo_UL))]
                     self._keep(todo_UL, rows)  # type: ignore[arg-type]
-                    self.layer_runs += sweep.layer_runs
+                    self.layer_runs += self.engine.layer_runs(todo_UL)
                 if known.any():
                     bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
 

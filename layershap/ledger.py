@@ -21,10 +21,11 @@ import numpy as np
 from layershap.exceptions import LedgerMismatchError
 from layershap.protocols import FloatArray, MaskArray
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows: no advisory locks; one process per file is then the user's care.
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 MaskRow = dict[str, FloatArray]
 """Statistic name -> sums [S] of one mask."""
@@ -74,8 +75,8 @@ class Ledger:
         """Write evaluated masks in one call and force them to disk."""
         lines = []
         for mask_L, row in rows:
-            record = {"mask": "".join("01"[int(bit)] for bit in mask_L)}
-            record |= {name: [float(x) for x in value] for name, value in row.items()}
+            record: dict[str, Any] = {"mask": "".join("01"[int(bit)] for bit in mask_L)}
+            record |= {name: value.tolist() for name, value in row.items()}
             lines.append(json.dumps(record))
             self.rows[mask_key(mask_L)] = row
         self._write("".join(line + "\n" for line in lines))

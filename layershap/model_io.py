@@ -35,7 +35,7 @@ def check_is_model(model: object) -> nn.Module:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where token ids must be: the device of the model's embeddings (its hooks' device, if accelerate dispatched it)."""
+    """Where token ids must be: with the model's embeddings, or on its hooks' device if accelerate dispatched it."""
     hook_map = getattr(model, "hf_device_map", None)
     if hook_map:
         execution = next((d for d in hook_map.values() if d not in ("cpu", "disk")), None)

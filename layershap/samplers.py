@@ -30,7 +30,7 @@ def strata_sizes(strata: Sequence[int] | Sequence[float] | None, n_layers: int) 
     chosen: Sequence[int] | Sequence[float] = PAPER_FRACTIONS if strata is None else strata
     sizes = []
     for value in chosen:
-        if isinstance(value, float) and not isinstance(value, np.integer):
+        if isinstance(value, float):
             if not 0 < value <= 1:
                 raise ValueError(f"a stratum given as a fraction must lie in (0, 1], got {value}")
             value = round(value * n_layers)
@@ -87,12 +87,14 @@ def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
     return [int(size) for size in np.unique(masks.sum(axis=1))]
 
 
-def _distinct(n_layers: int, sizes: Sequence[int], n_masks: int, rng: np.random.Generator, taken: MaskArray) -> MaskArray:
+def _distinct(
+    n_layers: int, sizes: Sequence[int], n_masks: int, rng: np.random.Generator, taken: MaskArray
+) -> MaskArray:
     """Distinct masks, an equal share per stratum, the leftovers of exhausted strata to the others."""
     unique = sorted(set(sizes), reverse=True)
     known = {mask.tobytes() for mask in taken}
     room = {k: comb(n_layers, k) - sum(int(mask.sum()) == k for mask in taken) for k in unique}
-    share = {k: 0 for k in unique}
+    share = dict.fromkeys(unique, 0)
     weight = {k: list(sizes).count(k) for k in unique}
     left = n_masks
     while left > 0 and (open_strata := [k for k in unique if share[k] < room[k]]):

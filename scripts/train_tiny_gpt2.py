@@ -102,7 +102,7 @@ def main() -> None:
     train_ids = encode(tokenizer, train_texts)
     test_ids = encode(tokenizer, [t for name in EVALUATION_BOOKS for t in books[name]])
     unigram = unigram_perplexity(train_ids, test_ids, args.vocab)
-    print(f"{len(train_ids)} training tokens, {len(test_ids)} evaluation tokens, unigram perplexity {unigram:.1f}", flush=True)
+    print(f"{len(train_ids)} training tokens, {len(test_ids)} for evaluation, unigram perplexity {unigram:.1f}")
 
     config = GPT2Config(
         vocab_size=args.vocab, n_positions=args.length, n_embd=args.width, n_layer=12, n_head=args.heads,
@@ -143,7 +143,8 @@ def main() -> None:
     record = {
         "evaluation_perplexity": round(measured, 2),
         "unigram_perplexity": round(unigram, 2),
-        "protocol": "128-token sequences of the evaluation books, BOS only where a chapter starts, weights rounded to float16",
+        "protocol": "128-token sequences of the evaluation books, BOS only where a chapter starts, "
+        "weights rounded to float16",
         "training_tokens": len(train_ids),
         "parameters": model.num_parameters(),
         "steps": args.steps, "lr": args.lr, "batch": args.batch, "length": args.length, "seed": args.seed,

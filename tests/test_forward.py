@@ -63,7 +63,10 @@ def test_fused_is_plain_is_removed_on_real_weights(request, fixture):
     assert checked >= 5
 
 
-@pytest.mark.parametrize("arch", ["gpt2", "llama", "mistral", "qwen2", "gpt_neox", "bloom", "gemma2", "cohere", "mamba"])
+FAMILIES = ["gpt2", "llama", "mistral", "qwen2", "gpt_neox", "bloom", "gemma2", "cohere", "granite", "mamba"]
+
+
+@pytest.mark.parametrize("arch", FAMILIES)
 def test_fused_is_plain_across_families(arch):
     model = tiny_random(arch)
     engine = engine_for(model, Calibration(IDS, IDS.clone()), statistics=("nll", "kl", "hits"))
@@ -261,7 +264,14 @@ def test_encoder_only_and_other_models_are_refused():
 
 @pytest.mark.parametrize(
     ("layers", "error"),
-    [([5], ValueError), ([-1], ValueError), ([1, 1], ValueError), ([1.0], TypeError), ([True], TypeError), (2, TypeError)],
+    [
+        ([5], ValueError),
+        ([-1], ValueError),
+        ([1, 1], ValueError),
+        ([1.0], TypeError),
+        ([True], TypeError),
+        (2, TypeError),
+    ],
 )
 def test_bad_layer_indices(stories, layers, error):
     with pytest.raises(error, match="layer"), skip_layers(stories[0], layers):

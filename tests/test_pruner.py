@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from copy import deepcopy
 
 import numpy as np
@@ -143,12 +142,12 @@ def test_clone_params_pickle_and_html(fitted, gpt2):
     "check",
     [
         estimator_checks.check_estimator_cloneable,
+        estimator_checks.check_do_not_raise_errors_in_init_or_set_params,
         estimator_checks.check_estimator_repr,
         estimator_checks.check_get_params_invariance,
         estimator_checks.check_set_params,
         estimator_checks.check_no_attributes_set_in_init,
         estimator_checks.check_parameters_default_constructible,
-        estimator_checks.check_do_not_raise_errors_in_init_or_set_param,
         estimator_checks.check_valid_tag_types,
         estimator_checks.check_mixin_order,
     ],
@@ -278,8 +277,7 @@ def test_non_finite_scores_stay_with_their_masks(tiny):
             hook.remove()
         return float(logits.mean()) if seen else float("nan")
 
-    with pytest.warns(NonFiniteScoreWarning, match="no finite score"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", SurrogateQualityWarning)
+    with pytest.warns(NonFiniteScoreWarning, match="no finite score"):
         pruner = LayerPruner(n_masks=20, utility=utility, random_state=0).fit(tiny, IDS)
     assert np.array_equal(np.isnan(pruner.scores_), ~pruner.masks_[:, 1])
     assert pruner.diagnostics_["n_non_finite"] == np.isnan(pruner.scores_).sum() > 0

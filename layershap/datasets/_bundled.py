@@ -1,4 +1,4 @@
-"""The bundled 12-layer GPT-2, trained on public-domain books by ``scripts/train_tiny_gpt2.py``, and two held-out texts."""
+"""The bundled GPT-2, trained on public-domain books by ``scripts/train_tiny_gpt2.py``, and two held-out texts."""
 
 from __future__ import annotations
 

@@ -131,14 +131,11 @@ class Engine:
         layers = sum(p.numel() for layer in self.stack.layers for p in layer.parameters())
         return head * len(self.stack) / max(layers, 1)
 
-    @cached_property
-    def state_bytes(self) -> int:
-        """Bytes of one hidden state on the whole calibration set."""
-        return sum(c.first.numel() * c.first.element_size() for c in self._prepared())
-
     @property
     def _max_states(self) -> int:
-        return max(2, self.settings.memory_budget // max(self.state_bytes, 1))
+        """Hidden states, on the whole calibration set, that the budget allows; the plain path holds none."""
+        state_bytes = sum(c.first.numel() * c.first.element_size() for c in self._captures) if self._replay else 1
+        return max(2, self.settings.memory_budget // state_bytes)
 
     @cached_property
     def _replay(self) -> Replay | None:
@@ -146,19 +143,17 @@ class Engine:
             try:
                 replay = Replay(self.model, self.stack, self._ids_ST)
                 self._captures = [replay.capture(self._ids_ST[block]) for block in self._blocks]
-                return replay if self._agrees(replay) else None
+                if self._agrees(replay):
+                    return replay
             except (ReplayError, TypeError, RuntimeError, IndexError, KeyError) as error:
                 self.note = f"layers can't be replayed ({type(error).__name__}: {error})"
-                return None
-
-    def _prepared(self) -> list[Capture]:
-        if self._replay is None and not self._captures:
-            raise ReplayError(self.note)
-        return self._captures
+            self._captures = []
+            return None
 
     def _agrees(self, replay: Replay) -> bool:
         """Compare both paths on three masks and the first sequences: a model whose layers pass more than they show
-        (carried state) would differ here."""
+        (carried state) would differ here.
+        """
         n_layers = len(self.stack)
         half_L = np.random.default_rng(0).permutation(n_layers) % 2 == 0
         masks_UL = distinct(np.stack([np.ones(n_layers, dtype=bool), half_L, ~half_L]))
@@ -175,9 +170,13 @@ class Engine:
             scale = 1 + np.abs(plain[name]) / np.maximum(tokens_B, 1)
             both_bad = ~np.isfinite(fused[name]) & ~np.isfinite(plain[name])
             if not bool(np.all((gap <= tolerance * scale) | both_bad)):
-                self.note = f"replayed layers differ from the model's own forward by {np.nanmax(gap):.1e} nats per token"
+                self.note = f"replayed layers differ from the model's forward by {np.nanmax(gap):.1e} nats per token"
                 return False
         return True
+
+    def layer_runs(self, masks_UL: MaskArray) -> int:
+        """Layer runs that `run` needs for these masks."""
+        return int(masks_UL.sum()) if self._replay is None else make_sweep(masks_UL).layer_runs
 
     def run(self, masks_UL: MaskArray, progress: Progress) -> dict[Statistic, FloatArray]:
         """Statistics [U, S] of distinct, sorted masks [U, L] of one sweep, on whichever path serves."""
@@ -253,7 +252,8 @@ class Engine:
                         group = [state[position] for state in states[start : start + size]]
                         hidden = torch.cat([_cut(h, tokens) for h in group], dim=replay.batch_dim)
                         logits = head.logits(hidden, capture.ids_BT[:, tokens].repeat(len(group), 1))
-                        found = sequence_sums(logits, labels_BT[:, tokens].repeat(len(group), 1), self.statistics, dense)
+                        labels_NT = labels_BT[:, tokens].repeat(len(group), 1)
+                        found = sequence_sums(logits, labels_NT, self.statistics, dense)
                         for name, value_N in found.items():
                             target = sums[name][start : start + size, column : column + rows]
                             target += value_N.view(len(group), rows).cpu().numpy()

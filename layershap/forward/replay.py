@@ -26,7 +26,7 @@ Batching: TypeAlias = "int | dict[Any, Batching] | None"
 
 
 class ReplayError(Exception):
-    """This model's layers can't be replayed from a capture; the plain path serves it."""
+    """Layers can't be replayed from a capture; the plain path serves the model."""
 
 
 @dataclass

@@ -53,8 +53,30 @@ NO_CACHED_GENERATION = {
 # Refused by `fit` and `LayerGame` (find_layers with causal=True); removal works.
 NOT_CAUSAL = {
     "cpmant": "tokens of the context see each other both ways",
+    "prophetnet": "its n-gram streams leak a little of later tokens into every logit",
     "xlnet": "both ways without a permutation mask",
 }
 
 # Types that the fused forward leaves to plain skipping, with the engine's reason in `path_note`.
-PLAIN_PATH: dict[str, str] = {}
+PLAIN_PATH = {
+    "blt": "patches of varying length",
+    "gemma3n_text": "keys and values shared between layers",
+    "gemma4": "keys and values shared between layers",
+    "gemma4_text": "keys and values shared between layers",
+    "granitemoe": "arguments whose batch dimension is not found",
+    "granitemoe_swa": "arguments whose batch dimension is not found",
+    "granitemoehybrid": "arguments whose batch dimension is not found",
+    "granitemoeshared": "arguments whose batch dimension is not found",
+    "hy_v4": "the indexer's choice is carried between layers",
+    "inkling2_text": "block states are carried between layers",
+    "moss_transcribe_diarize": "arguments whose batch dimension is not found",
+    "reformer": "two streams are carried between layers",
+    "rwkv": "the state is rescaled by loop position",
+    "zaya": "the router's state is carried between layers",
+}
+
+# Types on which the game raises, with the error: its forward calls layers that the model itself would not.
+GAME_FAILS = {
+    "glm_moe_dsa": "require top-k indices",  # the engine's own probe skips the protected layer 0
+    "mllama": "has no attribute 'layers'",  # cross-attention layers are replayed without images
+}
