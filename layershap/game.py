@@ -23,6 +23,7 @@ from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.stack import LayersArgument, LayerStack, find_layers, skip_layers
+from layershap.surgery import unremovable_layers
 from layershap.utilities import PerplexityRatio
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -59,6 +60,8 @@ class LayerGame:
     ----------
     n_players : int
         L.
+    unremovable : dict of int to str
+        Layers that can't be skipped alone, with the reason.
     n_evaluated : int
         Masks run on the model by this game (not read from the ledger).
     layer_runs : int
@@ -98,7 +101,10 @@ class LayerGame:
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.engine = Engine(model, self.stack, self.calibration, self._statistics, settings)
+        self.unremovable = unremovable_layers(model, self.stack)
+        self.engine = Engine(
+            model, self.stack, self.calibration, self._statistics, settings, always_kept=self.unremovable
+        )
         self.verbose = verbose
         self.n_evaluated = 0
         self.layer_runs = 0

@@ -81,8 +81,10 @@ def text_config(config: Any) -> Any:
 
 
 def accepts_argument(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward names this argument."""
-    return name in inspect.signature(type(model).forward).parameters
+    """Whether the model's forward names this argument, or (as transformers' own do) passes keywords on."""
+    parameters = inspect.signature(type(model).forward).parameters
+    passes_on = hasattr(model, "config") and any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return name in parameters or passes_on
 
 
 def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:

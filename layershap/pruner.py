@@ -25,7 +25,7 @@ from layershap.samplers import StratifiedSampler, strata_of
 from layershap.selection import ShapleyRanking
 from layershap.shapley import removal_order
 from layershap.stack import LayersArgument, check_layer_indices, find_layers
-from layershap.surgery import remove_layers, unremovable_layers
+from layershap.surgery import remove_layers
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate
 
@@ -205,7 +205,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             verbose=self.verbose,
         ) as game:
             protected = {
-                **unremovable_layers(model, game.stack),
+                **game.unremovable,
                 **dict.fromkeys(check_layer_indices(self.protect, game.n_players), "named in protect"),
             }
             removable = np.ones(game.n_players, dtype=bool)

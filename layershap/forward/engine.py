@@ -11,7 +11,7 @@ V vocabulary, L layers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,6 +86,8 @@ class Engine:
         What to measure per scored token.
     settings : EngineSettings
         Batch and memory limits.
+    always_kept : collection of int
+        Layers without which the model itself can't run; the comparison of both paths keeps them.
 
     Attributes
     ----------
@@ -100,11 +102,13 @@ class Engine:
         calibration: Calibration,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
+        always_kept: Collection[int] = (),
     ) -> None:
         self.model = model
         self.stack = stack
         self.statistics = statistics
         self.settings = settings
+        self._always_kept = list(always_kept)
         self.note = ""
         self.device = input_device(model)
         self._ids_ST = calibration.ids_ST.to(self.device)
@@ -156,7 +160,9 @@ class Engine:
         """
         n_layers = len(self.stack)
         half_L = np.random.default_rng(0).permutation(n_layers) % 2 == 0
-        masks_UL = distinct(np.stack([np.ones(n_layers, dtype=bool), half_L, ~half_L]))
+        masks_3L = np.stack([np.ones(n_layers, dtype=bool), half_L, ~half_L])
+        masks_3L[:, self._always_kept] = True
+        masks_UL = distinct(masks_3L)
         block = self._blocks[0]
         fused = self._run_fused(replay, make_sweep(masks_UL), [0], lambda work: None)
         plain = self._run_plain(masks_UL, [block], lambda work: None)

@@ -144,6 +144,8 @@ class Replay:
 
         with patched(self.stack.layers, record):
             token_logits(self.model, ids_BT)
+        if len(calls) != len(self.stack):
+            raise ReplayError(f"the model calls {len(calls)} of its {len(self.stack)} layers on text")
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
     def run_layer(self, layer: int, hidden: Tensor, capture: Capture, repeats: int) -> Tensor:
