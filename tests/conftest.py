@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from layershap import Calibration
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 
+# The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
+torch.set_num_threads(1)
+
 STORIES = Path(__file__).parent / "data" / "stories260K"
 STORY = (
     "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
