@@ -10,6 +10,7 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
 from layershap.protocols import AdaptiveSampler, FloatArray, Game, MaskArray, Sampler
@@ -62,6 +63,13 @@ def finite_scores(masks: MaskArray, scores: FloatArray) -> MaskArray:
     if finite.sum() < 2:
         raise ValueError("no two masked models have a finite score: is the model itself sound on this text?")
     return finite
+
+
+def random_generator(random_state: Any) -> np.random.Generator:
+    """A generator from scikit-learn's kinds of `random_state`; a Generator is used as it is."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(int(check_random_state(random_state).randint(2**31)))
 
 
 def check_n_masks(n_masks: Any, n_players: int) -> None:

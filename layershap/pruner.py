@@ -14,11 +14,16 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.evaluation import check_n_masks, check_n_remove, evaluate_masks, finite_scores
+from layershap.evaluation import (
+    check_n_masks,
+    check_n_remove,
+    evaluate_masks,
+    finite_scores,
+    random_generator,
+)
 from layershap.game import LayerGame, UtilityLike
 from layershap.protocols import IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
 from layershap.samplers import StratifiedSampler, strata_of
@@ -189,7 +194,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self
         """
         start = time.perf_counter()
-        rng = _generator(self.random_state)
+        rng = random_generator(self.random_state)
         if self.weights not in ("strata", "shapley"):
             raise ValueError(f"weights must be 'strata' or 'shapley', got {self.weights!r}")
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
@@ -296,9 +301,3 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         tags.target_tags.required = True
         tags.no_validation = True
         return tags
-
-
-def _generator(random_state: Any) -> np.random.Generator:
-    if isinstance(random_state, np.random.Generator):
-        return random_state
-    return np.random.default_rng(int(check_random_state(random_state).randint(2**31)))

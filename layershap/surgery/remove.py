@@ -229,7 +229,8 @@ def _operate(pruned: nn.Module, original: nn.Module, site: _Site, removed: Seque
     positions = {old: new for new, old in enumerate(kept)}
     for holder in {id(m): m for m in (pruned, base_model(pruned))}.values():
         indices.renumber_device_map(holder, site.path, positions)
-        indices.renumber_adapters(holder, site.path, positions)
+    # A PEFT wrapper and the model inside it hold the same adapter configs: once is enough.
+    indices.renumber_adapters(pruned, site.path, positions)
     if recipe is not None:
         setattr(base_model(pruned), _RECIPE_ATTRIBUTE, recipe)
 
