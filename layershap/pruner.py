@@ -17,13 +17,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.evaluation import (
-    check_n_masks,
-    check_n_remove,
-    evaluate_masks,
-    finite_scores,
-    random_generator,
-)
+from layershap.evaluation import check_n_masks, check_n_remove, evaluate_masks, finite_scores, random_generator
 from layershap.game import LayerGame, UtilityLike
 from layershap.protocols import IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
 from layershap.samplers import StratifiedSampler, strata_of
