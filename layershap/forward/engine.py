@@ -210,12 +210,12 @@ class Engine:
                 with held(self.stack.layers[layer]):
                     for group in self._groups(runs, blocks):
                         for g in group:
-                            following[g] = [None] * len(blocks)  # type: ignore[list-item]
+                            following[g] = []
                         for position, b in enumerate(blocks):
                             inputs = [states[level.parent_G[g]][position] for g in group]
                             outputs = self._layer(replay, layer, inputs, self._captures[b])
                             for g, output in zip(group, outputs, strict=True):
-                                following[g][position] = output
+                                following[g].append(output)
                         progress(float(len(group)))
             states = following
         for capture in self._captures:
