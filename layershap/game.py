@@ -200,8 +200,8 @@ class LayerGame:
                 todo_UL = sweep.masks_UL[~known]
                 if len(todo_UL):
                     found = self.engine.run(todo_UL, bar.update)
-                    rows = [{name: found[name][u] for name in self._statistics} for u in range(len(todo_UL))]
-                    self._keep(todo_UL, rows)  # type: ignore[arg-type]
+                    rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
+                    self._keep(todo_UL, rows)
                     self.layer_runs += self.engine.layer_runs(todo_UL)
                 if known.any():
                     bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
