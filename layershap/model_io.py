@@ -47,17 +47,20 @@ def input_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if device.type == "meta" else device
 
 
+def part_of(model: nn.Module, getter: str) -> nn.Module | None:
+    """What a transformers getter (``get_decoder``, ...) returns, None where the model lacks it or has no such part."""
+    try:
+        found = getattr(model, getter)()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
 def vocabulary_size(model: nn.Module) -> int | None:
     """Number of token ids the model accepts, or None if it does not say."""
-    getter = getattr(model, "get_input_embeddings", None)
-    if getter is not None:
-        try:
-            embedding = getter()
-        except (AttributeError, NotImplementedError):
-            embedding = None
-        size = getattr(embedding, "num_embeddings", None)
-        if size is not None:
-            return int(size)
+    size = getattr(part_of(model, "get_input_embeddings"), "num_embeddings", None)
+    if size is not None:
+        return int(size)
     config = getattr(model, "config", None)
     if config is not None and getattr(config, "vocab_size", None):
         return int(config.vocab_size)

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import check_is_model, evaluation_mode, input_device, text_config, token_logits, vocabulary_size
+from layershap.model_io import (
+    check_is_model,
+    evaluation_mode,
+    input_device,
+    part_of,
+    text_config,
+    token_logits,
+    vocabulary_size,
+)
 
 LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
 ArgumentKey: TypeAlias = "int | str"
@@ -206,14 +214,9 @@ def _is_one_of_parallel_lists(model: nn.Module, path: str) -> bool:
 
 
 def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
-    getter = getattr(model, "get_decoder", None)
-    if getter is not None:
-        try:
-            decoder = getter()
-        except (AttributeError, NotImplementedError):
-            decoder = None
-        if isinstance(decoder, nn.Module):
-            yield decoder
+    decoder = part_of(model, "get_decoder")
+    if decoder is not None:
+        yield decoder
     base = getattr(model, "base_model", None)
     if isinstance(base, nn.Module):
         yield base
