@@ -1,20 +1,16 @@
-"""Surrogates: regressions from masks to scores. Any scikit-learn regressor serves as well.
+"""Ridge regression on removed layers and their pairs.
 
-Shapes: M masks, L layers, F features.
+Shapes: M masks, L layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.linear_model import RidgeCV
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from layershap.protocols import FloatArray, MaskArray
 
@@ -90,68 +86,3 @@ class PairwiseRidge(RegressorMixin, BaseEstimator):
         removed_ML = (~masks_ML).astype(np.float64)
         i, j = np.triu_indices(masks_ML.shape[1], 1)
         return np.hstack([removed_ML, removed_ML[:, i] * removed_ML[:, j]])
-
-
-class PaperMLP(RegressorMixin, BaseEstimator):
-    """The paper's two-layer network: Linear(L, 2L) -> CELU -> Linear(2L, 1) -> sigmoid, trained by SGD on the MSE.
-
-    Parameters
-    ----------
-    epochs : int, default=300
-        Passes over the masks; the learning rate falls to a tenth every 100.
-    batch_size : int, default=300
-        Masks per step.
-    learning_rate : float, default=0.008
-        Initial rate, with momentum 0.9.
-    random_state : int, RandomState or None, default=None
-        Of the initial weights and the order of the masks. `LayerPruner` sets it from its own if it is None.
-
-    References
-    ----------
-    Pruning as a Cooperative Game, arXiv 2602.07804, section 3 and released code.
-    """
-
-    def __init__(
-        self, *, epochs: int = 300, batch_size: int = 300, learning_rate: float = 0.008, random_state: Any = None
-    ) -> None:
-        self.epochs = epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.random_state = random_state
-
-    def fit(self, masks: MaskArray, scores: FloatArray) -> PaperMLP:
-        """Fit on masks [M, L] and scores [M]."""
-        inputs_ML = torch.from_numpy(np.asarray(masks, dtype=np.float32))
-        targets_M = torch.from_numpy(np.asarray(scores, dtype=np.float32))
-        n_masks, n_layers = inputs_ML.shape
-        seed = int(check_random_state(self.random_state).randint(2**31))
-        generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = self._network(n_layers)
-        optimizer = torch.optim.SGD(network.parameters(), lr=self.learning_rate, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=100, gamma=0.1)
-        with torch.enable_grad():
-            for _ in range(self.epochs):
-                for batch in torch.randperm(n_masks, generator=generator).split(self.batch_size):
-                    optimizer.zero_grad()
-                    loss = nn.functional.mse_loss(network(inputs_ML[batch])[:, 0], targets_M[batch])
-                    loss.backward()
-                    optimizer.step()
-                schedule.step()
-        self.n_features_in_ = n_layers
-        self.weights_ = [p.detach().numpy().copy() for p in network.parameters()]
-        return self
-
-    def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M], in (0, 1)."""
-        check_is_fitted(self)
-        network = self._network(self.n_features_in_)
-        with torch.inference_mode():
-            for parameter, value in zip(network.parameters(), self.weights_, strict=True):
-                parameter.copy_(torch.from_numpy(value))
-            return network(torch.from_numpy(np.asarray(masks, dtype=np.float32)))[:, 0].double().numpy()
-
-    @staticmethod
-    def _network(n_layers: int) -> Any:
-        return nn.Sequential(nn.Linear(n_layers, 2 * n_layers), nn.CELU(), nn.Linear(2 * n_layers, 1), nn.Sigmoid())
