@@ -18,8 +18,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from layershap.calls import patched
 from layershap.model_io import token_logits
-from layershap.stack import LayerStack, patched
+from layershap.stack import LayerStack
 
 Batching: TypeAlias = "int | dict[Any, Batching] | None"
 """Which dimension of an argument grows with the batch: a tensor's dimension, None, or the same for each element."""

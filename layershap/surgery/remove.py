@@ -95,7 +95,7 @@ def remove_layers(
     model : nn.Module
         Causal language model: any of transformers, or any module that maps token ids [B, T] to logits [B, T, V].
     layers : iterable of int
-        Indices in [0, L) of the layers to remove; at least one, and not all.
+        Indices in [0, L) of the layers to remove (negative ones count from the end); at least one, and not all.
     copy : bool, default=True
         Return a deep copy that shares nothing with `model` and never holds the removed layers; else prune `model`
         itself, its config object included, and return it.
