@@ -73,11 +73,17 @@ class ProbeMismatch(Exception):
     """The modules are not called as a chain of layers."""
 
 
-def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
-    """Run two short rows that differ in their last token: learn the calls, and check order and causality."""
+def probe_ids(model: nn.Module) -> Tensor:
+    """Two short rows of token ids [B, T] that differ in their last token."""
     vocabulary = vocabulary_size(model) or 2
     ids_BT = torch.arange(_PROBE_TOKENS, device=input_device(model)).remainder(vocabulary).repeat(2, 1)
     ids_BT[1, -1] = (int(ids_BT[1, -1]) + 1) % vocabulary
+    return ids_BT
+
+
+def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
+    """How each module is called, from a probe forward that also checks their order and the model's causality."""
+    ids_BT = probe_ids(model)
     calls: list[tuple[int, tuple[Any, ...], dict[str, Any], Any]] = []
 
     def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,14 +113,15 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     learned: dict[int, CallForm] = {}
     for position, (index, args, kwargs, output) in enumerate(calls):
         following = calls[position + 1] if position + 1 < len(calls) else None
-        learned[index] = _call_form(args, kwargs, output, following)
+        learned[index] = call_form(args, kwargs, output, following)
     forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = CallForm(forms[-1].hidden, forms[-1].container, forms[-1].length, forms[-2].carried)
     return tuple(forms)
 
 
-def _call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, following: Any) -> CallForm:
+def call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, following: Any) -> CallForm:
+    """The form of one call; `following` is (index, args, kwargs, output) of the next layer's, None for the last."""
     hidden: ArgumentKey = 0 if args and isinstance(args[0], Tensor) else "hidden_states"
     if not isinstance(_argument(args, kwargs, hidden), Tensor):
         raise ProbeMismatch(f"no hidden states among the arguments (keywords {sorted(kwargs)})")

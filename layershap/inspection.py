@@ -138,7 +138,7 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
     stack = find_layers(model, layers, causal=False)
     blocked = unremovable_layers(model, stack)
     holders = _holders(model, stack)
-    named = layer_kinds(model, stack)
+    named = layer_kinds(model, stack.path, len(stack))
     described = []
     for index, layer in enumerate(stack.layers):
         own = [p for p in layer.parameters() if holders[id(p)] == 1]

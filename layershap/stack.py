@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -42,6 +42,30 @@ class LayerStack:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def layer_of(self, player: int) -> int:
+        """Index of the layer that a player belongs to: here the players are the layers."""
+        return player
+
+    @contextmanager
+    def skip(self, players: Iterable[int]) -> Iterator[None]:
+        """Run the model without these layers."""
+        skipped = check_layer_indices(players, len(self))
+
+        def make(position: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            form = self.forms[skipped[position]]
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
+
+            return forward
+
+        with patched([self.layers[i] for i in skipped], make):
+            yield
+
+    def alone(self, player: int) -> AbstractContextManager[None]:
+        """Let a player's layer compute this player only: here nothing has to be done."""
+        return nullcontext()
 
 
 def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool = True) -> LayerStack:
@@ -218,17 +242,7 @@ def skip_layers(
     ...     logits = model(**tokenizer("It was", return_tensors="pt")).logits
     """
     found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
-    skipped = check_layer_indices(layers, len(found))
-
-    def skip(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        form = found.forms[skipped[index]]
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
-
-        return forward
-
-    with patched([found.layers[i] for i in skipped], skip):
+    with found.skip(layers):
         yield model
 
 

@@ -27,7 +27,7 @@ from layershap.forward.plan import PrefixPlan, Sweep, distinct, make_sweep, plan
 from layershap.forward.replay import Capture, Replay, ReplayError
 from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.stack import LayerStack, skip_layers
+from layershap.sublayers import Players
 
 Progress = Callable[[float], None]
 """Called with work done since the last call, in layer runs."""
@@ -78,8 +78,8 @@ class Engine:
     ----------
     model : nn.Module
         Causal language model; its parameters are only read.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     calibration : Calibration
         Tokens to score.
     statistics : tuple of {'nll', 'kl', 'hits'}
@@ -98,7 +98,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        stack: LayerStack,
+        stack: Players,
         calibration: Calibration,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
@@ -207,7 +207,7 @@ class Engine:
             runs = np.flatnonzero(level.runs_G)
             following: list[list[Tensor]] = [states[parent] for parent in level.parent_G]
             if len(runs):
-                with held(self.stack.layers[layer]):
+                with held(self.stack.layers[self.stack.layer_of(layer)]):
                     for group in self._groups(runs, blocks):
                         for g in group:
                             following[g] = []
@@ -231,9 +231,9 @@ class Engine:
 
     def _layer(self, replay: Replay, layer: int, inputs: list[Tensor], capture: Capture) -> list[Tensor]:
         if len(inputs) == 1:
-            return [replay.run_layer(layer, inputs[0], capture, 1)]
+            return [replay.run_player(layer, inputs[0], capture, 1)]
         hidden = torch.cat(inputs, dim=replay.batch_dim)
-        output = replay.run_layer(layer, hidden, capture, len(inputs))
+        output = replay.run_player(layer, hidden, capture, len(inputs))
         # Clones, so that one state's life doesn't keep its neighbours' memory.
         return [part.clone() for part in output.chunk(len(inputs), dim=replay.batch_dim)]
 
@@ -281,9 +281,7 @@ class Engine:
 
     # -- the plain path ----------------------------------------------------------------------------------------------
 
-    def _run_plain(
-        self, masks_UL: MaskArray, blocks: list[slice], progress: Progress
-    ) -> dict[Statistic, FloatArray]:
+    def _run_plain(self, masks_UL: MaskArray, blocks: list[slice], progress: Progress) -> dict[Statistic, FloatArray]:
         n_sequences = sum(len(self._ids_ST[block]) for block in blocks)
         sums = self._empty(len(masks_UL), n_sequences)
         for u, mask_L in enumerate(masks_UL):
@@ -292,7 +290,7 @@ class Engine:
                 ids_BT, labels_BT = self._ids_ST[block], self._labels_ST[block]
                 with ExitStack() as stack:
                     dense = token_logits(self.model, ids_BT) if "kl" in self.statistics else None
-                    stack.enter_context(skip_layers(self.model, np.flatnonzero(~mask_L), stack=self.stack))
+                    stack.enter_context(self.stack.skip(np.flatnonzero(~mask_L)))
                     logits = token_logits(self.model, ids_BT)
                 for name, value_B in sequence_sums(logits, labels_BT, self.statistics, dense).items():
                     sums[name][u, column : column + len(ids_BT)] = value_B.cpu().numpy()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from layershap.calls import patched
 from layershap.model_io import token_logits
-from layershap.stack import LayerStack
+from layershap.sublayers import Players
 
 Batching: TypeAlias = "int | dict[Any, Batching] | None"
 """Which dimension of an argument grows with the batch: a tensor's dimension, None, or the same for each element."""
@@ -87,8 +87,8 @@ class Replay:
     ----------
     model : nn.Module
         In evaluation mode while this is used, as are gradients off.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     ids_ST : Tensor [S, T]
         Calibration tokens on the model's device: rows of these are used to observe what grows with the batch.
 
@@ -98,7 +98,7 @@ class Replay:
         The calls differ between batch sizes in another way than one growing dimension per tensor.
     """
 
-    def __init__(self, model: nn.Module, stack: LayerStack, ids_ST: Tensor) -> None:
+    def __init__(self, model: nn.Module, stack: Players, ids_ST: Tensor) -> None:
         self.model = model
         self.stack = stack
         row = ids_ST[:1]
@@ -121,7 +121,7 @@ class Replay:
         """Run the whole model once on a block and keep what each layer was given."""
         calls: list[LayerCall] = []
         ends: dict[str, Tensor] = {}
-        last = len(self.stack) - 1
+        last = len(self.stack.layers) - 1
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             form = self.stack.forms[index]
@@ -145,12 +145,13 @@ class Replay:
 
         with patched(self.stack.layers, record):
             token_logits(self.model, ids_BT)
-        if len(calls) != len(self.stack):
-            raise ReplayError(f"the model calls {len(calls)} of its {len(self.stack)} layers on text")
+        if len(calls) != len(self.stack.layers):
+            raise ReplayError(f"the model calls {len(calls)} of its {len(self.stack.layers)} layers on text")
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
-    def run_layer(self, layer: int, hidden: Tensor, capture: Capture, repeats: int) -> Tensor:
-        """One layer on `repeats` states of a block, concatenated along the batch dimension."""
+    def run_player(self, player: int, hidden: Tensor, capture: Capture, repeats: int) -> Tensor:
+        """One layer (or one sublayer of it) on `repeats` states of a block, concatenated along the batch dimension."""
+        layer = self.stack.layer_of(player)
         form = self.stack.forms[layer]
         call = capture.calls[layer]
         args_batching, kwargs_batching = self._batching[layer]
@@ -162,7 +163,8 @@ class Replay:
             key: hidden if key == form.hidden else capture.expanded(value, kwargs_batching[key], repeats)
             for key, value in call.kwargs.items()
         }
-        return form.hidden_of(self.stack.layers[layer](*args, **kwargs))
+        with self.stack.alone(player):
+            return form.hidden_of(self.stack.layers[layer](*args, **kwargs))
 
     def head(self) -> Head:
         """A context in which final hidden states go through the model's own norm and LM head."""
@@ -179,7 +181,7 @@ class Head:
 
     def __enter__(self) -> Head:
         stack = self._replay.stack
-        last = len(stack) - 1
+        last = len(stack.layers) - 1
 
         def give(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             form = stack.forms[index]
