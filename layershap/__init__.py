@@ -22,8 +22,10 @@ from layershap.inspection import inspect
 from layershap.pruner import LayerPruner
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking
+from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
-from layershap.surgery import remove_layers
+from layershap.sublayers import SublayerStack
+from layershap.surgery import remove_layers, remove_sublayers
 from layershap.surrogates import PairwiseRidge, PaperMLP
 
 __version__ = "0.1.0"
@@ -42,15 +44,19 @@ __all__ = [
     "PaperMLP",
     "ShapleyRanking",
     "StratifiedSampler",
+    "SublayerStack",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "UnsupportedModelError",
     "find_layers",
+    "find_sublayers",
     "inspect",
     "load_pruned",
     "remove_layers",
+    "remove_sublayers",
     "save_pruned",
     "shapley",
     "skip_layers",
+    "skip_sublayers",
     "utilities",
 ]

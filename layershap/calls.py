@@ -5,6 +5,7 @@ Shapes: B rows, T tokens, L layers, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,15 +114,17 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     learned: dict[int, CallForm] = {}
     for position, (index, args, kwargs, output) in enumerate(calls):
         following = calls[position + 1] if position + 1 < len(calls) else None
-        learned[index] = call_form(args, kwargs, output, following)
+        learned[index] = call_form(modules[index], args, kwargs, output, following)
     forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = CallForm(forms[-1].hidden, forms[-1].container, forms[-1].length, forms[-2].carried)
     return tuple(forms)
 
 
-def call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, following: Any) -> CallForm:
-    """The form of one call; `following` is (index, args, kwargs, output) of the next layer's, None for the last."""
+def call_form(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, following: Any
+) -> CallForm:
+    """The form of one call; `following` is (_, args, kwargs, _) of the next layer's, None for the last."""
     hidden: ArgumentKey = 0 if args and isinstance(args[0], Tensor) else "hidden_states"
     if not isinstance(_argument(args, kwargs, hidden), Tensor):
         raise ProbeMismatch(f"no hidden states among the arguments (keywords {sorted(kwargs)})")
@@ -130,6 +133,10 @@ def call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, follow
     if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
         raise ProbeMismatch(f"a layer returns {type(output).__name__}, not a tensor or a tuple that starts with one")
     carried: list[tuple[int, ArgumentKey]] = []
+    # rwkv and xlstm hand a recurrent state on, which the probe (no cache) sees as None only.
+    state = argument_named(module, "state", args, kwargs)
+    if state is not None and len(output) > 1 and not isinstance(output[1], Tensor):
+        carried.append((1, state))
     if following is not None:
         _, next_args, next_kwargs, _ = following
         named: list[tuple[ArgumentKey, Any]] = [*enumerate(next_args), *next_kwargs.items()]
@@ -138,6 +145,15 @@ def call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, follow
             if isinstance(element, Tensor) and key is not None:
                 carried.append((index, key))
     return CallForm(hidden, type(output), len(output), tuple(carried))
+
+
+def argument_named(module: nn.Module, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> ArgumentKey | None:
+    """Position or keyword of an argument in a call of `module`, None if the call does not give it."""
+    if name in kwargs:
+        return name
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    position = names.index(name) if name in names else len(args)
+    return position if position < len(args) else None
 
 
 @contextmanager

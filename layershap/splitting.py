@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from layershap.calls import CallForm, ProbeMismatch, call_form, patched, probe_ids
+from layershap.calls import CallForm, ProbeMismatch, argument_named, call_form, patched, probe_ids
 from layershap.exceptions import UnsupportedModelError
 from layershap.model_io import evaluation_mode, token_logits
 from layershap.stack import LayersArgument, LayerStack, find_layers
@@ -154,12 +153,10 @@ def _sublayers_of(own: Sequence[_Call], calls: Sequence[_Call]) -> list[Sublayer
         if sum(call[2] is module for call in own) > 1:
             raise ProbeMismatch(f"its {name} is called several times in one forward")
         following = next((call for call in calls if call[1] == name and call[0] > index), None)
-        form = call_form(args, kwargs, output, following and following[2:])
-        residual = _residual_argument(module, args, kwargs)
+        form = call_form(module, args, kwargs, output, following and following[2:])
+        residual = argument_named(module, "residual", args, kwargs)
         if residual is not None:
             form = CallForm(residual, form.container, form.length, form.carried)
-        elif isinstance(kwargs.get("state", 0), list | None) and form.length == 2:
-            form = CallForm(form.hidden, form.container, form.length, ((1, "state"),))  # rwkv hands its state on
         parts.setdefault(_kind(name, module), []).append(Part(name, module, form, residual is not None))
     return [Sublayer(own[0][0], kind, tuple(members)) for kind, members in parts.items()]
 
@@ -174,15 +171,6 @@ def _kind(name: str, module: nn.Module) -> SublayerKind:
     if _MIXER_CLASS.search(type(module).__name__):
         return "mixer"
     raise ProbeMismatch(f"its {name}, a {type(module).__name__}, is neither a mixer nor a feed-forward part by name")
-
-
-def _residual_argument(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> int | str | None:
-    """Position or keyword of the residual among the module's arguments, where it takes one."""
-    names = list(inspect.signature(type(module).forward).parameters)[1:]
-    if "residual" in kwargs:
-        return "residual"
-    position = names.index("residual") if "residual" in names else len(args)
-    return position if position < len(args) else None
 
 
 def _not_the_identity(model: nn.Module, stack: LayerStack, split: dict[int, list[Sublayer]]) -> dict[int, str]:

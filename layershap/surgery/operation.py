@@ -133,6 +133,8 @@ def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer])
     """
     container: Any = pruned.get_submodule(site.path)
     recipe = new_recipe(pruned, site.path, site.n_places)
+    parent = pruned.get_submodule(site.parent_path)
+    families.prepare_sublayers(parent, list(container), decoder_configs(pruned, parent, site.n_places))
     for sublayer in removed:
         layer = container[site.positions[sublayer.layer]]
         for part in sublayer.parts:
