@@ -74,9 +74,8 @@ for name, model in models.items():
     for n_remove in range(1, 4):
         small = pruner.transform(model, n_remove=n_remove)
         other_end = remove_layers(model, worst_first[::-1][:n_remove])
-        print(
-            f"{n_remove:7d}  {perplexity(small):14.2f}  {perplexity(other_end):13.2f}  {pruner.removed_layers(n_remove)}"
-        )
+        least, most = perplexity(small), perplexity(other_end)
+        print(f"{n_remove:7d}  {least:14.2f}  {most:13.2f}  {pruner.removed_layers(n_remove)}")
 
     prompt = book[-SEQ_LEN:][None]
     text = small.generate(prompt, max_new_tokens=24, do_sample=False, pad_token_id=0)
