@@ -21,7 +21,7 @@ from layershap.game import LayerGame
 from layershap.inspection import inspect
 from layershap.pruner import LayerPruner
 from layershap.samplers import StratifiedSampler
-from layershap.selection import ShapleyRanking
+from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers
 from layershap.surrogates import PairwiseRidge, PaperMLP
@@ -31,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Calibration",
     "CheckpointWarning",
+    "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
     "LayerPruner",
@@ -44,6 +45,7 @@ __all__ = [
     "StratifiedSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
+    "SurrogateSearch",
     "UnsupportedModelError",
     "find_layers",
     "inspect",
