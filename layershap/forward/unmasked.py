@@ -58,7 +58,7 @@ def sequence_statistics(
     if limit is not None and calibration.seq_len > limit:
         raise ValueError(
             f"sequences must fit the model's {limit} positions, the longest has {calibration.seq_len} tokens; "
-            "use a protocol or seq_len with shorter ones"
+            "use a protocol with shorter ones (for a task, max_length)"
         )
     device = input_device(model)
     budget = EngineSettings.resolve(batch_tokens, "auto", device).batch_tokens
