@@ -12,7 +12,9 @@ from layershap.exceptions import (
     LayerNotRemovableError,
     LayerShapError,
     LedgerMismatchError,
+    MissingExtraError,
     NonFiniteScoreWarning,
+    ReportFormatError,
     SurgeryCheckError,
     SurrogateQualityWarning,
     UnsupportedModelError,
@@ -20,6 +22,7 @@ from layershap.exceptions import (
 from layershap.game import LayerGame
 from layershap.inspection import inspect
 from layershap.pruner import LayerPruner
+from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking
 from layershap.stack import LayerStack, find_layers, skip_layers
@@ -37,9 +40,12 @@ __all__ = [
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "MissingExtraError",
     "NonFiniteScoreWarning",
     "PairwiseRidge",
     "PaperMLP",
+    "PruningReport",
+    "ReportFormatError",
     "ShapleyRanking",
     "StratifiedSampler",
     "SurgeryCheckError",

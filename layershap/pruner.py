@@ -19,7 +19,10 @@ from torch import nn
 
 from layershap.evaluation import check_n_masks, check_n_remove, evaluate_masks, finite_scores, random_generator
 from layershap.game import LayerGame, UtilityLike
+from layershap.inspection import inspect
 from layershap.protocols import IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.report import PruningReport
+from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler, strata_of
 from layershap.selection import ShapleyRanking
 from layershap.shapley import removal_order
@@ -88,8 +91,14 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     diagnostics_ : dict
         ``held_out_r2``, ``held_out_spearman``, ``n_evaluated``, ``n_non_finite``, ``layer_runs``, ``path`` and
         ``path_note`` (fused or plain forward, and why), ``seconds``, ``calibration`` (provenance), ``protected``.
+    predictions_ : ndarray [M]
+        Held-out predictions of the scores; NaN where the score is not finite.
     fingerprint_ : dict
         What the scores depend on.
+    inspection_, environment_ : ModelInspection, Environment
+        The model's layers and sizes; versions and machine.
+    report_ : PruningReport
+        All of this as plain numbers: tables, JSON, HTML, model card.
 
     References
     ----------
@@ -223,7 +232,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 n_marginals=self.n_marginals,
                 rng=rng,
             )
-            diagnostics = {
+            diagnostics: dict[str, Any] = {
                 "held_out_r2": fitted.held_out_r2,
                 "held_out_spearman": fitted.held_out_spearman,
                 "n_evaluated": game.n_evaluated,
@@ -239,6 +248,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 "protected": protected,
             }
             self.fingerprint_ = game.fingerprint
+        self.inspection_ = inspect(model, self.layers)
+        self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.removable_ = removable
         self.contributions_ = np.full(len(removable), np.nan)
@@ -247,6 +258,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.contributions_std_[removable] = fitted.standard_errors
         self.removal_order_ = removal_order(self.contributions_, removable)
         self.masks_, self.scores_ = masks, scores
+        self.predictions_ = np.full(len(scores), np.nan)
+        self.predictions_[finite] = fitted.predictions
         self.baseline_score_ = baseline
         self.surrogate_ = fitted.surrogate
         self.diagnostics_ = {**diagnostics, "seconds": time.perf_counter() - start}
@@ -288,6 +301,12 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         support = np.ones(self.n_layers_in_, dtype=bool)
         support[removed] = False
         return np.flatnonzero(support) if indices else support
+
+    @property
+    def report_(self) -> PruningReport:
+        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
+        check_is_fitted(self)
+        return PruningReport.from_estimator(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
