@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from layershap import LayerPruner, PruningReport
+from layershap import LayerPruner, PruningReport, Score, evaluate
+from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
-from layershap.report import QualityRecord, SpeedRecord, Table, measure_outcome, measure_speed
+from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +30,9 @@ def small(fitted, gpt2):
 
 @pytest.fixture(scope="module")
 def report(fitted, gpt2, small):
-    quality = tuple((QualityRecord("seq128", "perplexity", ppl, None, 1270),) for ppl in (85.5, 104.25))
-    outcome = measure_outcome(
-        gpt2[0], small, fitted.removed_layers(4), quality, prompt_tokens=8, new_tokens=2, repeats=1
-    )
-    return fitted.report_.with_outcome(outcome)
+    scores = tuple((Score("text", "perplexity", ppl, 1.5, 10, False, "seq128"),) for ppl in (85.5, 104.25))
+    outcome = measure_outcome(gpt2[0], small, scores=scores, prompt_tokens=8, new_tokens=2, repeats=1)
+    return dataclasses.replace(fitted.report_, outcomes=(outcome,))
 
 
 def test_values_and_sets_are_the_estimators(fitted, report):
@@ -56,6 +55,7 @@ def test_sizes_are_those_of_physically_pruned_models(fitted, report, gpt2):
         assert report.removal(n_remove).n_bytes == sum(p.numel() * p.element_size() for p in pruned.parameters())
     outcome = report.outcomes[0]
     assert outcome.after.n_parameters == report.removal(4).n_parameters
+    assert outcome.removed == report.removal(4).layers
     assert (outcome.before.n_layers, outcome.after.n_layers) == (12, 8)
 
 
@@ -95,7 +95,9 @@ def test_speed_of_a_module_without_generate():
 
 def test_models_in_the_wrong_order_are_refused(fitted, gpt2, small):
     with pytest.raises(ValueError, match="in this order"):
-        measure_outcome(small, gpt2[0], fitted.removed_layers(4), batch_sizes=())
+        measure_outcome(small, gpt2[0], batch_sizes=())
+    with pytest.raises(ValueError, match="less the 3 removed, it has 8"):
+        measure_outcome(gpt2[0], small, removed=[1, 2, 3], batch_sizes=())
 
 
 def test_json_round_trip_is_exact_and_plain(report, tmp_path):
@@ -209,7 +211,7 @@ def test_model_card_holds_the_results(report, tmp_path):
     loaded = ModelCard.load(tmp_path / "README.md")
     assert loaded.data.base_model == "tiny_gpt2"
     (result,) = loaded.data.eval_results
-    assert (result.metric_type, result.metric_value, result.dataset_name) == ("perplexity", 104.25, "seq128")
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("perplexity", 104.25, "text (seq128)")
     assert ", ".join(map(str, report.removal(4).layers)) in loaded.text
     assert "model-index" not in report.to_model_card(2, name="not measured").content
 
@@ -221,3 +223,22 @@ def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'layershap\[plot\]'"):
         ContributionDisplay.from_report(report).plot()
+
+
+def test_measure_adds_what_evaluate_says(fitted, gpt2, small):
+    model, tokenizer = gpt2
+    options = {"texts": load_evaluation_text(), "protocol": "seq128-bos", "n_sequences": 4}
+    report = fitted.report_.measure(model, small, tokenizer, **options, batch_sizes=())
+    (outcome,) = report.outcomes
+    assert outcome.before.scores == evaluate(model, tokenizer, **options).scores
+    assert outcome.after.scores == evaluate(small, tokenizer, **options).scores
+    assert "perplexity of text (seq128-bos, n = 4)" in str(report)
+    assert fitted.report_.outcomes == ()
+
+
+def test_measure_of_a_model_trained_since_takes_the_reports_set(fitted, gpt2):
+    healed = fitted.transform(gpt2[0], 2)
+    with torch.no_grad():
+        healed.transformer.h[0].mlp.c_fc.bias.add_(0.01)
+    (outcome,) = fitted.report_.measure(gpt2[0], healed, batch_sizes=()).outcomes
+    assert list(outcome.removed) == fitted.removed_layers(2)

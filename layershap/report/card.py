@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from layershap.report.records import PruningOutcome, RemovalRecord
-from layershap.report.summary import describe
+from layershap.report.summary import describe, layer_table, outcome_table, speed_table
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -52,7 +52,6 @@ def _body(
     report: PruningReport, removal: RemovalRecord, outcome: PruningOutcome | None, name: str, base_model: str | None
 ) -> str:
     fit, text = report.fit, report.calibration
-    tables = report.tables()
     origin = f"`{base_model}`" if base_model else f"a {fit.model_class}"
     score = "not measured" if removal.score is None else f"{removal.score:.4g}"
     parts = [
@@ -72,12 +71,12 @@ def _body(
         + ", ".join(f"{package} {number}" for package, number in report.environment.versions.items()),
     ]
     if outcome is not None:
-        parts += ["## Before and after", tables["outcomes"].to_markdown()]
+        parts += ["## Before and after", outcome_table(outcome).to_markdown()]
         parts += ["Perplexities under different protocols can't be compared; each row names its own."]
     if outcome is not None and outcome.after.speed:
-        where = outcome.environment
-        parts += [f"Speed on {where.platform}, {where.device}, {where.threads} threads:", tables["speed"].to_markdown()]
-    parts += ["## Values of the layers", tables["layers"].to_markdown()]
+        speed = speed_table(outcome)
+        parts += [f"{speed.title}:", speed.to_markdown()]
+    parts += ["## Values of the layers", layer_table(report).to_markdown()]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
 
@@ -85,10 +84,10 @@ def _eval_results(outcome: PruningOutcome) -> list[Any]:
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=record.name,
-            dataset_name=record.name,
-            metric_type=record.metric,
-            metric_value=record.value,
+            dataset_type=score.task,
+            dataset_name=f"{score.task} ({score.protocol})",
+            metric_type=score.metric,
+            metric_value=score.value,
         )
-        for record in outcome.after.quality
+        for score in outcome.after.scores
     ]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from layershap.scoring import Score
+
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -194,31 +196,6 @@ class FitRecord:
 
 
 @dataclass(frozen=True)
-class QualityRecord:
-    """One number that says how good a model is.
-
-    Attributes
-    ----------
-    name : str
-        Of the protocol or task: figures under different names can't be compared.
-    metric : str
-        "perplexity", "acc", ...
-    value : float
-        The figure.
-    standard_error : float or None
-        Where it is known.
-    n_items : int
-        Scored tokens, or rows of the task.
-    """
-
-    name: str
-    metric: str
-    value: float
-    standard_error: float | None
-    n_items: int
-
-
-@dataclass(frozen=True)
 class SpeedRecord:
     """Measured speed at one batch size; medians over repetitions.
 
@@ -253,8 +230,8 @@ class ModelRecord:
     ----------
     n_layers, n_parameters, n_bytes : int
         Its size; shared parameters count once.
-    quality : tuple of QualityRecord
-        Perplexities and task scores.
+    scores : tuple of Score
+        Perplexities and task scores, each with its protocol (`layershap.evaluate`).
     speed : tuple of SpeedRecord
         One per batch size.
     """
@@ -262,7 +239,7 @@ class ModelRecord:
     n_layers: int
     n_parameters: int
     n_bytes: int
-    quality: tuple[QualityRecord, ...] = ()
+    scores: tuple[Score, ...] = ()
     speed: tuple[SpeedRecord, ...] = ()
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from layershap.exceptions import ReportFormatError
 from layershap.report import build, summary
 from layershap.report.card import model_card
+from layershap.report.measure import measure_outcome, removed_between
 from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
@@ -24,6 +28,8 @@ from layershap.report.records import (
 )
 from layershap.report.store import from_plain, to_plain
 from layershap.report.tables import Table
+from layershap.scoring import Score, evaluate
+from layershap.stack import LayersArgument, find_layers
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -40,7 +46,7 @@ _MARK = "layershap_report"
 class PruningReport:
     """Everything worth keeping of a fit and of the models pruned by it.
 
-    ``pruner.report_`` holds what `fit` knows; `with_outcome` adds measured models. Nothing is computed on showing it.
+    ``pruner.report_`` holds what `fit` knows; `measure` adds measured models. Nothing is computed on showing it.
 
     Attributes
     ----------
@@ -84,8 +90,62 @@ class PruningReport:
             environment=pruner.environment_,
         )
 
-    def with_outcome(self, outcome: PruningOutcome) -> PruningReport:
-        """The report with one more measured model (`layershap.report.measure_outcome`)."""
+    def measure(
+        self,
+        model: nn.Module,
+        pruned: nn.Module,
+        tokenizer: Any = None,
+        *,
+        texts: str | Iterable[str] | None = None,
+        tasks: Sequence[Any] = (),
+        protocol: str = "seq128",
+        n_sequences: int | None = None,
+        limit: int | None = None,
+        batch_sizes: Sequence[int] = (1, 8),
+        layers: LayersArgument = None,
+    ) -> PruningReport:
+        """The report with one more outcome: both models measured, in turns, on this machine.
+
+        Parameters
+        ----------
+        model, pruned : nn.Module
+            Before and after.
+        tokenizer : PreTrainedTokenizerBase, optional
+            For texts and tasks.
+        texts, tasks, protocol, n_sequences, limit
+            What is measured of both: see `layershap.evaluate`. Without texts and tasks, size and speed only.
+        batch_sizes : sequence of int, default=(1, 8)
+            For latency and throughput of prefill and decode; none measures no speed.
+        layers : str or sequence of nn.Module, optional
+            Where the layers are, if the rule can't know.
+
+        Raises
+        ------
+        ValueError
+            The layers of `pruned` are not those of `model` less some.
+        """
+        scores: list[tuple[Score, ...]] = [(), ()]
+        if texts is not None or tasks:
+            kept_texts = texts if texts is None or isinstance(texts, str) else list(texts)
+            scores = [
+                evaluate(
+                    each,
+                    tokenizer,
+                    texts=kept_texts,
+                    tasks=tasks,
+                    protocol=protocol,
+                    n_sequences=n_sequences,
+                    limit=limit,
+                ).scores
+                for each in (model, pruned)
+            ]
+        missing = removed_between(model, pruned, layers)
+        if missing is None:
+            # Trained or quantised since: then it can only be the set that this report names.
+            missing = self.removal(len(self.layers) - len(find_layers(pruned, layers))).layers
+        outcome = measure_outcome(
+            model, pruned, removed=missing, scores=(scores[0], scores[1]), batch_sizes=batch_sizes, layers=layers
+        )
         return replace(self, outcomes=(*self.outcomes, outcome))
 
     def removal(self, n_remove: int) -> RemovalRecord:
@@ -103,7 +163,7 @@ class PruningReport:
         raise ValueError(f"n_remove must be one of {known}, for which the fit has chosen layers; got {n_remove}")
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals, and for measured models outcomes and speed."""
+        """All tables by name: summary, layers, removals, and for measured models outcome_1, speed_1 and so on."""
         return summary.tables(self)
 
     def __str__(self) -> str:

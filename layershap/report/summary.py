@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 def tables(report: PruningReport) -> dict[str, Table]:
     """All tables of a report, by name."""
     found = {"summary": summary_table(report), "layers": layer_table(report), "removals": removal_table(report)}
-    if report.outcomes:
-        found["outcomes"] = outcome_table(report.outcomes)
-    if any(outcome.after.speed for outcome in report.outcomes):
-        found["speed"] = speed_table(report.outcomes)
+    for number, outcome in enumerate(report.outcomes, start=1):
+        found[f"outcome_{number}"] = outcome_table(outcome)
+        if outcome.after.speed:
+            found[f"speed_{number}"] = speed_table(outcome)
     return found
 
 
@@ -75,37 +75,49 @@ def removal_table(report: PruningReport) -> Table:
     return Table("Removals, on the calibration text", columns, tuple(rows))
 
 
-def outcome_table(outcomes: tuple[PruningOutcome, ...]) -> Table:
-    """Size and quality before and after, a row per figure; each names its protocol or task."""
-    rows: list[tuple[Cell, ...]] = []
-    for outcome in outcomes:
-        removed = ", ".join(map(str, outcome.removed))
-        before, after = outcome.before, outcome.after
-        rows.append((removed, "layers", before.n_layers, after.n_layers))
-        rows.append((removed, "parameters", before.n_parameters, after.n_parameters))
-        rows.append((removed, "MiB", round(before.n_bytes / 2**20, 1), round(after.n_bytes / 2**20, 1)))
-        rows += [
-            (removed, f"{old.metric} ({old.name}, {old.n_items:,} items)", old.value, new.value)
-            for old, new in zip(before.quality, after.quality, strict=True)
-        ]
-    return Table("Measured before and after", ("removed layers", "what", "before", "after"), tuple(rows))
+def outcome_table(outcome: PruningOutcome) -> Table:
+    """Size and scores before and after, a row per figure; each score names its protocol."""
+    before, after = outcome.before, outcome.after
+    rows = [
+        _row("layers", before.n_layers, after.n_layers),
+        _row("parameters", before.n_parameters, after.n_parameters),
+        _row("MiB", round(before.n_bytes / 2**20, 1), round(after.n_bytes / 2**20, 1)),
+        *[
+            _row(f"{old.metric} of {old.task} ({old.protocol}, n = {old.n:,})", old.value, new.value)
+            for old, new in zip(before.scores, after.scores, strict=True)
+        ],
+    ]
+    return Table(f"Without layers {_names(outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
 
 
-def speed_table(outcomes: tuple[PruningOutcome, ...]) -> Table:
+def speed_table(outcome: PruningOutcome) -> Table:
     """Prefill and decode before and after, in milliseconds and tokens per second."""
-    rows: list[tuple[Cell, ...]] = []
-    for outcome in outcomes:
-        removed = ", ".join(map(str, outcome.removed))
-        for old, new in zip(outcome.before.speed, outcome.after.speed, strict=True):
-            batch = f"batch {old.batch_size}"
-            prefill = f"prefill of {old.prompt_tokens} tokens, {batch}"
-            rows.append((removed, f"{prefill}: ms", 1e3 * old.prefill_seconds, 1e3 * new.prefill_seconds))
-            rows.append((removed, f"{prefill}: tokens/s", old.prefill_tokens_per_second, new.prefill_tokens_per_second))
-            if old.decode_seconds is not None and new.decode_seconds is not None:
-                rows.append((removed, f"decode, {batch}: ms/token", 1e3 * old.decode_seconds, 1e3 * new.decode_seconds))
-                rates = (old.decode_tokens_per_second, new.decode_tokens_per_second)
-                rows.append((removed, f"decode, {batch}: tokens/s", *rates))
-    return Table("Measured speed (medians)", ("removed layers", "what", "before", "after"), tuple(rows))
+    rows = []
+    for old, new in zip(outcome.before.speed, outcome.after.speed, strict=True):
+        prefill, decode = f"prefill, batch {old.batch_size}", f"decode, batch {old.batch_size}"
+        rows.append(_row(f"{prefill}: ms", 1e3 * old.prefill_seconds, 1e3 * new.prefill_seconds))
+        rows.append(_row(f"{prefill}: tokens/s", old.prefill_tokens_per_second, new.prefill_tokens_per_second))
+        if old.decode_seconds is not None and new.decode_seconds is not None:
+            rows.append(_row(f"{decode}: ms/token", 1e3 * old.decode_seconds, 1e3 * new.decode_seconds))
+            rows.append(_row(f"{decode}: tokens/s", old.decode_tokens_per_second, new.decode_tokens_per_second))
+    first, where = outcome.before.speed[0], outcome.environment
+    title = (
+        f"Without layers {_names(outcome)}: speed on {where.device}, {where.threads} threads; medians, "
+        f"{first.prompt_tokens} prompt tokens, {first.new_tokens} new ones"
+    )
+    return Table(title, _BEFORE_AFTER, tuple(rows))
+
+
+_BEFORE_AFTER = ("what", "before", "after", "after / before")
+
+
+def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ...]:
+    ratio = after / before if before is not None and after is not None and before != 0 else None
+    return (what, before, after, ratio)
+
+
+def _names(outcome: PruningOutcome) -> str:
+    return ", ".join(map(str, outcome.removed))
 
 
 def describe(provenance: dict[str, object]) -> str:
