@@ -77,14 +77,15 @@ def load_model(source: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    dtype = "auto" if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    dtype: torch.dtype | None = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
+    model: Any
     if source == BUNDLED:
-        model, tokenizer = load_tiny_gpt2(dtype=torch.float32 if dtype == "auto" else dtype)
+        model, tokenizer = load_tiny_gpt2(dtype=dtype or torch.float32)
     else:
         if (Path(source) / RECIPE_FILE).is_file():
-            model = load_pruned(source, dtype=None if dtype == "auto" else dtype)
+            model = load_pruned(source, dtype=dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, device_map=arguments.device_map)
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", device_map=arguments.device_map)
         tokenizer = AutoTokenizer.from_pretrained(source)
     if getattr(model, "hf_device_map", None) is None:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
@@ -109,10 +110,16 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
             rows = json.loads(content)
         else:
             rows = [content]
-        found = [row.get("text") if isinstance(row, dict) else row for row in rows] if isinstance(rows, list) else []
-        if not found or not all(isinstance(text, str) for text in found) or not any(map(str.strip, found)):
+        found = [_text(row) for row in rows] if isinstance(rows, list) else []
+        if not any(text.strip() for text in found):
             raise ValueError(
-                f"{path} must hold text: plain text, or (.json, .jsonl) strings or objects with a 'text' string"
+                f"{path} must hold text: plain text, or (.json, .jsonl) a list or lines of strings or of objects with "
+                "a 'text' string"
             )
         texts += found
     return texts
+
+
+def _text(row: object) -> str:
+    text = row.get("text") if isinstance(row, dict) else row
+    return text if isinstance(text, str) else ""

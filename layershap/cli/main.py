@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _send_messages_to_stderr() -> None:
-    """The messages of this library, not those of the libraries below it, each on a line without its place in the code."""
+    """The messages of this library, not of those below it, each on a line without its place in the code."""
     logger = logging.getLogger("layershap")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
