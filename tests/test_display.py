@@ -16,7 +16,7 @@ from layershap.display import ContributionDisplay, DepthCurveDisplay, Interactio
 
 @pytest.fixture(scope="module")
 def pruner(gpt2, gpt2_calibration):
-    return LayerPruner(n_masks=60, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
+    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_interactions_are_placed_by_layer(pruner):
 
 
 def test_interactions_need_a_surrogate_that_has_them(gpt2, gpt2_calibration):
-    linear = LayerPruner(n_masks=30, random_state=0, surrogate=LinearRegression()).fit(gpt2[0], gpt2_calibration)
+    linear = LayerPruner(random_state=0, surrogate=LinearRegression()).fit(gpt2[0], gpt2_calibration)
     with pytest.raises(ValueError, match=r"such as PairwiseRidge; the fit's was LinearRegression\(\)"):
         InteractionDisplay.from_estimator(linear)
     assert linear.report_.to_html().count("<img") == 3

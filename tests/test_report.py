@@ -20,7 +20,7 @@ from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
 
 @pytest.fixture(scope="module")
 def fitted(gpt2, gpt2_calibration):
-    return LayerPruner(n_masks=60, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
+    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
 
 
 @pytest.fixture(scope="module")

@@ -75,10 +75,9 @@ def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> floa
 
 def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     """One record for each number of layers that the pruner can remove."""
-    most = min(int(pruner.removable_.sum()), pruner.n_layers_in_ - 1)
     known = {mask.tobytes(): float(score) for mask, score in zip(pruner.masks_, pruner.scores_, strict=True)}
     records = []
-    for n_remove in range(1, most + 1):
+    for n_remove in range(1, pruner.max_remove_ + 1):
         layers = pruner.removed_layers(n_remove)
         mask_L = pruner.get_support(n_remove).astype(bool)
         freed = [pruner.inspection_.layers[layer] for layer in layers]
