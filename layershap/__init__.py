@@ -14,6 +14,7 @@ from layershap.exceptions import (
     LedgerMismatchError,
     MissingExtraError,
     NonFiniteScoreWarning,
+    ReportFormatError,
     SurgeryCheckError,
     SurrogateQualityWarning,
     UnsupportedModelError,
@@ -22,6 +23,7 @@ from layershap.game import LayerGame
 from layershap.inspection import inspect
 from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.pruner import LayerPruner
+from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
 from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
@@ -54,6 +56,8 @@ __all__ = [
     "PaperMLP",
     "Perplexity",
     "PerplexityProtocol",
+    "PruningReport",
+    "ReportFormatError",
     "Score",
     "ShapleyRanking",
     "StratifiedSampler",
