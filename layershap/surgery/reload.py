@@ -96,7 +96,7 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
             switched += (name + ".",)
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
-        other = getattr(other, "base_layer", other)
+        other: nn.Module = getattr(other, "base_layer", other)
         if is_quantized(other) and isinstance(other, type(module)):
             continue  # packed weights have another shape
         if _differ(type(other).__name__, type(module).__name__):
