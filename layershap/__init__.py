@@ -4,7 +4,7 @@ pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=to
 small = pruner.transform(model, n_remove=6)
 """
 
-from layershap import shapley, utilities
+from layershap import shapley, tasks, utilities
 from layershap.calibration import Calibration
 from layershap.checkpoint import load_pruned, save_pruned
 from layershap.exceptions import (
@@ -12,25 +12,37 @@ from layershap.exceptions import (
     LayerNotRemovableError,
     LayerShapError,
     LedgerMismatchError,
+    MissingExtraError,
     NonFiniteScoreWarning,
+    ReportFormatError,
     SurgeryCheckError,
     SurrogateQualityWarning,
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
 from layershap.inspection import inspect
+from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.pruner import LayerPruner
+from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
+from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
 from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
+from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
-from layershap.surgery import remove_layers
+from layershap.sublayers import SublayerStack
+from layershap.surgery import remove_layers, remove_sublayers
 from layershap.surrogates import PairwiseRidge, PaperMLP
+from layershap.tasks import Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER_TASKS",
+    "PERPLEXITY_PROTOCOLS",
     "Calibration",
     "CheckpointWarning",
+    "Comparison",
+    "Evaluation",
     "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
@@ -38,21 +50,36 @@ __all__ = [
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "MissingExtraError",
     "NonFiniteScoreWarning",
     "PairwiseRidge",
     "PaperMLP",
+    "Perplexity",
+    "PerplexityProtocol",
+    "PruningReport",
+    "ReportFormatError",
+    "Score",
     "ShapleyRanking",
     "StratifiedSampler",
+    "SublayerStack",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "SurrogateSearch",
+    "Task",
     "UnsupportedModelError",
+    "compare",
+    "evaluate",
     "find_layers",
+    "find_sublayers",
     "inspect",
     "load_pruned",
+    "perplexity",
     "remove_layers",
+    "remove_sublayers",
     "save_pruned",
     "shapley",
     "skip_layers",
+    "skip_sublayers",
+    "tasks",
     "utilities",
 ]

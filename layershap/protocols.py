@@ -47,11 +47,14 @@ class SequenceStatistics:
         The same for the model with all its layers.
     counts : ndarray [S]
         Scored tokens in each sequence (padding and ignored labels are not counted).
+    sequences : ndarray [S], optional
+        Which calibration sequence each column is; None means all of them in order.
     """
 
     sums: dict[Statistic, FloatArray]
     dense: dict[Statistic, FloatArray]
     counts: FloatArray
+    sequences: IntArray | None = None
 
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
         """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
@@ -59,6 +62,7 @@ class SequenceStatistics:
             sums={name: value[:, sequences] for name, value in self.sums.items()},
             dense={name: value[sequences] for name, value in self.dense.items()},
             counts=self.counts[sequences],
+            sequences=sequences if self.sequences is None else self.sequences[sequences],
         )
 
 
