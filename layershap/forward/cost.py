@@ -12,11 +12,19 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from layershap.forward.engine import Engine
 from layershap.forward.fused import FusedForward
 from layershap.protocols import FloatArray, IntArray, MaskArray
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""torch counts the attention kernels of GPUs only."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,7 @@ def _plain_units(engine: Engine) -> tuple[_Unit, _Unit]:
 
 def _measured(run: Callable[[], object], engine: Engine) -> tuple[float, float]:
     """Seconds (the better of two, after a first run that warms up) and FLOPs of a call."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
         run()
     seconds = []
     for _ in range(2):
