@@ -18,6 +18,7 @@ from layershap.exceptions import (
     ReportFormatError,
     SurgeryCheckError,
     SurrogateQualityWarning,
+    TiedSelectionWarning,
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
@@ -27,12 +28,12 @@ from layershap.pruner import LayerPruner
 from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.scoring import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
-from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
+from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
 from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.sublayers import SublayerStack
 from layershap.surgery import remove_layers, remove_sublayers
-from layershap.surrogates import PairwiseRidge, PaperMLP
+from layershap.surrogates import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.tasks import Task
 
 __version__ = "0.1.0"
@@ -40,10 +41,12 @@ __version__ = "0.1.0"
 __all__ = [
     "PAPER_TASKS",
     "PERPLEXITY_PROTOCOLS",
+    "BootstrapEnsemble",
     "Calibration",
     "CheckpointWarning",
     "Evaluation",
     "EvaluationTable",
+    "Exhaustive",
     "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
@@ -51,6 +54,7 @@ __all__ = [
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "LinearRidge",
     "MethodComparison",
     "MissingExtraError",
     "NonFiniteScoreWarning",
@@ -68,6 +72,7 @@ __all__ = [
     "SurrogateQualityWarning",
     "SurrogateSearch",
     "Task",
+    "TiedSelectionWarning",
     "UnsupportedModelError",
     "compare",
     "evaluate",

@@ -43,12 +43,16 @@ class Greedy(BaseEstimator):
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers on the path, followed again over the evaluated masks."""
-        scores = {mask.tobytes(): score for mask, score in zip(evidence.masks, evidence.scores, strict=True)}
+        rows = evidence.allowed() & np.isfinite(evidence.scores)
+        scores = dict(zip((mask.tobytes() for mask in evidence.masks[rows]), evidence.scores[rows], strict=True))
         current = np.ones(len(evidence.removable), dtype=bool)
         for _ in range(n_remove):
             found = [mask for mask in children(current, evidence.removable) if mask.tobytes() in scores]
             if not found:
-                raise ValueError(f"greedy's path was not followed to {n_remove} layers; fit with a larger max_remove")
+                raise ValueError(
+                    f"greedy's path does not reach {n_remove} layers; fit with max_remove={n_remove}, if the model can "
+                    "lose so many"
+                )
             current = max(found, key=lambda mask: scores[mask.tobytes()])
         return np.flatnonzero(~current)
 
@@ -67,6 +71,9 @@ def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[
     path = [everyone]
     for _ in range(max_remove):
         candidates_NP = children(path[-1], everyone)
+        candidates_NP = candidates_NP[game.allowed(candidates_NP)]
+        if not len(candidates_NP):
+            break
         path.append(_best_child(game, candidates_NP) if bounded else _best_of(game, candidates_NP))
     return path[1:]
 
