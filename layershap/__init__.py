@@ -26,7 +26,7 @@ from layershap.inspection import inspect
 from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.pruner import LayerPruner
 from layershap.report import PruningReport
-from layershap.samplers import StratifiedSampler
+from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
 from layershap.scoring import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
 from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
 from layershap.splitting import find_sublayers, skip_sublayers
@@ -41,6 +41,8 @@ __version__ = "0.1.0"
 __all__ = [
     "PAPER_TASKS",
     "PERPLEXITY_PROTOCOLS",
+    "AllocatingSampler",
+    "AntitheticSampler",
     "BootstrapEnsemble",
     "Calibration",
     "CheckpointWarning",
@@ -68,6 +70,7 @@ __all__ = [
     "ShapleyRanking",
     "StratifiedSampler",
     "SublayerStack",
+    "SubsetSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "SurrogateSearch",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from sklearn.base import clone
 
 from layershap.budget import mean_layer_runs
 from layershap.evaluation import check_max_remove, evaluate_masks, finite_scores, share_masks
@@ -96,6 +97,8 @@ def gather(
     total, n_sampled = share_masks(n_masks, selector, n_players, limit)
     baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
     record = RecordedGame(game, removable, total, game.keep_one_of, max_layer_runs)
+    # A sampler learns in rounds; the user's own stays as it is.
+    sampler = clone(sampler) if hasattr(sampler, "get_params") else sampler
     players, scores = evaluate_masks(record, sampler, n_sampled, rng)
     strata = strata_of(sampler, players)
     if isinstance(selector, SearchingSelector) and np.isfinite(scores).any():

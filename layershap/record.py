@@ -80,7 +80,7 @@ class RecordedGame:
         new = {mask_key(mask): mask for mask in masks_NP if mask_key(mask) not in self._row}
         if len(new) > self.max_masks - len(self.masks):
             raise ValueError(
-                f"{len(new)} new masks were asked for after {len(self.masks)} of at most {self.max_masks}; a selector must "
+                f"{len(new)} new masks were asked for, after {len(self.masks)} of {self.max_masks}; a selector must "
                 "keep within game.n_left"
             )
         if new:

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import finite_or_worst
+from layershap.selection.best import finite_or_worst, select_best
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import children
 
@@ -49,10 +49,8 @@ class Greedy(BaseEstimator):
         for _ in range(n_remove):
             found = [mask for mask in children(current, evidence.removable) if mask.tobytes() in scores]
             if not found:
-                raise ValueError(
-                    f"greedy's path does not reach {n_remove} layers; fit with max_remove={n_remove}, if the model can "
-                    "lose so many"
-                )
+                # Under other scores (a bootstrap's) the path may leave what was evaluated.
+                return select_best(evidence, n_remove)
             current = max(found, key=lambda mask: scores[mask.tobytes()])
         return np.flatnonzero(~current)
 
