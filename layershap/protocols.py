@@ -56,6 +56,18 @@ class SequenceStatistics:
     counts: FloatArray
     sequences: IntArray | None = None
 
+    def of_masks(self, rows: IntArray) -> SequenceStatistics:
+        """The statistics of some of the masks (indices into M)."""
+        return SequenceStatistics({name: value[rows] for name, value in self.sums.items()}, self.dense, self.counts)
+
+    def with_sequences(self, more: SequenceStatistics) -> SequenceStatistics:
+        """The same masks on more calibration sequences."""
+        return SequenceStatistics(
+            sums={name: np.concatenate([value, more.sums[name]], axis=1) for name, value in self.sums.items()},
+            dense={name: np.concatenate([value, more.dense[name]]) for name, value in self.dense.items()},
+            counts=np.concatenate([self.counts, more.counts]),
+        )
+
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
         """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
         return SequenceStatistics(
@@ -153,6 +165,8 @@ class SelectionEvidence:
         The evaluated coalitions with finite scores.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay, whichever it is.
+    final_masks : ndarray [N, L], optional
+        Row n - 1: the set of n layers already chosen among the best, on more calibration text.
     """
 
     contributions: FloatArray
@@ -161,6 +175,7 @@ class SelectionEvidence:
     masks: MaskArray
     scores: FloatArray
     keep_one_of: tuple[tuple[int, ...], ...] = ()
+    final_masks: MaskArray | None = None
 
     def allowed(self) -> MaskArray:
         """Which of the masks are sets that the model can lose [M]."""

@@ -17,12 +17,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.budget import within_budget
+from layershap.budget import spend
 from layershap.evaluation import check_n_remove, check_parts, random_generator
 from layershap.evidence import diagnostics_of, gather
 from layershap.game import LayerGame, UtilityLike
+from layershap.halving import halve
 from layershap.inspection import inspect
-from layershap.protocols import FloatArray, IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.protocols import (
+    FloatArray,
+    IntArray,
+    MaskArray,
+    Sampler,
+    SelectionEvidence,
+    Selector,
+    Surrogate,
+    Utility,
+)
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.resampling import removal_probabilities
@@ -63,7 +73,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         removal would need for the same `max_remove`, or 192 if that is more.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
-        first, then as many of the calibration sequences as it pays for (`layershap.budget`).
+        first, then as many of the calibration sequences as it pays for (`layershap.budget`); where it can't pay for
+        all, the final choice among the best sets is made on more of them, by sequential halving.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
@@ -100,6 +111,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+    final_masks_ : ndarray [max_remove_, L] or None
+        Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
@@ -227,20 +240,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
         n_layers = len(find_layers(model, self.layers))
-        calib_data, max_layer_runs = within_budget(
-            calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove
-        )
-        with LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            tokenizer=tokenizer,
-            ledger=self.ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        ) as game:
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer) as game:
             evidence = gather(
                 game,
                 sampler,
@@ -248,12 +249,19 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 selector,
                 protect=self.protect,
                 n_masks=self.n_masks,
-                max_layer_runs=max_layer_runs,
+                max_layer_runs=spending.max_layer_runs,
                 max_remove=self.max_remove,
                 n_remove=self.n_remove,
                 rng=rng,
             )
             diagnostics = diagnostics_of(game, evidence)
+            self.final_masks_ = None
+            if spending.more and isinstance(game.utility, Utility):
+                left = self.budget - diagnostics["layer_run_tokens"]
+                final = halve(game, evidence, spending.more, lambda part: self._game(model, part, further=True), left)
+                self.final_masks_ = final.masks
+                diagnostics["layer_run_tokens"] += final.layer_run_tokens
+                diagnostics["final_sequences"] = final.n_sequences
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
         removable, finite = evidence.removable, evidence.finite
@@ -331,6 +339,23 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
         return values
 
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
+        """The game on some calibration data; what is played on further data has a ledger of its own."""
+        ledger = self.ledger
+        if ledger is not None and further:
+            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )
+
     def _evidence(self) -> SelectionEvidence:
         finite = np.isfinite(self.scores_)
         return SelectionEvidence(
@@ -340,6 +365,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             self.masks_[finite],
             self.scores_[finite],
             self.keep_one_of_,
+            self.final_masks_,
         )
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
