@@ -24,7 +24,7 @@ from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, Per
 from layershap.pruner import LayerPruner
 from layershap.samplers import StratifiedSampler
 from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
-from layershap.selection import ShapleyRanking
+from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers
 from layershap.surrogates import PairwiseRidge, PaperMLP
@@ -39,6 +39,7 @@ __all__ = [
     "CheckpointWarning",
     "Comparison",
     "Evaluation",
+    "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
     "LayerPruner",
@@ -56,6 +57,7 @@ __all__ = [
     "StratifiedSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
+    "SurrogateSearch",
     "Task",
     "UnsupportedModelError",
     "compare",

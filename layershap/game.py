@@ -17,8 +17,9 @@ from tqdm.auto import tqdm
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.fingerprint import fingerprint
-from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
+from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
@@ -196,7 +197,8 @@ class LayerGame:
             self._call_on_masked_models(pending_UL)
             return
         prefix_plan = self.engine.plan(pending_UL)
-        work = prefix_plan.layer_runs + self.engine.head_cost * prefix_plan.n_masks
+        head_cost = self.engine.settings.head_cost
+        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         # The bar shows the fraction of planned work, not of masks: masks differ in what they cost.
         with tqdm(total=work, desc=f"{prefix_plan.n_masks} masks", bar_format=_BAR, disable=not self.verbose) as bar:
             for sweep in prefix_plan.sweeps:
@@ -208,7 +210,7 @@ class LayerGame:
                     self._keep(todo_UL, rows)
                     self.layer_runs += self.engine.layer_runs(todo_UL)
                 if known.any():
-                    bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
+                    bar.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
 
     def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
         utility = self.utility

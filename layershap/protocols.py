@@ -158,3 +158,47 @@ class Selector(Protocol):
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of `n_remove` removable layers."""
         ...
+
+
+class EvaluatedGame(Protocol):
+    """The game over the removable layers (players) as a selector sees it in ``fit``: it keeps what it evaluated."""
+
+    @property
+    def n_players(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def masks(self) -> MaskArray:
+        """The masks evaluated so far, in order, without repetition [M, P]."""
+        ...
+
+    @property
+    def scores(self) -> FloatArray:
+        """Their scores [M], not all of them finite perhaps."""
+        ...
+
+    @property
+    def n_left(self) -> int:
+        """New masks that the budget still allows."""
+        ...
+
+    def __call__(self, masks: MaskArray) -> FloatArray:
+        """Scores [N] of masks [N, P]; what was evaluated before costs nothing."""
+        ...
+
+
+@runtime_checkable
+class SearchingSelector(Selector, Protocol):
+    """A selector that evaluates sets of its own on the real model, in ``fit``, for all numbers up to `max_remove`.
+
+    What it evaluates is in the evidence that `select` gets.
+    """
+
+    def n_required(self, n_players: int, max_remove: int) -> int:
+        """The most masks that `search` can't do without."""
+        ...
+
+    def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
+        """Evaluate sets through `game`, at most ``game.n_left`` new ones. `surrogate` is unfitted; clone it."""
+        ...

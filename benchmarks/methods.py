@@ -1,0 +1,59 @@
+"""The methods that `selection.py` sets side by side, each as (name, estimator made for a seed)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from layershap import LayerPruner, ShapleyRanking
+from layershap.baselines import (
+    SLEB,
+    AngularDistance,
+    BruteForce,
+    LastLayers,
+    RandomLayers,
+    RelativeMagnitude,
+    ShortenedLlama,
+    ShortGPT,
+)
+
+DEFAULT = "layershap, default"
+GREEDY = "greedy (SLEB without barriers)"
+ONE_SHOT = "one-shot perplexity"
+SHORT_GPT = "ShortGPT"
+OPTIMUM = "best on the calibration text"
+
+
+def paper(n_masks: int) -> str:
+    return f"the paper's recipe, {n_masks:,} masks"
+
+
+def methods(n_layers: int, max_remove: int, paper_masks: tuple[int, ...]) -> dict[str, Callable[[int], Any]]:
+    """Name -> function of the seed; those that take a ``ledger`` are given one."""
+    found: dict[str, Callable[[int], Any]] = {
+        DEFAULT: lambda seed: LayerPruner(max_remove=max_remove, random_state=seed),
+        "layershap, ranking by value": lambda seed: LayerPruner(
+            selector=ShapleyRanking(), n_masks=min(256, 2**n_layers - 2), random_state=seed
+        ),
+    }
+    for count in paper_masks:
+        found[paper(count)] = lambda seed, count=count: LayerPruner.paper(n_masks=count, random_state=seed)
+    found |= {
+        GREEDY: lambda seed: SLEB(early_barrier=0, latter_barrier=0, max_remove=max_remove),
+        "SLEB": lambda seed: SLEB(max_remove=min(max_remove, n_layers - 2)),
+        ONE_SHOT: lambda seed: ShortenedLlama(),
+        "Taylor": lambda seed: ShortenedLlama(criterion="taylor"),
+        "Taylor, ends protected": lambda seed: ShortenedLlama(criterion="taylor", protect_ends=True),
+        "magnitude": lambda seed: ShortenedLlama(criterion="magnitude"),
+        "magnitude, ends protected": lambda seed: ShortenedLlama(criterion="magnitude", protect_ends=True),
+        SHORT_GPT: lambda seed: ShortGPT(),
+        "relative magnitude": lambda seed: RelativeMagnitude(),
+        "angular distance": lambda seed: AngularDistance(),
+        "last layers": lambda seed: LastLayers(),
+        "random": lambda seed: RandomLayers(random_state=seed),
+    }
+    if n_layers <= 7:
+        found = {name: make for name, make in found.items() if "protected" not in name}
+    if n_layers <= 12:
+        found[OPTIMUM] = lambda seed: BruteForce(max_remove=max_remove)
+    return found

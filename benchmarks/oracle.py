@@ -1,0 +1,71 @@
+"""Perplexities of any masks on a problem's texts, each evaluated once and kept in a ledger between runs.
+
+Shapes: M masks, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from problems import HERE, Problem
+
+from layershap import LayerGame
+from layershap.protocols import FloatArray, MaskArray
+from layershap.shapley import all_masks
+
+RESULTS = HERE / "results"
+
+
+def ledger_of(problem: Problem, seed: int) -> Path:
+    """The file that methods and the enumeration share for one calibration set."""
+    return RESULTS / f"{problem.name}_calibration{seed}.jsonl"
+
+
+def perplexities(game: LayerGame, masks: MaskArray) -> FloatArray:
+    statistics = game.statistics(masks)
+    with np.errstate(over="ignore"):
+        return np.exp(statistics.sums["nll"].sum(axis=1) / statistics.counts.sum())
+
+
+def calibration_perplexities(problem: Problem, seed: int, masks: MaskArray) -> FloatArray:
+    with LayerGame(problem.model, problem.calibrations[seed], ledger=ledger_of(problem, seed)) as game:
+        return perplexities(game, masks)
+
+
+def all_calibration_perplexities(problem: Problem, seed: int) -> FloatArray:
+    """Of all coalitions [2^L] in the order of `all_masks`."""
+    return calibration_perplexities(problem, seed, all_masks(problem.n_layers))
+
+
+def held_out_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
+    with LayerGame(problem.model, problem.test, ledger=RESULTS / f"{problem.name}_test.jsonl") as game:
+        return perplexities(game, masks)
+
+
+@dataclass
+class Spent:
+    """Masks and layer runs that a fit asked for, whether or not the ledger already held them."""
+
+    masks: int = 0
+    layer_runs: int = 0
+
+
+@contextmanager
+def counted() -> Iterator[Spent]:
+    """Count what every game in the context is asked for, beyond what it has itself evaluated."""
+    spent = Spent()
+    original = LayerGame.__call__
+
+    def call(game: LayerGame, masks: MaskArray) -> FloatArray:
+        plan = game.plan(masks)
+        spent.masks += plan.n_masks
+        spent.layer_runs += plan.layer_runs
+        return original(game, masks)
+
+    with patch.object(LayerGame, "__call__", call):
+        yield spent

@@ -1,0 +1,253 @@
+"""Which layers? Every method on trained models, against the optimum (or the best set that any method found).
+
+    python benchmarks/selection.py [--quick] [--models gpt2 stories llama24 mamba] [--write docs/choosing_tables.md]
+
+Prints Markdown tables with the command that made them. For each model, three calibration sets of 10 x 128 tokens, and
+every number of removed layers from 1 to two thirds. The models that are not shipped are trained by
+`scripts/train_benchmark_models.py`. Evaluated masks are kept in `benchmarks/results`, so that a second run is cheap;
+the costs shown are those of a first one.
+
+Shapes: L layers, N numbers of removed layers, R calibration sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from methods import DEFAULT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, methods
+from oracle import all_calibration_perplexities, calibration_perplexities, counted, held_out_perplexities, ledger_of
+from problems import LENGTH, PROBLEMS, SEEDS, SEQUENCES, Problem
+
+from layershap import LayerGame, StratifiedSampler
+from layershap.exceptions import SurrogateQualityWarning
+from layershap.protocols import FloatArray, MaskArray
+from layershap.shapley import all_masks, exact_from_table
+
+PAPER_MASKS = 8000
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one method chose on one model: perplexities [R, N] (NaN where it can't remove so many) and mean costs."""
+
+    calibration: FloatArray
+    test: FloatArray
+    masks: float
+    layer_runs: float
+
+
+def masks_of(fitted: Any, n_layers: int, max_remove: int) -> MaskArray:
+    """The chosen masks [N, L]; an all-False row where the method can't remove so many."""
+    masks = np.zeros((max_remove, n_layers), dtype=bool)
+    for n in range(1, max_remove + 1):
+        try:
+            removed = fitted.removed_layers(n)
+        except ValueError:
+            continue
+        masks[n - 1] = True
+        masks[n - 1, removed] = False
+    return masks
+
+
+def measured(problem: Problem, seed: int, masks: MaskArray) -> tuple[FloatArray, FloatArray]:
+    """Calibration and test perplexities [N]; NaN for an all-False row."""
+    possible = masks.any(axis=1)
+    found = []
+    for perplexities in (
+        calibration_perplexities(problem, seed, masks[possible]),
+        held_out_perplexities(problem, masks[possible]),
+    ):
+        full = np.full(len(masks), np.nan)
+        full[possible] = perplexities
+        found.append(full)
+    return found[0], found[1]
+
+
+def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: tuple[int, ...]) -> dict[str, Result]:
+    results: dict[str, Result] = {}
+    every = methods(problem.n_layers, max_remove, paper_masks)
+    for name, make in every.items():
+        rows, masks, runs = [], [], []
+        for seed in seeds:
+            method = make(seed)
+            if "ledger" in method.get_params(deep=False):
+                method.set_params(ledger=ledger_of(problem, seed))
+            with counted() as spent, warnings.catch_warnings():
+                warnings.simplefilter("ignore", SurrogateQualityWarning)
+                method.fit(problem.model, problem.calibrations[seed])
+            rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
+            masks.append(spent.masks)
+            # Methods that read hidden states or gradients play no game; they count their runs themselves.
+            runs.append(spent.layer_runs or method.diagnostics_["layer_runs"])
+        calibration, test = (np.array(part) for part in zip(*rows))
+        results[name] = Result(calibration, test, float(np.mean(masks)), float(np.mean(runs)))
+        print(f"{problem.name}: {name}", file=sys.stderr, flush=True)
+    return results
+
+
+def exact_ranking(problem: Problem, max_remove: int, seeds: tuple[int, ...]) -> Result:
+    """Layers in ascending order of their exact Shapley values, from all 2^L coalitions."""
+    rows = []
+    for seed in seeds:
+        perplexity = all_calibration_perplexities(problem, seed)
+        order = np.argsort(exact_from_table(perplexity[-1] / perplexity), kind="stable")
+        masks = np.ones((max_remove, problem.n_layers), dtype=bool)
+        for n in range(1, max_remove + 1):
+            masks[n - 1, order[:n]] = False
+        rows.append(measured(problem, seed, masks))
+    calibration, test = (np.array(part) for part in zip(*rows))
+    game = LayerGame(problem.model, problem.calibrations[0])
+    return Result(calibration, test, 2**problem.n_layers, game.plan(all_masks(problem.n_layers)).layer_runs)
+
+
+def paper_layer_runs(problem: Problem) -> int:
+    """What the paper's 8,000 masks cost with shared prefixes; planned, not run."""
+    masks = StratifiedSampler(replace=True).sample(problem.n_layers, PAPER_MASKS, np.random.default_rng(0))
+    return LayerGame(problem.model, problem.calibrations[0]).plan(masks).layer_runs
+
+
+def excess(perplexities: FloatArray, best: FloatArray) -> FloatArray:
+    """Percent above the best."""
+    return 100 * (perplexities / best - 1)
+
+
+def percent(value: float) -> str:
+    if not np.isfinite(value):
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def regret_table(results: dict[str, Result], tokens: int) -> str:
+    best_calibration = np.nanmin([r.calibration for r in results.values()], axis=0)
+    best_test = np.nanmin([r.test for r in results.values()], axis=0)
+    rows = []
+    for name, result in results.items():
+        calibration, test = excess(result.calibration, best_calibration), excess(result.test, best_test)
+        rows.append(
+            [
+                name + ("" if np.isfinite(result.test).all() else " (not every n)"),
+                f"{percent(np.nanmean(calibration))} ({percent(np.nanmax(calibration))})",
+                f"{percent(np.nanmean(test))} ({percent(np.nanmax(test))})",
+                f"{result.masks:,.0f}",
+                f"{result.layer_runs:,.0f}",
+                f"{result.layer_runs * tokens / 1e6:,.2f}",
+            ]
+        )
+    header = ["method", "calibration regret %", "test excess %", "masks", "layer runs", "layer runs x tokens, 10^6"]
+    return table(header, rows)
+
+
+def depth_table(results: dict[str, Result], max_remove: int) -> str:
+    rows = [
+        [name, *(percent(value) for value in result.test.mean(axis=0))] for name, result in results.items()
+    ]
+    return table(["removed", *(str(n) for n in range(1, max_remove + 1))], rows)
+
+
+def reach(problem: Problem, results: dict[str, Result], paper_runs: int) -> list[str]:
+    """The targets that were set beforehand, each with what was measured."""
+    default = results[DEFAULT]
+    lines = []
+    if OPTIMUM in results:
+        regret = float(excess(default.calibration, results[OPTIMUM].calibration).mean())
+        lines.append(f"calibration regret of the default against the optimum: {regret:.3f}% (target 0.1%)")
+    lines.append(
+        f"its cost against the paper's {PAPER_MASKS:,} masks: 1/{paper_runs / default.layer_runs:.0f} "
+        "of the layer runs x tokens (target 1/20)"
+    )
+    others = {name: r for name, r in results.items() if not name.startswith("layershap") and name != OPTIMUM}
+    mean_default = default.test.mean(axis=0)
+    worst, who, where, averages = -np.inf, "", 0, []
+    for name, result in others.items():
+        mean_other = result.test.mean(axis=0)
+        possible = np.isfinite(mean_other)
+        behind = np.where(possible, excess(mean_default, mean_other), -np.inf)
+        if behind.max() > worst:
+            worst, who, where = float(behind.max()), name, int(behind.argmax()) + 1
+        averages.append((float(excess(mean_default, mean_other)[possible].mean()), name))
+    lines.append(
+        f"test perplexity of the default over any baseline's at the same n, at worst: {worst:+.2f}% ({who}, {where} "
+        "removed; target +0.5%)"
+    )
+    nearest, name = max(averages)
+    lines.append(f"averaged over n, over the nearest baseline's: {nearest:+.2f}% ({name}; target below 0)")
+    half = problem.n_layers // 2
+    gain = float(excess(mean_default, results[GREEDY].test.mean(axis=0))[half - 1])
+    lines.append(
+        f"half the layers removed, over greedy's: {gain:+.2f}% with {default.masks:.0f} masks against greedy's "
+        f"{results[GREEDY].masks:.0f} (target -3% from 24 layers on, at no more masks)"
+    )
+    of_paper = [name for name in results if name.startswith("the paper")][-1]
+    averages_of = {k: float(excess(results[k].test, results[OPTIMUM if OPTIMUM in results else DEFAULT].test).mean())
+                   for k in (of_paper, SHORT_GPT, ONE_SHOT)}
+    lines.append(
+        "the paper's ordering: "
+        + ", ".join(f"{k} {percent(v)}%" for k, v in averages_of.items())
+        + f" above {OPTIMUM if OPTIMUM in results else DEFAULT} on test text"
+    )
+    return lines
+
+
+def report(name: str, quick: bool) -> str:
+    problem = PROBLEMS[name]()
+    seeds = SEEDS[:1] if quick else SEEDS
+    max_remove = 2 * problem.n_layers // 3
+    paper_masks = (512,) if quick else (512, 2000) if name == "llama24" else (512, 2000, PAPER_MASKS)
+    results = run(problem, max_remove, paper_masks, seeds)
+    if problem.enumerable:
+        results["exact Shapley values, ranked"] = exact_ranking(problem, max_remove, seeds)
+    tokens = SEQUENCES * LENGTH
+    dense = held_out_perplexities(problem, np.ones((1, problem.n_layers), dtype=bool))[0]
+    best = "the optimum" if OPTIMUM in results else "the best set that any method found"
+    parts = [
+        f"### {problem.title}",
+        f"Test perplexity with all layers {dense:.1f}; n from 1 to {max_remove}; {len(seeds)} calibration sets. "
+        f"Regret: calibration perplexity over that of {best} at the same n and on the same text, minus one; excess: "
+        "test perplexity over the lowest of all methods here. Means over n and calibration sets, worst in brackets.",
+        regret_table(results, tokens),
+        "Test perplexity by number of layers removed (means over the calibration sets):",
+        depth_table(results, max_remove),
+        "Against the targets:",
+        "\n".join(f"- {line}" for line in reach(problem, results, paper_layer_runs(problem))),
+    ]
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
+    parser.add_argument("--quick", action="store_true", help="one calibration set, the paper's recipe with 512 masks")
+    parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    command = " ".join(["python", "benchmarks/selection.py", *sys.argv[1:]])
+    parts = [
+        f"`{command}`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, "
+        f"{platform.processor() or platform.machine()}"
+    ]
+    for name in args.models:
+        try:
+            parts.append(report(name, args.quick))
+        except FileNotFoundError as error:
+            parts.append(f"### {name}\n\nSkipped: {error}.")
+        print(parts[-1], flush=True)
+    if args.write:
+        args.write.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""Published and simple methods of depth pruning, as estimators with the `fit`/`transform` of `LayerPruner`.
+
+===================== =======================================================
+`ShortGPT`            Block Influence: least turning of the hidden state
+`RelativeMagnitude`   least addition to the hidden state
+`AngularDistance`     the contiguous block whose ends are most alike
+`ShortenedLlama`      one-shot perplexity, Taylor or magnitude of the weights
+`SLEB`                greedy elimination with re-evaluation
+`BruteForce`          every set: the optimum on the calibration text
+`LastLayers`          the last n
+`RandomLayers`        any n
+===================== =======================================================
+"""
+
+from layershap.baselines.angular_distance import AngularDistance
+from layershap.baselines.base import DepthPruner
+from layershap.baselines.blind import LastLayers, RandomLayers
+from layershap.baselines.brute_force import BruteForce
+from layershap.baselines.relative_magnitude import RelativeMagnitude
+from layershap.baselines.short_gpt import ShortGPT
+from layershap.baselines.shortened_llama import ShortenedLlama
+from layershap.baselines.sleb import SLEB
+
+__all__ = [
+    "SLEB",
+    "AngularDistance",
+    "BruteForce",
+    "DepthPruner",
+    "LastLayers",
+    "RandomLayers",
+    "RelativeMagnitude",
+    "ShortGPT",
+    "ShortenedLlama",
+]

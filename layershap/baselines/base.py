@@ -1,0 +1,203 @@
+"""What the baselines share: `fit` finds the layers, `transform` removes those that a method has chosen.
+
+Shapes: L layers. True in `removable` = the layer may be removed.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from layershap.calibration import Calibration, as_calibration
+from layershap.evaluation import check_n_remove
+from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.shapley import removal_order
+from layershap.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
+from layershap.surgery import remove_layers, unremovable_layers
+
+
+@dataclass(frozen=True)
+class FitInput:
+    """What a method may look at.
+
+    Attributes
+    ----------
+    model : nn.Module
+        To be read only.
+    stack : LayerStack
+        Its layers.
+    removable : ndarray [L] of bool
+        False for protected layers.
+    calib_data, tokenizer : Any
+        As given to `fit`; read them as `calibration`.
+    """
+
+    model: nn.Module
+    stack: LayerStack
+    removable: MaskArray
+    calib_data: Any
+    tokenizer: Any
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Token blocks; an error if `fit` was given none."""
+        return as_calibration(self.calib_data, self.tokenizer)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a fit has spent.
+
+    Attributes
+    ----------
+    masks : int
+        Masked models evaluated.
+    layer_runs : int
+        Runs of one layer on the whole calibration set; a backward pass counts as two forward ones.
+    """
+
+    masks: int = 0
+    layer_runs: int = 0
+
+
+class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Base of all baselines: a method implements `_fit` and `_select`.
+
+    Parameters
+    ----------
+    n_remove : int, optional
+        Layers that `transform` removes if it isn't told.
+    protect : sequence of int, default=()
+        Layers never removed. Layers that can't be removed alone are protected by themselves.
+    layers : str or sequence of nn.Module, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`).
+    copy : bool, default=True
+        False lets `transform` prune its argument in place.
+
+    Attributes
+    ----------
+    n_layers_in_ : int
+        L.
+    removable_ : ndarray [L] of bool
+        False for protected layers.
+    diagnostics_ : dict
+        ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
+        forward ones), ``seconds``.
+    """
+
+    def __init__(
+        self,
+        n_remove: int | None = None,
+        *,
+        protect: Sequence[int] = (),
+        layers: LayersArgument = None,
+        copy: bool = True,
+    ) -> None:
+        self.n_remove = n_remove
+        self.protect = protect
+        self.layers = layers
+        self.copy = copy
+
+    @abstractmethod
+    def _fit(self, inputs: FitInput) -> Cost:
+        """Learn what `_select` needs. May clear entries of ``inputs.removable``."""
+
+    @abstractmethod
+    def _select(self, n_remove: int) -> Sequence[int] | IntArray:
+        """The layers to remove, in any order."""
+
+    def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Self:
+        """Rate the layers. The model is only read, and not kept.
+
+        Parameters
+        ----------
+        model : nn.Module
+            Causal language model.
+        calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
+            See `layershap.calibration.as_calibration`; methods that look at no text ignore it.
+        tokenizer : PreTrainedTokenizerBase, optional
+            For texts.
+
+        Returns
+        -------
+        self
+        """
+        start = time.perf_counter()
+        stack = find_layers(model, self.layers)
+        removable = np.ones(len(stack), dtype=bool)
+        removable[list(unremovable_layers(model, stack))] = False
+        removable[check_layer_indices(self.protect, len(stack))] = False
+        cost = self._fit(FitInput(model, stack, removable, calib_data, tokenizer))
+        self.n_layers_in_ = len(stack)
+        self.removable_ = removable
+        self.diagnostics_ = {
+            "n_evaluated": cost.masks,
+            "layer_runs": cost.layer_runs,
+            "seconds": time.perf_counter() - start,
+        }
+        return self
+
+    def removed_layers(self, n_remove: int | None = None) -> list[int]:
+        """Sorted indices of the layers that `transform` would remove."""
+        check_is_fitted(self)
+        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_)
+        return sorted(int(layer) for layer in self._select(count))
+
+    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
+        """Which layers stay: a mask [L] (True = kept), or their indices."""
+        removed = self.removed_layers(n_remove)
+        support = np.ones(self.n_layers_in_, dtype=bool)
+        support[removed] = False
+        return np.flatnonzero(support) if indices else support
+
+    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
+        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``)."""
+        removed = self.removed_layers(n_remove)
+        stack = find_layers(model, self.layers)
+        if len(stack) != self.n_layers_in_:
+            raise ValueError(
+                f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} layers, the model given has "
+                f"{len(stack)}; fit it on that model"
+            )
+        return remove_layers(model, removed, copy=self.copy, stack=stack)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.target_tags.required = True
+        tags.no_validation = True
+        return tags
+
+
+class RankingPruner(DepthPruner, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Base of the methods that rate each layer once and remove the lowest rated.
+
+    Attributes
+    ----------
+    importance_ : ndarray [L]
+        The rating; NaN for protected layers.
+    removal_order_ : ndarray [L]
+        Layers by ascending rating, protected ones last.
+    """
+
+    @abstractmethod
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        """Ratings [L], lowest removed first, and what they cost."""
+
+    def _fit(self, inputs: FitInput) -> Cost:
+        importance, cost = self._importance(inputs)
+        self.importance_ = np.where(inputs.removable, importance, np.nan)
+        self.removal_order_ = removal_order(self.importance_, inputs.removable)
+        return cost
+
+    def _select(self, n_remove: int) -> IntArray:
+        return self.removal_order_[:n_remove]

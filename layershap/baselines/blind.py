@@ -1,0 +1,49 @@
+"""Baselines that look at neither weights nor text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.evaluation import random_generator
+from layershap.protocols import FloatArray
+from layershap.stack import LayersArgument
+
+
+class RandomLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Remove layers in a random order.
+
+    Parameters
+    ----------
+    n_remove : int, optional
+        Layers that `transform` removes if it isn't told.
+    random_state : int, RandomState, Generator or None
+        Of the order.
+    protect, layers, copy
+        See `DepthPruner`.
+    """
+
+    def __init__(
+        self,
+        n_remove: int | None = None,
+        *,
+        random_state: Any = None,
+        protect: Sequence[int] = (),
+        layers: LayersArgument = None,
+        copy: bool = True,
+    ) -> None:
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        self.random_state = random_state
+
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        return random_generator(self.random_state).permutation(len(inputs.stack)).astype(np.float64), Cost()
+
+
+class LastLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Remove the last n layers. Parameters and attributes: see `RankingPruner`."""
+
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        return -np.arange(len(inputs.stack), dtype=np.float64), Cost()

@@ -1,0 +1,91 @@
+"""Brute force: the best set for each number of layers, by evaluating all of them.
+
+Shapes: M masks, L layers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from layershap.baselines.base import Cost, DepthPruner, FitInput
+from layershap.baselines.perplexity import perplexity_game
+from layershap.evaluation import check_n_remove
+from layershap.stack import LayersArgument
+
+
+class BruteForce(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Evaluate every set of up to `max_remove` layers on the calibration text and keep the best of each size.
+
+    Parameters
+    ----------
+    n_remove : int, optional
+        Layers that `transform` removes if it isn't told.
+    max_remove : int, optional
+        Largest number of layers; by default as many as can be removed.
+    max_masks : int, default=70000
+        More sets than this are refused (2^16 is 65,536).
+    protect, layers, copy
+        See `DepthPruner`.
+    ledger : path, optional
+        File of evaluated masks.
+
+    Attributes
+    ----------
+    best_sets_ : list of tuple of int
+        The best set of n layers at index n - 1.
+    best_nll_ : ndarray [max_remove]
+        Mean NLL in nats per token of the calibration text without it.
+    """
+
+    def __init__(
+        self,
+        n_remove: int | None = None,
+        *,
+        max_remove: int | None = None,
+        max_masks: int = 70_000,
+        protect: Sequence[int] = (),
+        layers: LayersArgument = None,
+        copy: bool = True,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        self.max_remove = max_remove
+        self.max_masks = max_masks
+        self.ledger = ledger
+
+    def _fit(self, inputs: FitInput) -> Cost:
+        players = np.flatnonzero(inputs.removable)
+        most = min(len(players), len(inputs.stack) - 1)
+        largest = check_n_remove(most if self.max_remove is None else self.max_remove, inputs.removable)
+        count = sum(comb(len(players), n) for n in range(1, largest + 1))
+        if count > self.max_masks:
+            raise ValueError(
+                f"{count} sets of up to {largest} of {len(players)} layers exceed max_masks={self.max_masks}; lower "
+                "max_remove, or protect layers"
+            )
+        sets = [chosen for n in range(1, largest + 1) for chosen in combinations(players.tolist(), n)]
+        masks_ML = np.ones((count, len(inputs.stack)), dtype=bool)
+        for mask_L, chosen in zip(masks_ML, sets):
+            mask_L[list(chosen)] = False
+        with perplexity_game(inputs, self.ledger) as game:
+            nll_M = -np.asarray(game(masks_ML))
+            cost = Cost(game.n_evaluated, game.layer_runs)
+        sizes_M = (~masks_ML).sum(axis=1)
+        ranked_M = np.nan_to_num(nll_M, nan=np.inf)
+        best = [int(np.where(sizes_M == n, ranked_M, np.inf).argmin()) for n in range(1, largest + 1)]
+        self.best_sets_ = [sets[index] for index in best]
+        self.best_nll_ = nll_M[best]
+        return cost
+
+    def _select(self, n_remove: int) -> tuple[int, ...]:
+        if n_remove > len(self.best_sets_):
+            raise ValueError(
+                f"this BruteForce was fitted for up to {len(self.best_sets_)} removals (max_remove), got {n_remove}; "
+                "fit it with a larger max_remove"
+            )
+        return self.best_sets_[n_remove - 1]

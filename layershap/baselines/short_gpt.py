@@ -1,0 +1,38 @@
+"""ShortGPT: remove the layers that turn the hidden state least."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from layershap.baselines.activations import boundary_states
+from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.protocols import FloatArray
+
+
+class ShortGPT(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Block Influence: ``BI_i = 1 - E[cos(x_i, x_{i+1})]`` over tokens; the lowest are removed.
+
+    Parameters and common attributes: see `DepthPruner`.
+
+    Attributes
+    ----------
+    importance_ : ndarray [L]
+        Block Influence, in [0, 2].
+
+    References
+    ----------
+    Men et al., ShortGPT: Layers in Large Language Models are More Redundant Than You Expect, 2024, arXiv 2403.03853,
+    section 3.2. No departure but the calibration text (PG19 there).
+    """
+
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        sums_L, tokens = np.zeros(len(inputs.stack)), 0
+        for states, counted_BT in boundary_states(inputs.model, inputs.stack, inputs.calibration):
+            for index, (entering, leaving) in enumerate(pairwise(states)):
+                cosine_BT = torch.cosine_similarity(entering, leaving, dim=-1)
+                sums_L[index] += float(cosine_BT[counted_BT].double().sum())
+            tokens += int(counted_BT.sum())
+        return 1 - sums_L / tokens, Cost(layer_runs=len(inputs.stack))

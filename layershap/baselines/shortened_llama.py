@@ -1,0 +1,143 @@
+"""Shortened LLaMA: rate each layer once, by perplexity, by a Taylor expansion or by magnitude.
+
+Shapes: L layers, B sequences of a block, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layershap.baselines.activations import token_blocks
+from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.baselines.perplexity import leave_one_out_masks, perplexity_game
+from layershap.calibration import IGNORE
+from layershap.model_io import evaluation_mode, input_device, token_logits
+from layershap.protocols import FloatArray
+from layershap.stack import LayersArgument
+
+Criterion = Literal["perplexity", "taylor", "magnitude"]
+
+_FIRST, _LAST = 4, 2
+
+
+class ShortenedLlama(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """One-shot importance of each layer; the lowest are removed.
+
+    With ``criterion='perplexity'`` (and no protection) this is one-shot perplexity: the perplexity of the model without
+    the layer.
+
+    Parameters
+    ----------
+    n_remove : int, optional
+        Layers that `transform` removes if it isn't told.
+    criterion : {'perplexity', 'taylor', 'magnitude'}, default='perplexity'
+        'perplexity': of the model without the layer. 'taylor': ``sum |w dL/dw|`` over the layer's weights, L being the
+        mean NLL on the calibration text. 'magnitude': ``sum |w|``, which looks at no text.
+    protect_ends : bool, default=False
+        Never remove the first four and the last two layers: the paper's Taylor+ and Mag+.
+    protect, layers, copy
+        See `DepthPruner`.
+    ledger : path, optional
+        File of evaluated masks (perplexity only).
+
+    Attributes
+    ----------
+    importance_ : ndarray [L]
+        The rating; for perplexity its logarithm, the mean NLL in nats.
+
+    References
+    ----------
+    Kim et al., Shortened LLaMA: Depth Pruning for Large Language Models with Comparison of Retraining Methods, 2024,
+    arXiv 2402.02834, section 3. As in the authors' code, the weights are the parameters named ``weight``: matrices and
+    norms, no biases. No retraining.
+    """
+
+    def __init__(
+        self,
+        n_remove: int | None = None,
+        *,
+        criterion: Criterion = "perplexity",
+        protect_ends: bool = False,
+        protect: Sequence[int] = (),
+        layers: LayersArgument = None,
+        copy: bool = True,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        self.criterion = criterion
+        self.protect_ends = protect_ends
+        self.ledger = ledger
+
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        if self.protect_ends:
+            inputs.removable[:_FIRST] = False
+            inputs.removable[-_LAST:] = False
+            if not inputs.removable.any():
+                raise ValueError(
+                    f"protect_ends keeps the first {_FIRST} and the last {_LAST} layers; of this model's "
+                    f"{len(inputs.stack)} layers none is left to remove. Use protect_ends=False."
+                )
+        if self.criterion == "perplexity":
+            return self._perplexity(inputs)
+        if self.criterion == "taylor":
+            return taylor_importance(inputs), Cost(layer_runs=3 * len(inputs.stack))
+        if self.criterion == "magnitude":
+            sums = [sum(float(w.detach().double().abs().sum()) for w in weights(m)) for m in inputs.stack.layers]
+            return np.array(sums), Cost()
+        raise ValueError(f"criterion must be 'perplexity', 'taylor' or 'magnitude', got {self.criterion!r}")
+
+    def _perplexity(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+        with perplexity_game(inputs, self.ledger) as game:
+            importance_L = np.full(len(inputs.stack), np.nan)
+            importance_L[inputs.removable] = -game(leave_one_out_masks(inputs.removable))
+            return importance_L, Cost(game.n_evaluated, game.layer_runs)
+
+
+def weights(layer: nn.Module) -> list[nn.Parameter]:
+    """The parameters of a layer that Taylor and magnitude count."""
+    found = [parameter for name, parameter in layer.named_parameters() if name.endswith("weight")]
+    if not all(parameter.is_floating_point() for parameter in found):
+        raise ValueError("Taylor and magnitude need floating-point weights; this model's are quantised")
+    return found
+
+
+def taylor_importance(inputs: FitInput) -> FloatArray:
+    """``sum |w dL/dw|`` per layer [L]; the model's own gradients and flags stay as they are."""
+    model = inputs.model
+    per_layer = [weights(layer) for layer in inputs.stack.layers]
+    parameters = [parameter for found in per_layer for parameter in found]
+    required = [parameter.requires_grad for parameter in parameters]
+    tokens = int(inputs.calibration.counts_S.sum())
+    gradients = [torch.zeros_like(parameter, dtype=torch.float32) for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        with torch.enable_grad(), evaluation_mode(model):
+            for ids_BT, labels_BT in token_blocks(inputs.calibration, input_device(model)):
+                loss = _sum_nll(token_logits(model, ids_BT), labels_BT) / tokens
+                for total, found in zip(gradients, torch.autograd.grad(loss, parameters, allow_unused=True)):
+                    if found is not None:
+                        total += found
+    finally:
+        for parameter, flag in zip(parameters, required):
+            parameter.requires_grad_(flag)
+    saliency = iter(
+        float((parameter.detach().float() * gradient).abs().double().sum())
+        for parameter, gradient in zip(parameters, gradients)
+    )
+    return np.array([sum(next(saliency) for _ in found) for found in per_layer])
+
+
+def _sum_nll(logits_BTV: Tensor, labels_BT: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(
+        logits_BTV[:, :-1].float().flatten(0, 1),
+        labels_BT[:, 1:].flatten().to(logits_BTV.device),
+        ignore_index=IGNORE,
+        reduction="sum",
+    )

@@ -1,0 +1,80 @@
+"""SLEB: remove one layer at a time, re-evaluating after each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from layershap.baselines.base import Cost, DepthPruner, FitInput
+from layershap.baselines.perplexity import greedy_order, perplexity_game
+from layershap.evaluation import check_n_remove
+from layershap.protocols import IntArray
+from layershap.stack import LayersArgument
+
+
+class SLEB(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Greedy elimination: at each step, the layer whose removal from the model as it then is leaves the lowest
+    perplexity. Removing n of L layers evaluates about n (L - n / 2) masked models.
+
+    Parameters
+    ----------
+    n_remove : int, optional
+        Layers that `transform` removes if it isn't told.
+    early_barrier, latter_barrier : int, default=1
+        First and last layers that are never candidates (the authors' code; 0 and 0 is plain greedy elimination).
+    max_remove : int, optional
+        Steps made by `fit`; by default as many as can be.
+    protect, layers, copy
+        See `DepthPruner`.
+    ledger : path, optional
+        File of evaluated masks.
+
+    Attributes
+    ----------
+    removal_order_ : ndarray [max_remove]
+        Layers in the order in which they were removed.
+
+    References
+    ----------
+    Song et al., SLEB: Streamlining LLMs through Redundancy Verification and Elimination of Transformer Blocks, ICML
+    2024, arXiv 2402.09025, algorithm 1 and metric 3; barriers as in the authors' ``sleb.py``. No departure but the
+    calibration text (WikiText-2 there).
+    """
+
+    def __init__(
+        self,
+        n_remove: int | None = None,
+        *,
+        early_barrier: int = 1,
+        latter_barrier: int = 1,
+        max_remove: int | None = None,
+        protect: Sequence[int] = (),
+        layers: LayersArgument = None,
+        copy: bool = True,
+        ledger: str | os.PathLike[str] | None = None,
+    ) -> None:
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        self.early_barrier = early_barrier
+        self.latter_barrier = latter_barrier
+        self.max_remove = max_remove
+        self.ledger = ledger
+
+    def _fit(self, inputs: FitInput) -> Cost:
+        n_layers = len(inputs.stack)
+        if self.early_barrier < 0 or self.latter_barrier < 0:
+            raise ValueError(f"barriers must not be negative, got {self.early_barrier} and {self.latter_barrier}")
+        inputs.removable[: self.early_barrier] = False
+        inputs.removable[n_layers - self.latter_barrier :] = False
+        most = min(int(inputs.removable.sum()), n_layers - 1)
+        steps = check_n_remove(most if self.max_remove is None else self.max_remove, inputs.removable)
+        with perplexity_game(inputs, self.ledger) as game:
+            self.removal_order_ = greedy_order(game, inputs.removable, steps)
+            return Cost(game.n_evaluated, game.layer_runs)
+
+    def _select(self, n_remove: int) -> IntArray:
+        if n_remove > len(self.removal_order_):
+            raise ValueError(
+                f"this SLEB was fitted for up to {len(self.removal_order_)} removals (max_remove), got {n_remove}; "
+                "fit it with a larger max_remove"
+            )
+        return self.removal_order_[:n_remove]

@@ -1,0 +1,290 @@
+"""`compare`: fit several pruning methods on one model and set what they choose side by side.
+
+Shapes: L layers, N numbers of removed layers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from sklearn.base import clone
+from torch import nn
+
+from layershap.calibration import as_calibration
+from layershap.game import LayerGame
+from layershap.protocols import IntArray, MaskArray, Utility
+from layershap.stack import LayersArgument
+from layershap.utilities import NegativeLogLikelihood
+
+TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
+"""A function of the masked model, or a utility with the data that it scores on."""
+
+
+class DepthPruningMethod(Protocol):
+    """What `compare` asks of a method: `LayerPruner` and all of `layershap.baselines` qualify."""
+
+    diagnostics_: dict[str, Any]
+
+    def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Any:
+        """Look at the model and the calibration data."""
+        ...
+
+    def removed_layers(self, n_remove: int | None = None) -> list[int]:
+        """The layers to remove."""
+        ...
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one method chose for one number of layers, and what is left of the model.
+
+    Attributes
+    ----------
+    method : str
+        Its name.
+    n_remove : int
+        Layers removed.
+    layers : tuple of int
+        Which ones.
+    perplexity : float
+        Of the pruned model on the evaluation data: mean token NLL, exponentiated once.
+    tasks : dict of str to float
+        Score of each task.
+    """
+
+    method: str
+    n_remove: int
+    layers: tuple[int, ...]
+    perplexity: float
+    tasks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What fitting one method took.
+
+    Attributes
+    ----------
+    masks : int
+        Masked models evaluated.
+    layer_runs : int
+        Runs of one layer on the whole calibration set.
+    seconds : float
+        Wall-clock time of `fit`.
+    """
+
+    masks: int
+    layer_runs: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    """The numbers of `compare`; `str` and `to_markdown` give one table, `plot` one picture.
+
+    Attributes
+    ----------
+    n_layers : int
+        L.
+    n_removes : tuple of int
+        N numbers of removed layers.
+    dense : Choice
+        The model with all its layers.
+    choices : tuple of Choice
+        One for each method and number, in the order asked for; a method that can't remove that many has none.
+    costs : dict of str to Cost
+        By method.
+    """
+
+    n_layers: int
+    n_removes: tuple[int, ...]
+    dense: Choice
+    choices: tuple[Choice, ...]
+    costs: dict[str, Cost]
+
+    def __getitem__(self, key: tuple[str, int]) -> Choice:
+        """The choice of (method, n_remove)."""
+        for choice in self.choices:
+            if (choice.method, choice.n_remove) == key:
+                return choice
+        raise KeyError(f"no choice {key}; methods {list(self.costs)}, n_removes {list(self.n_removes)}")
+
+    def curve(self, method: str, task: str | None = None) -> list[float]:
+        """Perplexity, or a task's score, at each of `n_removes` [N]; NaN where there is none."""
+        found = {choice.n_remove: choice for choice in self.choices if choice.method == method}
+        return [
+            float("nan") if n not in found else found[n].perplexity if task is None else found[n].tasks[task]
+            for n in self.n_removes
+        ]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One flat dict for each choice, with its method's cost: for JSON or ``pandas.DataFrame``."""
+        records = []
+        for choice in (self.dense, *self.choices):
+            cost = self.costs.get(choice.method, Cost(0, 0, 0.0))
+            record = {**asdict(choice), **asdict(cost)}
+            record |= record.pop("tasks")
+            records.append(record)
+        return records
+
+    def to_markdown(self) -> str:
+        """Perplexities by number of removed layers, then one table for each task, with costs."""
+        parts = [self._table("perplexity", None)]
+        parts += [self._table(task, task) for task in self.dense.tasks]
+        return "\n\n".join(parts)
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _table(self, title: str, task: str | None) -> str:
+        whole = self.dense.perplexity if task is None else self.dense.tasks[task]
+        header = [title, *(f"-{n}" for n in self.n_removes), "masks", "layer runs", "seconds"]
+        rows = [[f"all {self.n_layers} layers: {_number(whole)}", *[""] * (len(header) - 1)]]
+        for method, cost in self.costs.items():
+            figures = [_number(value) for value in self.curve(method, task)]
+            rows.append([method, *figures, f"{cost.masks:,}", f"{cost.layer_runs:,}", f"{cost.seconds:.1f}"])
+        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def plot(self, ax: Any = None, task: str | None = None) -> Any:
+        """Draw one curve for each method on matplotlib axes (a new figure by default) and return the axes.
+
+        Perplexities are drawn on a logarithmic axis. Needs the extra ``plot``.
+        """
+        if ax is None:
+            from matplotlib import pyplot
+
+            ax = pyplot.subplots(layout="constrained")[1]
+        for method in self.costs:
+            ax.plot(self.n_removes, self.curve(method, task), marker="o", markersize=3, label=method)
+        whole = self.dense.perplexity if task is None else self.dense.tasks[task]
+        ax.axhline(whole, color="black", linewidth=0.8, linestyle=":", label="all layers")
+        if task is None:
+            ax.set_yscale("log")
+        ax.set(xlabel=f"layers removed of {self.n_layers}", ylabel="perplexity" if task is None else task)
+        ax.legend(fontsize="small")
+        return ax
+
+
+def compare(
+    model: nn.Module,
+    calib_data: Any,
+    eval_data: Any,
+    methods: Mapping[str, DepthPruningMethod],
+    n_removes: Sequence[int],
+    *,
+    tasks: Mapping[str, TaskLike] | None = None,
+    tokenizer: Any = None,
+    layers: LayersArgument = None,
+) -> MethodComparison:
+    """Fit each method on the same calibration data and measure what it chooses on the same evaluation data.
+
+    The chosen sets of all methods are evaluated together, as masks of one game: each distinct set once.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model; only read.
+    calib_data, eval_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
+        What the methods see, and what perplexities are measured on.
+    methods : mapping of str to estimator
+        By the name that tables show; cloned, never changed.
+    n_removes : sequence of int
+        Numbers of layers to remove.
+    tasks : mapping of str to callable or (utility, data), optional
+        More scores for each choice: ``f(model) -> float``, called with the layers skipped, or a utility and the data
+        that it scores on.
+    tokenizer : PreTrainedTokenizerBase, optional
+        For texts.
+    layers : str or sequence of nn.Module, optional
+        Where the layers are, if the rule can't know; methods have a parameter of their own for that.
+
+    Raises
+    ------
+    ValueError
+        No methods or no numbers; or a number that no method can remove.
+
+    Examples
+    --------
+    >>> from layershap import LayerPruner
+    >>> from layershap.baselines import LastLayers, ShortGPT
+    >>> from layershap.comparison import compare
+    >>> from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
+    >>> model, tokenizer = load_tiny_gpt2()
+    >>> table = compare(
+    ...     model, load_calibration_text(), load_evaluation_text(), {"ShortGPT": ShortGPT(), "last": LastLayers()},
+    ...     n_removes=[1, 2], tokenizer=tokenizer,
+    ... )
+    >>> table["last", 2].layers
+    (10, 11)
+    """
+    numbers = tuple(int(n) for n in n_removes)
+    if not methods or not numbers:
+        raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
+    calibration = as_calibration(calib_data, tokenizer)
+    costs: dict[str, Cost] = {}
+    chosen: dict[tuple[str, int], tuple[int, ...]] = {}
+    for name, method in methods.items():
+        fitted = clone(method)
+        start = time.perf_counter()
+        fitted.fit(model, calibration, tokenizer=tokenizer)
+        seconds = time.perf_counter() - start
+        diagnostics = fitted.diagnostics_
+        costs[name] = Cost(int(diagnostics["n_evaluated"]), int(diagnostics["layer_runs"]), seconds)
+        for n in numbers:
+            layers_removed = _removed(fitted, n)
+            if layers_removed is not None:
+                chosen[name, n] = layers_removed
+    unreached = [n for n in numbers if not any(number == n for _, number in chosen)]
+    if unreached:
+        raise ValueError(f"no method can remove {unreached} layers of this model")
+
+    with LayerGame(model, as_calibration(eval_data, tokenizer), utility=NegativeLogLikelihood(), layers=layers) as game:
+        masks_ML = _masks(list(chosen.values()), game.n_players)
+        with np.errstate(over="ignore"):
+            perplexities = np.exp(-game(masks_ML))
+    scores = {name: _task_scores(model, task, masks_ML, layers) for name, task in (tasks or {}).items()}
+    rows = [
+        Choice(name, n, removed, float(perplexity), {task: float(values[index]) for task, values in scores.items()})
+        for index, (((name, n), removed), perplexity) in enumerate(
+            zip([(("", 0), ()), *chosen.items()], perplexities, strict=True)
+        )
+    ]
+    return MethodComparison(masks_ML.shape[1], numbers, rows[0], tuple(rows[1:]), costs)
+
+
+def _removed(fitted: DepthPruningMethod, n_remove: int) -> tuple[int, ...] | None:
+    """None where the method says that it can't remove so many."""
+    try:
+        return tuple(fitted.removed_layers(n_remove))
+    except ValueError:
+        return None
+
+
+def _masks(sets: Sequence[tuple[int, ...]], n_layers: int) -> MaskArray:
+    """The full mask, then one for each set [1 + sets, L]."""
+    masks_ML = np.ones((1 + len(sets), n_layers), dtype=bool)
+    for mask_L, removed in zip(masks_ML[1:], sets):
+        indices: IntArray = np.array(removed, dtype=np.int64)
+        mask_L[indices] = False
+    return masks_ML
+
+
+def _task_scores(model: nn.Module, task: TaskLike, masks_ML: MaskArray, layers: LayersArgument) -> Any:
+    if isinstance(task, tuple):
+        utility, data = task
+        with LayerGame(model, data, utility=utility, layers=layers) as game:
+            return game(masks_ML)
+    # A game wants data even where its utility brings its own; two tokens satisfy it.
+    with LayerGame(model, np.zeros((1, 2), dtype=np.int64), utility=task, layers=layers) as game:
+        return game(masks_ML)
+
+
+def _number(value: float) -> str:
+    if not np.isfinite(value):
+        return "-" if np.isnan(value) else "inf"
+    return f"{value:.1f}" if 10 <= abs(value) < 10_000 else f"{value:.3g}"

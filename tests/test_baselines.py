@@ -1,0 +1,216 @@
+"""Each baseline against an independent computation on real trained models."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+
+from layershap import skip_layers
+from layershap.baselines import (
+    SLEB,
+    AngularDistance,
+    BruteForce,
+    LastLayers,
+    RandomLayers,
+    RelativeMagnitude,
+    ShortenedLlama,
+    ShortGPT,
+)
+
+
+def hidden_states(model, calibration):
+    """States that enter each layer and leave the last, from transformers' own output (the last one is normed)."""
+    base = model.base_model
+    norm = base.norm if hasattr(base, "norm") else base.ln_f
+    ends = {}
+    hook = norm.register_forward_pre_hook(lambda module, args: ends.update(final=args[0]))
+    with torch.no_grad():
+        states = model(calibration.ids_ST, output_hidden_states=True).hidden_states
+    hook.remove()
+    return [*states[:-1], ends["final"]]
+
+
+def mean_nll(model, calibration, removed):
+    with torch.no_grad(), skip_layers(model, removed):
+        logits = model(calibration.ids_ST, use_cache=False).logits[:, :-1]
+    return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), calibration.ids_ST[:, 1:].flatten()))
+
+
+def test_block_influence_is_one_minus_the_mean_cosine(stories, stories_calibration):
+    states = hidden_states(stories[0], stories_calibration)
+    expected = []
+    for before, after in pairwise(states):
+        cosine = (before * after).sum(-1) / (before.norm(dim=-1) * after.norm(dim=-1))
+        expected.append(1 - float(cosine.mean()))
+    fitted = ShortGPT().fit(stories[0], stories_calibration)
+    np.testing.assert_allclose(fitted.importance_, expected, atol=1e-6)
+    assert fitted.removed_layers(2) == sorted(np.argsort(expected)[:2])
+
+
+def test_relative_magnitude_is_the_added_norm_over_the_resulting(stories, stories_calibration):
+    states = hidden_states(stories[0], stories_calibration)
+    expected = [float(((b - a).norm(dim=-1) / b.norm(dim=-1)).mean()) for a, b in pairwise(states)]
+    np.testing.assert_allclose(
+        RelativeMagnitude().fit(stories[0], stories_calibration).importance_, expected, rtol=1e-5
+    )
+
+
+def test_angular_distance_reads_the_last_token_and_takes_a_contiguous_block(gpt2, gpt2_calibration):
+    model = gpt2[0]
+    last = [state[:, -1].double() for state in hidden_states(model, gpt2_calibration)]
+    fitted = AngularDistance().fit(model, gpt2_calibration)
+    for n_remove in (1, 4, 9):
+        distances = []
+        for start in range(12 - n_remove + 1):
+            cosine = torch.nn.functional.cosine_similarity(last[start], last[start + n_remove])
+            distances.append(float((cosine.arccos() / np.pi).mean()))
+            assert fitted.distances_[start, start + n_remove] == pytest.approx(distances[-1], abs=1e-5)
+        start = int(np.argmin(distances))
+        assert fitted.removed_layers(n_remove) == list(range(start, start + n_remove))
+
+
+def test_angular_distance_ignores_padding(gpt2, gpt2_calibration):
+    ids = gpt2_calibration.ids_ST[:1]
+    padded = torch.cat([ids, ids[:, :5]], dim=1)
+    batch = {"input_ids": padded, "attention_mask": torch.arange(padded.shape[1])[None] < ids.shape[1]}
+    np.testing.assert_allclose(
+        AngularDistance().fit(gpt2[0], [batch]).distances_, AngularDistance().fit(gpt2[0], ids).distances_, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        ShortGPT().fit(gpt2[0], [batch]).importance_, ShortGPT().fit(gpt2[0], ids).importance_, atol=1e-6
+    )
+
+
+def test_a_block_never_spans_a_protected_layer(stories, stories_calibration):
+    fitted = AngularDistance(protect=[2]).fit(stories[0], stories_calibration)
+    assert fitted.removed_layers(2) in ([0, 1], [3, 4])
+    with pytest.raises(ValueError, match="contiguous"):
+        fitted.removed_layers(3)
+
+
+def test_taylor_importance_by_the_models_own_backward(gpt2, gpt2_calibration):
+    model = gpt2[0]
+    fitted = ShortenedLlama(criterion="taylor").fit(model, gpt2_calibration)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+    try:
+        model(gpt2_calibration.ids_ST, labels=gpt2_calibration.ids_ST).loss.backward()
+        expected = [
+            sum(float((p * p.grad).abs().sum().detach()) for n, p in layer.named_parameters() if n.endswith("weight"))
+            for layer in model.transformer.h
+        ]
+    finally:
+        model.zero_grad(set_to_none=True)
+    np.testing.assert_allclose(fitted.importance_, expected, rtol=1e-4)
+
+
+def test_taylor_leaves_frozen_parameters_frozen(stories, stories_calibration):
+    model = stories[0]
+    free = ShortenedLlama(criterion="taylor").fit(model, stories_calibration)
+    try:
+        model.requires_grad_(False)
+        frozen = ShortenedLlama(criterion="taylor").fit(model, stories_calibration)
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+    finally:
+        model.requires_grad_(True)
+    np.testing.assert_array_equal(free.importance_, frozen.importance_)
+
+
+def test_magnitude_needs_no_text(stories):
+    fitted = ShortenedLlama(criterion="magnitude").fit(stories[0])
+    expected = [sum(float(p.detach().abs().sum()) for p in layer.parameters()) for layer in stories[0].model.layers]
+    np.testing.assert_allclose(fitted.importance_, expected, rtol=1e-5)
+    assert fitted.diagnostics_["layer_runs"] == 0
+
+
+def test_one_shot_perplexity_by_skipping_each_layer(stories, stories_calibration):
+    fitted = ShortenedLlama().fit(stories[0], stories_calibration)
+    expected = [mean_nll(stories[0], stories_calibration, [layer]) for layer in range(5)]
+    np.testing.assert_allclose(fitted.importance_, expected, rtol=1e-5)
+    assert fitted.diagnostics_["n_evaluated"] == 1 + 5  # the dense model, for the ledger
+
+
+def test_protected_ends(gpt2):
+    fitted = ShortenedLlama(criterion="magnitude", protect_ends=True).fit(gpt2[0])
+    assert set(fitted.removed_layers(6)) == {4, 5, 6, 7, 8, 9}
+    assert np.isnan(fitted.importance_[[0, 1, 2, 3, 10, 11]]).all()
+    with pytest.raises(ValueError, match="n_remove must lie in"):
+        fitted.removed_layers(7)
+
+
+def test_protected_ends_of_a_shallow_model_are_refused(stories):
+    with pytest.raises(ValueError, match="none is left"):
+        ShortenedLlama(criterion="magnitude", protect_ends=True).fit(stories[0])
+
+
+def test_sleb_is_greedy_elimination(stories, stories_calibration):
+    model = stories[0]
+    removed = []
+    for _ in range(4):
+        rest = [layer for layer in range(5) if layer not in removed]
+        removed.append(min(rest, key=lambda layer: mean_nll(model, stories_calibration, [*removed, layer])))
+    fitted = SLEB(early_barrier=0, latter_barrier=0).fit(model, stories_calibration)
+    assert fitted.removal_order_.tolist() == removed
+    assert fitted.diagnostics_["n_evaluated"] == 1 + 5 + 4 + 3 + 2
+
+
+def test_slebs_barriers_and_max_remove(stories, stories_calibration):
+    fitted = SLEB(max_remove=2).fit(stories[0], stories_calibration)
+    assert not {0, 4} & set(fitted.removal_order_)
+    with pytest.raises(ValueError, match="max_remove"):
+        fitted.removed_layers(3)
+
+
+def test_brute_force_finds_the_enumerated_optimum(stories, stories_calibration):
+    fitted = BruteForce().fit(stories[0], stories_calibration)
+    for n_remove in range(1, 5):
+        best = min(
+            combinations(range(5), n_remove), key=lambda removed: mean_nll(stories[0], stories_calibration, removed)
+        )
+        assert fitted.removed_layers(n_remove) == list(best)
+        assert fitted.best_nll_[n_remove - 1] == pytest.approx(
+            mean_nll(stories[0], stories_calibration, best), rel=1e-5
+        )
+
+
+def test_brute_force_refuses_what_it_cannot_pay_for(gpt2, gpt2_calibration):
+    with pytest.raises(ValueError, match="max_masks=100"):
+        BruteForce(max_masks=100, max_remove=3).fit(gpt2[0], gpt2_calibration)
+
+
+def test_last_and_random(stories):
+    assert LastLayers().fit(stories[0]).removed_layers(2) == [3, 4]
+    assert LastLayers(protect=[4]).fit(stories[0]).removed_layers(2) == [2, 3]
+    first, again = (RandomLayers(random_state=3).fit(stories[0]) for _ in range(2))
+    assert first.removal_order_.tolist() == again.removal_order_.tolist()
+    assert sorted(first.removal_order_) == list(range(5))
+
+
+@pytest.mark.parametrize("method", [ShortGPT(), AngularDistance(), ShortenedLlama(criterion="taylor"), SLEB()])
+def test_the_estimator_contract(method, stories, stories_calibration):
+    with pytest.raises(NotFittedError):
+        method.removed_layers(1)
+    with pytest.raises(ValueError, match="calibration data is required"):
+        clone(method).fit(stories[0])
+    fitted = clone(method).set_params(n_remove=2).fit(stories[0], stories_calibration)
+    small = fitted.transform(stories[0])
+    assert small.config.num_hidden_layers == 3
+    removed = fitted.removed_layers()
+    assert fitted.get_support().tolist() == [layer not in removed for layer in range(5)]
+    with torch.no_grad(), skip_layers(stories[0], removed):
+        masked = stories[0](stories_calibration.ids_ST, use_cache=False).logits
+    with torch.no_grad():
+        torch.testing.assert_close(small(stories_calibration.ids_ST).logits, masked)
+    piped = make_pipeline(clone(method).set_params(n_remove=1)).fit_transform(stories[0], stories_calibration)
+    assert piped.config.num_hidden_layers == 4
+
+
+def test_another_models_depth_is_refused(stories, stories_calibration, gpt2):
+    fitted = ShortGPT().fit(stories[0], stories_calibration)
+    with pytest.raises(ValueError, match="fitted on a model of 5 layers"):
+        fitted.transform(gpt2[0], n_remove=1)
