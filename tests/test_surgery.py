@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import gc
 import weakref
@@ -117,25 +116,6 @@ def test_chained_removals_equal_one(tmp_path):
     assert torch.equal(logits(load_pruned(save_pruned(twice, tmp_path))), logits(once))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype):
-    model = stories().to(dtype)
-    with skip_layers(model, [1]):
-        expected = logits(model)
-    pruned = remove_layers(model, [1], check=True)
-    assert pruned.dtype == dtype
-    assert torch.equal(logits(pruned), expected)
-
-
-def test_training_flags_and_hooks_stay():
-    model = stories().train()
-    model.model.layers[0].eval()
-    pruned = remove_layers(model, [1])
-    assert model.training
-    assert pruned.training
-    assert not pruned.model.layers[0].training
-
-
 class Block(nn.Module):
     def __init__(self, index: int) -> None:
         super().__init__()
@@ -237,32 +217,6 @@ def test_a_forward_bound_to_its_module_is_copied_with_it():
     assert torch.equal(logits(pruned), expected)
 
 
-@pytest.mark.parametrize("copied", [True, False])
-def test_accelerate_offload(copied, tmp_path):
-    from accelerate import cpu_offload
-
-    expected = logits(remove_layers(stories(), [1, 2]))
-    model = cpu_offload(stories(), execution_device=torch.device("cpu"))
-    pruned = remove_layers(model, [1, 2], copy=copied, check=True)
-    assert torch.equal(logits(pruned), expected)
-
-
-@pytest.mark.parametrize("copied", [True, False])
-def test_accelerate_dispatch_to_disk(copied, tmp_path):
-    from accelerate import dispatch_model
-
-    expected = logits(remove_layers(stories(), [1]))
-    device_map = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
-    device_map |= {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(5)}
-    model = dispatch_model(stories(), device_map, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
-    pruned = remove_layers(model, [1], copy=copied, check=True)
-    assert torch.equal(logits(pruned), expected)
-    assert pruned.hf_device_map["model.layers.2"] == "disk"
-    assert "model.layers.4" not in pruned.hf_device_map
-    if copied:
-        assert model.hf_device_map["model.layers.3"] == "disk"
-
-
 class Rebel(LlamaForCausalLM):
     """Its mathematics goes by loop position, which no surgery can know."""
 
@@ -314,13 +268,6 @@ def test_load_pruned_says_what_is_missing(tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
         load_pruned(folder)
-
-
-def test_half_precision_recipe_keeps_its_dtype(tmp_path):
-    pruned = remove_layers(stories().to(torch.bfloat16), [1])
-    again = load_pruned(save_pruned(pruned, tmp_path))
-    assert again.dtype == torch.bfloat16
-    assert torch.equal(logits(again), logits(pruned))
 
 
 @pytest.mark.parametrize(
@@ -385,21 +332,6 @@ def test_rename():
     assert rename("model.norm", "model.layers", positions) == "model.norm"
 
 
-def test_peft_adapters_of_kept_layers_stay(tmp_path):
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1, 3], init_lora_weights=False)
-    torch.manual_seed(0)
-    model = peft.get_peft_model(stories(), config).eval()
-    with skip_layers(model, [1]):
-        expected = logits(model)
-    pruned = remove_layers(model, [1])
-    assert torch.equal(logits(pruned), expected)
-    assert pruned.peft_config["default"].layers_to_transform == [2]
-    pruned.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(remove_layers(stories(), [1]), tmp_path)
-    assert torch.equal(logits(again.eval()), expected)
-
-
 def test_inspect():
     model = stories()
     found = inspect(model)
@@ -420,21 +352,3 @@ def test_inspect_names_the_kinds_and_the_unremovable():
     deepseek = inspect(build("deepseek_v3"))
     assert [layer.feed_forward for layer in deepseek.layers] == ["mlp"] * 2 + ["moe"] * 4
     assert [layer.feed_forward for layer in inspect(build("gpt2")).layers] == ["mlp"] * 6
-
-
-def test_the_copy_never_holds_the_removed_weights():
-    model = stories()
-    copied: list[int] = []
-
-    class Spy(nn.Parameter):
-        def __deepcopy__(self, memo):
-            copied.append(id(self))
-            return super().__deepcopy__(memo)
-
-    for module in model.model.layers[1].modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            module._parameters[name] = Spy(parameter.detach())
-    remove_layers(model, [1], check=False)
-    assert copied == []
-    copy.deepcopy(model)
-    assert copied
