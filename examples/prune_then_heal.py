@@ -17,7 +17,7 @@ import argparse
 import torch
 from peft import LoraConfig, get_peft_model
 
-from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare, evaluate
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, evaluate, side_by_side
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 
 
@@ -56,7 +56,7 @@ def main(n_remove: int = 4, steps: int = 60) -> None:
 
     healed = heal(small, seq128.sequences(text, tokenizer).ids_ST, steps)
     scores["healed"] = evaluate(healed, tokenizer, **held_out)
-    print(compare(scores))
+    print(side_by_side(scores))
     dense, pruned, after = (float(s["held-out books", "perplexity"].value) for s in scores.values())
     print(f"healing won back {(pruned - after) / (pruned - dense):.0%} of what pruning cost")
 

@@ -20,7 +20,7 @@ from torch import nn
 from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers.pytorch_utils import Conv1D
 
-from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare, evaluate
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, evaluate, side_by_side
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 
 
@@ -61,7 +61,7 @@ def main(n_remove: int = 3) -> None:
 
     models = {"dense": model, "pruned": pruned, "pruned, int8": quantised}
     held_out = {"texts": {"held-out books": load_evaluation_text()}, "n_sequences": 32}
-    print(compare({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
+    print(side_by_side({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
     for name, each in models.items():
         print(f"{name}: {len(each.transformer.h)} layers, {megabytes(each):.1f} MB")
 

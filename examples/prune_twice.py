@@ -15,7 +15,7 @@ import argparse
 
 import numpy as np
 
-from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare, evaluate
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, evaluate, side_by_side
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 
 
@@ -40,7 +40,7 @@ def main(first: int = 3, second: int = 2) -> None:
 
     models = {"dense": model, f"-{first}": smaller, f"-{first} -{second}": smallest, f"-{first + second}": at_once}
     held_out = {"texts": {"held-out books": load_evaluation_text()}, "n_sequences": 16}
-    print(compare({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
+    print(side_by_side({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
 
 
 if __name__ == "__main__":

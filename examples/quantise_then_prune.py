@@ -19,7 +19,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare, evaluate, save_pruned
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, evaluate, save_pruned, side_by_side
 from layershap.baselines import ShortenedLlama
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 
@@ -45,7 +45,7 @@ def main(n_remove: int = 3) -> None:
 
         models = {"dense": model, "int8": quantised, "int8, pruned": pruned, "reloaded": reloaded}
         held_out = {"texts": {"held-out books": load_evaluation_text()}, "n_sequences": 16}
-        print(compare({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
+        print(side_by_side({name: evaluate(each, tokenizer, **held_out) for name, each in models.items()}))
         for label, each in models.items():
             print(f"{label}: {each.config.n_layer} layers, {each.get_memory_footprint() / 1e6:.1f} MB")
 
