@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,12 @@ from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler, strata_of
 from layershap.selection import ShapleyRanking, SurrogateSearch
+from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.stack import LayersArgument, check_layer_indices, find_layers
-from layershap.surgery import remove_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument, check_layer_indices
+from layershap.sublayers import Granularity
+from layershap.surgery import remove_players
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate
 
@@ -78,6 +82,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Layers never removed. Layers that can't be removed alone are protected by themselves.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
+        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
     ledger : path, optional
         Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
         an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
@@ -102,6 +109,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
+    keep_one_of_ : tuple of tuple of int
+        Groups of which one layer is never removed (the attention layers of a hybrid).
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
     max_remove_ : int
@@ -152,6 +161,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
@@ -170,6 +180,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
+        self.granularity = granularity
         self.ledger = ledger
         self.batch_tokens = batch_tokens
         self.memory_budget = memory_budget
@@ -232,6 +243,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             calib_data,
             utility=self.utility,
             layers=self.layers,
+            granularity=self.granularity,
             tokenizer=tokenizer,
             ledger=self.ledger,
             batch_tokens=self.batch_tokens,
@@ -284,7 +296,12 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 "protected": protected,
             }
             self.fingerprint_ = game.fingerprint
-        self.inspection_ = inspect(model, self.layers)
+            self.keep_one_of_ = game.keep_one_of
+            self.inspection_ = replace(
+                inspect(model, self.layers, granularity=self.granularity, forward=False),
+                forward=game.path,
+                forward_note=game.path_note,
+            )
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.max_remove_ = max_remove if searches else min(n_players, len(removable) - 1)
@@ -313,13 +330,14 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             By default the constructor's.
         """
         layers = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self.granularity)
         if len(stack) != self.n_layers_in_:
             raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} layers, the model given has {len(stack)}; "
+                f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
+                f"{len(stack)}; "
                 "fit it on that model"
             )
-        return remove_layers(model, layers, copy=self.copy, stack=stack)
+        return remove_players(model, layers, stack, copy=self.copy)
 
     def removed_layers(self, n_remove: int | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
@@ -330,7 +348,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             self.contributions_, self.removable_, self.surrogate_, self.masks_[finite], self.scores_[finite]
         )
         selector = SurrogateSearch() if self.selector is None else self.selector
-        return [int(layer) for layer in selector.select(evidence, count)]
+        chosen = selector.select(evidence, count)
+        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_).tolist()
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from layershap import LayerGame
 from layershap.checkpoint import RECIPE_FILE, load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, SurgeryCheckError, UnsupportedModelError
 from layershap.inspection import inspect
@@ -235,6 +236,33 @@ def test_the_self_check_catches_a_wrong_model(copied):
     assert len(unchecked.model.layers) == 2
 
 
+def forwards(model: nn.Module, check: object, removed: tuple[int, ...] = (1,)) -> int:
+    """Forwards of the given model or its copy that one removal takes."""
+    count = 0
+
+    def counted(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    model.register_forward_pre_hook(counted)
+    remove_layers(model, removed, check=check)
+    return count
+
+
+def test_check_auto_is_full_for_small_models_and_sampled_for_large_ones(monkeypatch):
+    assert forwards(stories(), "auto") == forwards(stories(), True)
+    probe_only = forwards(stories(), False)
+    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", stories().num_parameters() - 1)
+    # The probe that finds the layers, the masked model, the pruned one; nothing is generated or rebuilt.
+    assert forwards(stories(), "auto") == probe_only + 2
+    sizes = {"num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", 0)
+    with pytest.raises(SurgeryCheckError, match="logits of the model that skips"):
+        remove_layers(Rebel(LlamaConfig(**sizes, vocab_size=128)), [1])
+    with pytest.warns(CheckpointWarning, match="layer's old index is baked into it"):
+        remove_layers(build("diffllama"), [0])
+
+
 def test_check_must_be_known():
     with pytest.raises(ValueError, match="check must be"):
         remove_layers(stories(), [1], check="full")
@@ -257,6 +285,26 @@ def test_a_config_that_cannot_express_the_result_warns_and_keeps_a_recipe(tmp_pa
     assert torch.equal(logits(again), expected)
     assert torch.equal(generate(again, use_cache=True), generate(pruned, use_cache=True))
     assert again.lm_head.weight is again.transformer.wte.weight
+
+
+def test_tokenizer_chat_template_and_generation_config_travel_along(tmp_path):
+    model, tokenizer = stories(), AutoTokenizer.from_pretrained(STORIES)
+    tokenizer.chat_template = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
+    model.generation_config.update(max_new_tokens=7, repetition_penalty=1.3)
+    pruned = remove_layers(model, [1])
+    folder = save_pruned(pruned, tmp_path / "recipe", tokenizer=tokenizer)
+    pruned.save_pretrained(tmp_path / "plain")
+    tokenizer.save_pretrained(tmp_path / "plain")
+    chat = [{"role": "user", "content": "Once upon a time"}]
+    ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
+    for again, place in (
+        (load_pruned(folder), folder),
+        (AutoModelForCausalLM.from_pretrained(tmp_path / "plain"), tmp_path / "plain"),
+    ):
+        read = AutoTokenizer.from_pretrained(place)
+        assert read.apply_chat_template(chat, tokenize=False) == "<user>Once upon a time"
+        assert (again.generation_config.max_new_tokens, again.generation_config.repetition_penalty) == (7, 1.3)
+        assert torch.equal(again.generate(**ids, do_sample=False), pruned.generate(**ids, do_sample=False))
 
 
 def test_load_pruned_says_what_is_missing(tmp_path):
@@ -340,7 +388,19 @@ def test_inspect():
     pruned = remove_layers(model, [0])
     assert found.layers[0].n_parameters == found.n_parameters - sum(p.numel() for p in pruned.parameters())
     assert found.layers[0].n_bytes == 4 * found.layers[0].n_parameters
-    assert str(found).count("\n") == 6
+    assert str(found).count("\n") == 7
+
+
+@pytest.mark.parametrize(("model_type", "forward"), [("llama", "fused"), ("rwkv", "plain"), ("xlnet", "none")])
+def test_inspect_names_the_forward_that_serves(model_type, forward):
+    model = build(model_type)
+    found = inspect(model)
+    assert found.forward == forward
+    assert bool(found.forward_note) == (forward != "fused")
+    assert f"forward for masked models: {forward}" in str(found)
+    if forward != "none":
+        with LayerGame(model, token_ids()) as game:
+            assert game.path == forward
 
 
 def test_inspect_names_the_kinds_and_the_unremovable():

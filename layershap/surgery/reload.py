@@ -91,12 +91,12 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
     fresh_modules, live_modules = dict(fresh.named_modules()), dict(live.named_modules())
     switched: tuple[str, ...] = ()
     for name, module in fresh_modules.items():
-        other = live_modules.get(name)
+        other: Any = live_modules.get(name)
         if type(other) is not type(module) and {type(other).__name__, type(module).__name__} <= _RUNTIME_CHOICES:
             switched += (name + ".",)
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
-        other: nn.Module = getattr(other, "base_layer", other)
+        other = getattr(other, "base_layer", other)
         loaded_so = getattr(getattr(live, "config", None), "quantization_config", None) is not None
         if is_quantized(other) and (loaded_so or isinstance(other, type(module))):
             continue  # packed weights have another shape; loading with a quantization_config may change the class too
