@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
-from layershap.forward.head import sequence_sums
+from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.offload import held
 from layershap.forward.plan import Sweep, make_sweep
 from layershap.forward.replay import Replay
@@ -66,7 +66,7 @@ class FusedForward:
         self.settings = settings
         self._replay = Replay(model, stack, tokens.ids_ST)
         self._captures = [self._replay.capture(tokens.ids_ST[block]) for block in tokens.blocks]
-        if "kl" not in statistics:
+        if not needs_dense(statistics):
             for capture in self._captures:
                 capture.final = None
         self.state_bytes = sum(capture.first.n_bytes for capture in self._captures)

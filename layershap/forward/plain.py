@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from layershap.forward.head import sequence_sums
+from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
 from layershap.model_io import token_logits
 from layershap.protocols import FloatArray, MaskArray, Statistic
@@ -55,7 +55,7 @@ class PlainForward:
         sums = empty_sums(self.statistics, len(masks_UL), sum(block.stop - block.start for block in blocks))
         for block in blocks:
             ids_BT, labels_BT = self.tokens.ids_ST[block], self.tokens.labels_ST[block]
-            dense_BTV = token_logits(self.model, ids_BT) if "kl" in self.statistics else None
+            dense_BTV = token_logits(self.model, ids_BT) if needs_dense(self.statistics) else None
             for u, mask_L in enumerate(masks_UL):
                 with self.stack.skip(np.flatnonzero(~mask_L)):
                     logits_BTV = token_logits(self.model, ids_BT)
