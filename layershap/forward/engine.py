@@ -105,7 +105,7 @@ class Engine:
         forward = self.forward
         with self.inference():
             found = forward.run(masks_UL, progress)
-        return {name: found[name] for name in self.statistics}
+        return {name: found[name][:, self.tokens.place_S] for name in self.statistics}
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -146,7 +146,7 @@ class Engine:
         expected = plain.run(masks_UL, _ignore, n_blocks=1)
         half = next(iter(self.model.parameters())).dtype in (torch.float16, torch.bfloat16)
         tolerance = _TOLERANCE_HALF if half else _TOLERANCE
-        tokens_B = (self.tokens.labels_ST[self.tokens.blocks[0]] != IGNORE).sum(dim=1).cpu().numpy()
+        tokens_B = (self.tokens.blocks[0].labels_BT != IGNORE).sum(dim=1).cpu().numpy()
         for name in self._measured:
             if name == "hits":
                 continue
