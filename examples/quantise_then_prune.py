@@ -7,7 +7,7 @@ itself, removes layers of it, and saves and reloads the result. Ends with what a
 
     python examples/quantise_then_prune.py [--n-remove 3]
 
-Needs bitsandbytes: ``pip install bitsandbytes``.
+Needs the extra ``quant``: ``pip install 'layershap[quant]'``.
 """
 
 from __future__ import annotations

@@ -83,6 +83,19 @@ class OneStatistic(Utility):
     statistics = "nll"
 
 
+class Overspends(selection.Greedy):
+    """Says that it needs less than it does."""
+
+    def n_required(self, n_players, max_remove):
+        return 3
+
+
+class FitsWhatItIsGiven(selection.SurrogateSearch):
+    def search(self, game, surrogate, max_remove, rng):
+        surrogate.fit(game.masks, game.scores)
+        super().search(game, surrogate, max_remove, rng)
+
+
 class NoMethods:
     pass
 
@@ -152,7 +165,8 @@ def test_every_sampler_surrogate_and_selector_of_the_package():
         DecisionTreeRegressor(random_state=0),
     ):
         check_surrogate(surrogate)
-    check_selector(selection.ShapleyRanking())
+    for selector in (selection.ShapleyRanking(), selection.Greedy(), selection.SurrogateSearch()):
+        check_selector(selector)
 
 
 @pytest.mark.parametrize("regressor", [LinearRegression(), DecisionTreeRegressor(random_state=0)])
@@ -185,6 +199,8 @@ def test_parts_that_keep_the_contract_pass():
         (check_surrogate, NoMethods(), "`fit"),
         (check_selector, FirstLayers(), "removable layers only; layer 2 is protected"),
         (check_selector, Unsorted(), "sorted, distinct"),
+        (check_selector, Overspends(), "must do with the 3 new masks"),
+        (check_selector, FitsWhatItIsGiven(), "fit a clone of the surrogate"),
         (check_selector, NoMethods(), "must have a method `select"),
     ],
 )
