@@ -224,7 +224,8 @@ def main() -> None:
     matmul = float(np.median(rates))
     print(
         f"(c) runs at {rate / 1e9:.0f} GFLOP/s ({layer_rate / 1e9:.0f} in the layers); plain matrix products of the "
-        f"layer's shapes, timed between: {matmul / 1e9:.0f} GFLOP/s; shares {rate / matmul:.2f} and {layer_rate / matmul:.2f}."
+        f"layer's shapes, timed between: {matmul / 1e9:.0f} GFLOP/s; shares {rate / matmul:.2f} and "
+        f"{layer_rate / matmul:.2f}."
     )
     tokens = float(calibration.counts_S.sum())
     ab = max(abs(ways["a"].nll[m] - ways["c"].nll[m]) / tokens for m in ways["a"].nll)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -40,8 +41,10 @@ from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order, strata_around
-from layershap.stack import LayersArgument, find_layers
-from layershap.surgery import remove_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity
+from layershap.surgery import remove_players
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate, surrogate_values
 
@@ -81,6 +84,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Layers never removed. Layers that can't be removed alone are protected by themselves.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
+        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
     ledger : path, optional
         Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
         an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
@@ -162,6 +168,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
@@ -181,6 +188,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
+        self.granularity = granularity
         self.ledger = ledger
         self.batch_tokens = batch_tokens
         self.memory_budget = memory_budget
@@ -239,7 +247,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_layers = len(find_layers(model, self.layers))
+        n_layers = len(find_players(model, self.layers, self.granularity))
         spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
         with self._game(model, spending.calib_data, tokenizer) as game:
             evidence = gather(
@@ -264,6 +272,11 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 diagnostics["final_sequences"] = final.n_sequences
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
+            self.inspection_ = replace(
+                inspect(model, self.layers, granularity=self.granularity, forward=False),
+                forward=game.path,
+                forward_note=game.path_note,
+            )
         removable, finite = evidence.removable, evidence.finite
         fitted = fit_surrogate(
             surrogate,
@@ -275,7 +288,6 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             n_marginals=self.n_marginals,
             rng=rng,
         )
-        self.inspection_ = inspect(model, self.layers)
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.max_remove_ = evidence.max_remove
@@ -307,13 +319,13 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             By default the constructor's.
         """
         layers = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self.granularity)
         if len(stack) != self.n_layers_in_:
             raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} layers, the model given has {len(stack)}; "
-                "fit it on that model"
+                f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
+                f"{len(stack)}; fit it on that model"
             )
-        return remove_layers(model, layers, copy=self.copy, stack=stack)
+        return remove_players(model, layers, stack, copy=self.copy)
 
     def removed_layers(self, n_remove: int | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
@@ -349,6 +361,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             calib_data,
             utility=self.utility,
             layers=self.layers,
+            granularity=self.granularity,
             tokenizer=tokenizer,
             ledger=ledger,
             batch_tokens=self.batch_tokens,
