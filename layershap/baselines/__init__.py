@@ -9,6 +9,7 @@
 `BruteForce`          every set: the optimum on the calibration text
 `LastLayers`          the last n
 `RandomLayers`        any n
+`SliceGPT`            width instead of depth, at as many parameters
 ===================== =======================================================
 """
 
@@ -20,6 +21,7 @@ from layershap.baselines.relative_magnitude import RelativeMagnitude
 from layershap.baselines.short_gpt import ShortGPT
 from layershap.baselines.shortened_llama import ShortenedLlama
 from layershap.baselines.sleb import SLEB
+from layershap.baselines.slice_gpt import SliceGPT
 
 __all__ = [
     "SLEB",
@@ -31,4 +33,5 @@ __all__ = [
     "RelativeMagnitude",
     "ShortGPT",
     "ShortenedLlama",
+    "SliceGPT",
 ]
