@@ -5,7 +5,7 @@ Prune the bundled model: values, perplexity before and after, a checkpoint
 Fits `LayerPruner` on the bundled 12-layer GPT-2 and text, prints what each layer is worth and what removing layers
 costs on held-out books against two simple rules, and writes the pruned checkpoint and one picture.
 
-    python examples/quickstart.py [--out demo_output] [--n-masks 256] [--n-remove 4]
+    python examples/quickstart.py [--out demo_output] [--n-masks 128] [--n-remove 4]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def mask_without(n_layers: int, removed: list[int]) -> np.ndarray:
     return mask
 
 
-def main(out: Path, n_masks: int = 256, n_remove: int = 4, n_evaluation: int = 32) -> None:
+def main(out: Path, n_masks: int = 128, n_remove: int = 4, n_evaluation: int = 32) -> None:
     out.mkdir(parents=True, exist_ok=True)
     model, tokenizer = load_tiny_gpt2()
     calibration = Calibration.from_texts(load_calibration_text(), tokenizer)
@@ -97,7 +97,7 @@ def main(out: Path, n_masks: int = 256, n_remove: int = 4, n_evaluation: int = 3
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    parser.add_argument("--n-masks", type=int, default=256)
+    parser.add_argument("--n-masks", type=int, default=128)
     parser.add_argument("--n-remove", type=int, default=4)
     arguments = parser.parse_args()
     main(arguments.out, arguments.n_masks, arguments.n_remove)

@@ -4,7 +4,7 @@ pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=to
 small = pruner.transform(model, n_remove=6)
 """
 
-from layershap import shapley, utilities
+from layershap import shapley, tasks, utilities
 from layershap.calibration import Calibration
 from layershap.checkpoint import load_pruned, save_pruned
 from layershap.exceptions import (
@@ -12,6 +12,7 @@ from layershap.exceptions import (
     LayerNotRemovableError,
     LayerShapError,
     LedgerMismatchError,
+    MissingExtraError,
     NonFiniteScoreWarning,
     SurgeryCheckError,
     SurrogateQualityWarning,
@@ -19,38 +20,56 @@ from layershap.exceptions import (
 )
 from layershap.game import LayerGame
 from layershap.inspection import inspect
+from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.pruner import LayerPruner
 from layershap.samplers import StratifiedSampler
-from layershap.selection import ShapleyRanking
+from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
+from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers
 from layershap.surrogates import PairwiseRidge, PaperMLP
+from layershap.tasks import Task
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PAPER_TASKS",
+    "PERPLEXITY_PROTOCOLS",
     "Calibration",
     "CheckpointWarning",
+    "Comparison",
+    "Evaluation",
+    "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
     "LayerPruner",
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "MissingExtraError",
     "NonFiniteScoreWarning",
     "PairwiseRidge",
     "PaperMLP",
+    "Perplexity",
+    "PerplexityProtocol",
+    "Score",
     "ShapleyRanking",
     "StratifiedSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
+    "SurrogateSearch",
+    "Task",
     "UnsupportedModelError",
+    "compare",
+    "evaluate",
     "find_layers",
     "inspect",
     "load_pruned",
+    "perplexity",
     "remove_layers",
     "save_pruned",
     "shapley",
     "skip_layers",
+    "tasks",
     "utilities",
 ]

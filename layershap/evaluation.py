@@ -1,6 +1,6 @@
 """From a sampler and a game to evaluated masks, and the checks on both ends.
 
-Shapes: M masks, L layers.
+Shapes: M masks, L layers, P players (removable layers).
 """
 
 from __future__ import annotations
@@ -13,33 +13,31 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
-from layershap.protocols import AdaptiveSampler, FloatArray, Game, MaskArray, Sampler
+from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
+from layershap.record import RecordedGame
 
 _ROUNDS = 4
 """Rounds in which an adaptive sampler is asked."""
 
 
 def evaluate_masks(
-    game: Game, sampler: Sampler, n_masks: int, removable: MaskArray, rng: np.random.Generator
+    game: RecordedGame, sampler: Sampler, n_masks: int, rng: np.random.Generator
 ) -> tuple[MaskArray, FloatArray]:
-    """Draw masks over the removable layers and score them: masks [M, L], scores [M].
+    """Draw masks over the players and score them: masks [M, P], scores [M], repetitions included.
 
     An adaptive sampler is asked in rounds and told all scores after each.
     """
-    n_players = int(removable.sum())
     rounds = _ROUNDS if isinstance(sampler, AdaptiveSampler) else 1
-    masks = np.empty((0, len(removable)), dtype=bool)
+    masks = np.empty((0, game.n_players), dtype=bool)
     scores = np.empty(0)
     for index in range(rounds):
-        drawn = np.asarray(sampler.sample(n_players, (n_masks * (index + 1)) // rounds - len(masks), rng))
-        if drawn.ndim != 2 or drawn.shape[1] != n_players or drawn.dtype != np.bool_:
-            raise ValueError(f"a sampler must return booleans [M, {n_players}], got {drawn.dtype} {drawn.shape}")
-        full = np.ones((len(drawn), len(removable)), dtype=bool)
-        full[:, removable] = drawn
-        scores = np.concatenate([scores, game(full)])
-        masks = np.concatenate([masks, full])
+        drawn = np.asarray(sampler.sample(game.n_players, (n_masks * (index + 1)) // rounds - len(masks), rng))
+        if drawn.ndim != 2 or drawn.shape[1] != game.n_players or drawn.dtype != np.bool_:
+            raise ValueError(f"a sampler must return booleans [M, {game.n_players}], got {drawn.dtype} {drawn.shape}")
+        scores = np.concatenate([scores, game(drawn)])
+        masks = np.concatenate([masks, drawn])
         if isinstance(sampler, AdaptiveSampler):
-            sampler.update(masks[:, removable], scores)
+            sampler.update(masks, scores)
     return masks, scores
 
 
@@ -72,20 +70,68 @@ def random_generator(random_state: Any) -> np.random.Generator:
     return np.random.default_rng(int(check_random_state(random_state).randint(2**31)))
 
 
-def check_n_masks(n_masks: Any, n_players: int) -> None:
-    """Raise unless there are enough masks to tell the removable layers apart."""
-    if isinstance(n_masks, bool) or not isinstance(n_masks, Integral):
-        raise TypeError(f"n_masks must be an int, got {n_masks!r}")
+def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> int:
+    """The most layers that `fit` searches for: two thirds of the removable ones, rounded up, unless told otherwise.
+
+    Raises
+    ------
+    ValueError
+        More than can be removed; or less than the constructor's `n_remove`, which `transform` would find too late.
+    """
+    n_players = int(removable.sum())
     if n_players < 2:
         raise ValueError(f"a game needs at least 2 removable layers, this model leaves {n_players}; see protect")
-    if int(n_masks) <= n_players:
+    most = min(n_players, len(removable) - 1)
+    asked = -(-2 * n_players // 3) if max_remove is None else max_remove
+    if isinstance(asked, bool) or not isinstance(asked, Integral):
+        raise TypeError(f"max_remove must be an int, got {max_remove!r}")
+    limit = min(int(asked), most) if max_remove is None else int(asked)
+    if not 1 <= limit <= most:
+        raise ValueError(f"max_remove must lie in [1, {most}] with {n_players} removable layers, got {max_remove}")
+    if isinstance(n_remove, Integral) and limit < int(n_remove) <= most:
         raise ValueError(
-            f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them "
-            f"apart; got {n_masks}. {20 * n_players} is a good start."
+            f"n_remove={n_remove} exceeds max_remove={limit}, the most layers that fit searches for"
+            f"{' (by default two thirds of the removable ones)' if max_remove is None else ''}; "
+            f"give max_remove={n_remove}"
         )
+    return limit
 
 
-def check_n_remove(n_remove: Any, removable: MaskArray) -> int:
+def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: int) -> tuple[int, int]:
+    """How many masks there are in all, and how many of them the sampler draws; a searching selector has the rest.
+
+    By default 256 without a search; with one, what greedy removal would need for the same `max_remove`, or ten per
+    layer if that is more. The sampler draws a third, and no more than the search can spare; the leave-one-outs serve
+    both.
+
+    Raises
+    ------
+    ValueError
+        Too few to tell the layers apart, or for the search; the message says what each part needs.
+    """
+    if n_masks is not None and (isinstance(n_masks, bool) or not isinstance(n_masks, Integral)):
+        raise TypeError(f"n_masks must be an int, got {n_masks!r}")
+    if not isinstance(selector, SearchingSelector):
+        total = max(256, 4 * n_players) if n_masks is None else int(n_masks)
+        if total <= n_players:
+            raise ValueError(
+                f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them "
+                f"apart; got {n_masks}. {20 * n_players} is a good start."
+            )
+        return total, total
+    required = selector.n_required(n_players, max_remove)
+    total = max(required, 10 * n_players) if n_masks is None else int(n_masks)
+    if total < max(required, n_players + 1):
+        raise ValueError(
+            f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them apart; "
+            f"and {type(selector).__name__} may need {required} masks for max_remove={max_remove}, the "
+            f"{n_players} leave-one-outs included. The minimum is {max(required, n_players + 1)}, got {n_masks}. "
+            "Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of its own."
+        )
+    return total, min(max(n_players, total // 3), total - required + n_players)
+
+
+def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int) -> int:
     """The number of layers to remove as an int, at least 1, all of them removable and at least one layer left."""
     if n_remove is None:
         raise ValueError("how many layers? Give n_remove to transform, or to LayerPruner(n_remove=...)")
@@ -100,5 +146,10 @@ def check_n_remove(n_remove: Any, removable: MaskArray) -> int:
         raise ValueError(
             f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "
             f"removable; got {count}"
+        )
+    if count > max_remove:
+        raise ValueError(
+            f"this pruner searched for sets of 1 to {max_remove} layers, got n_remove={count}; fit again with "
+            f"max_remove={count} (with the same ledger, what was evaluated is not evaluated again)"
         )
     return count

@@ -23,6 +23,14 @@ class LedgerMismatchError(LayerShapError, ValueError):
     """The ledger was written for another model, calibration set, statistic or version."""
 
 
+class MissingExtraError(LayerShapError, ImportError):
+    """An optional dependency is not installed; the message holds the pip command."""
+
+
+class ReportFormatError(LayerShapError, ValueError):
+    """The file is no report, or one written by a newer version of this library."""
+
+
 class SurrogateQualityWarning(UserWarning):
     """The surrogate predicts held-out masks poorly, so values read from it can't be trusted."""
 

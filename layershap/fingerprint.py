@@ -11,7 +11,7 @@ import transformers
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
-from layershap.forward.engine import EngineSettings
+from layershap.forward.settings import EngineSettings
 from layershap.stack import LayerStack
 
 _WHOLE = 2**20

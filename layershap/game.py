@@ -17,13 +17,15 @@ from tqdm.auto import tqdm
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.fingerprint import fingerprint
-from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
+from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.stack import LayersArgument, LayerStack, find_layers, skip_layers
 from layershap.surgery import unremovable_layers
+from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -41,8 +43,8 @@ class LayerGame:
     ----------
     model : nn.Module
         Causal language model. Only read; never changed.
-    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-        See `layershap.calibration.as_calibration`.
+    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
+        See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
         A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path).
     layers : str or sequence of nn.Module, optional
@@ -82,13 +84,16 @@ class LayerGame:
         verbose: int = 0,
     ) -> None:
         self.stack: LayerStack = find_layers(model, layers)
+        if isinstance(calib_data, Task):
+            utility = calib_data.utility if utility is None else utility
+            calib_data = calib_data.calibration
         self.calibration: Calibration = as_calibration(calib_data, tokenizer)
         self.calibration.check_vocabulary(vocabulary_size(model))
         limit = maximum_length(model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(
                 f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
-                "tokens; use a smaller seq_len"
+                "tokens; use a smaller seq_len (for a task, max_length)"
             )
         self.utility: UtilityLike = PerplexityRatio() if utility is None else utility
         is_utility = isinstance(self.utility, Utility)
@@ -192,7 +197,8 @@ class LayerGame:
             self._call_on_masked_models(pending_UL)
             return
         prefix_plan = self.engine.plan(pending_UL)
-        work = prefix_plan.layer_runs + self.engine.head_cost * prefix_plan.n_masks
+        head_cost = self.engine.settings.head_cost
+        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         # The bar shows the fraction of planned work, not of masks: masks differ in what they cost.
         with tqdm(total=work, desc=f"{prefix_plan.n_masks} masks", bar_format=_BAR, disable=not self.verbose) as bar:
             for sweep in prefix_plan.sweeps:
@@ -204,7 +210,7 @@ class LayerGame:
                     self._keep(todo_UL, rows)
                     self.layer_runs += self.engine.layer_runs(todo_UL)
                 if known.any():
-                    bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
+                    bar.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
 
     def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
         utility = self.utility

@@ -47,11 +47,14 @@ class SequenceStatistics:
         The same for the model with all its layers.
     counts : ndarray [S]
         Scored tokens in each sequence (padding and ignored labels are not counted).
+    sequences : ndarray [S], optional
+        Which calibration sequence each column is; None means all of them in order.
     """
 
     sums: dict[Statistic, FloatArray]
     dense: dict[Statistic, FloatArray]
     counts: FloatArray
+    sequences: IntArray | None = None
 
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
         """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
@@ -59,6 +62,7 @@ class SequenceStatistics:
             sums={name: value[:, sequences] for name, value in self.sums.items()},
             dense={name: value[sequences] for name, value in self.dense.items()},
             counts=self.counts[sequences],
+            sequences=sequences if self.sequences is None else self.sequences[sequences],
         )
 
 
@@ -153,4 +157,48 @@ class Selector(Protocol):
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of `n_remove` removable layers."""
+        ...
+
+
+class EvaluatedGame(Protocol):
+    """The game over the removable layers (players) as a selector sees it in ``fit``: it keeps what it evaluated."""
+
+    @property
+    def n_players(self) -> int:
+        """P."""
+        ...
+
+    @property
+    def masks(self) -> MaskArray:
+        """The masks evaluated so far, in order, without repetition [M, P]."""
+        ...
+
+    @property
+    def scores(self) -> FloatArray:
+        """Their scores [M], not all of them finite perhaps."""
+        ...
+
+    @property
+    def n_left(self) -> int:
+        """New masks that the budget still allows."""
+        ...
+
+    def __call__(self, masks: MaskArray) -> FloatArray:
+        """Scores [N] of masks [N, P]; what was evaluated before costs nothing."""
+        ...
+
+
+@runtime_checkable
+class SearchingSelector(Selector, Protocol):
+    """A selector that evaluates sets of its own on the real model, in ``fit``, for all numbers up to `max_remove`.
+
+    What it evaluates is in the evidence that `select` gets.
+    """
+
+    def n_required(self, n_players: int, max_remove: int) -> int:
+        """The most masks that `search` can't do without."""
+        ...
+
+    def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
+        """Evaluate sets through `game`, at most ``game.n_left`` new ones. `surrogate` is unfitted; clone it."""
         ...

@@ -17,11 +17,27 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.evaluation import check_n_masks, check_n_remove, evaluate_masks, finite_scores, random_generator
+from layershap.evaluation import (
+    check_max_remove,
+    check_n_remove,
+    evaluate_masks,
+    finite_scores,
+    random_generator,
+    share_masks,
+)
 from layershap.game import LayerGame, UtilityLike
-from layershap.protocols import IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.protocols import (
+    IntArray,
+    MaskArray,
+    Sampler,
+    SearchingSelector,
+    SelectionEvidence,
+    Selector,
+    Surrogate,
+)
+from layershap.record import RecordedGame
 from layershap.samplers import StratifiedSampler, strata_of
-from layershap.selection import ShapleyRanking
+from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.shapley import removal_order
 from layershap.stack import LayersArgument, check_layer_indices, find_layers
 from layershap.surgery import remove_layers
@@ -42,13 +58,17 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Which masks to evaluate.
     surrogate : Surrogate, default=PairwiseRidge()
         Any regressor from masks to scores.
-    selector : Selector, default=ShapleyRanking()
-        Which layers to remove, given the values.
+    selector : Selector, default=SurrogateSearch()
+        Which layers to remove. A selector that searches evaluates sets of its own in `fit`.
+    max_remove : int, optional
+        The most layers that a searching selector looks for, and `transform` can then be asked for. By default two
+        thirds of the removable ones.
     weights : {'strata', 'shapley'}, default='strata'
         Values as marginal contributions averaged over the sampled numbers of kept layers (the paper), which rank
         better, or true Shapley values, averaged over all sizes.
-    n_masks : int, default=256
-        Masks to evaluate, M.
+    n_masks : int, optional
+        The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
+        removal would need for the same `max_remove`, or ten per layer if that is more.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
@@ -80,7 +100,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     removable_ : ndarray [L] of bool
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
-        What was evaluated, also where the score is not finite.
+        What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+    max_remove_ : int
+        The most layers that `transform` can be asked for.
     baseline_score_ : float
         Score of the model with all its layers.
     surrogate_ : Surrogate
@@ -115,8 +137,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         sampler: Sampler | None = None,
         surrogate: Surrogate | None = None,
         selector: Selector | None = None,
+        max_remove: int | None = None,
         weights: Weights = "strata",
-        n_masks: int = 256,
+        n_masks: int | None = None,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
@@ -132,6 +155,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.sampler = sampler
         self.surrogate = surrogate
         self.selector = selector
+        self.max_remove = max_remove
         self.weights = weights
         self.n_masks = n_masks
         self.n_marginals = n_marginals
@@ -178,8 +202,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         ----------
         model : nn.Module
             Causal language model, on any device, in any precision.
-        calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-            Text of the domain that matters.
+        calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
+            Text of the domain that matters, or a task (`layershap.tasks`), whose utility is then the default.
         tokenizer : PreTrainedTokenizerBase, optional
             For texts.
 
@@ -192,6 +216,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         if self.weights not in ("strata", "shapley"):
             raise ValueError(f"weights must be 'strata' or 'shapley', got {self.weights!r}")
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
+        surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
+        selector = SurrogateSearch() if self.selector is None else self.selector
         with LayerGame(
             model,
             calib_data,
@@ -209,17 +235,27 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             }
             removable = np.ones(game.n_players, dtype=bool)
             removable[list(protected)] = False
-            check_n_masks(self.n_masks, int(removable.sum()))
+            n_players = int(removable.sum())
+            searches = isinstance(selector, SearchingSelector)
+            max_remove = check_max_remove(self.max_remove, self.n_remove if searches else None, removable)
+            n_masks, n_sampled = share_masks(self.n_masks, selector, n_players, max_remove)
             baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
-            masks, scores = evaluate_masks(game, sampler, self.n_masks, removable, rng)
+            record = RecordedGame(game, removable, n_masks)
+            players, scores = evaluate_masks(record, sampler, n_sampled, rng)
+            strata = strata_of(sampler, players)
+            if isinstance(selector, SearchingSelector) and np.isfinite(scores).any():
+                n_before = len(record.masks)
+                selector.search(record, surrogate, max_remove, rng)
+                players = np.concatenate([players, record.masks[n_before:]])
+                scores = np.concatenate([scores, record.scores[n_before:]])
+            masks = record.widened(players)
             finite = finite_scores(masks, scores)
-            players = masks[finite][:, removable]
             fitted = fit_surrogate(
-                PairwiseRidge() if self.surrogate is None else self.surrogate,
-                players,
+                surrogate,
+                players[finite],
                 scores[finite],
                 weights=self.weights,
-                strata=strata_of(sampler, players),
+                strata=strata,
                 n_marginals=self.n_marginals,
                 rng=rng,
             )
@@ -240,6 +276,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             }
             self.fingerprint_ = game.fingerprint
         self.n_layers_in_ = len(removable)
+        self.max_remove_ = max_remove if searches else min(n_players, len(removable) - 1)
         self.removable_ = removable
         self.contributions_ = np.full(len(removable), np.nan)
         self.contributions_std_ = np.full(len(removable), np.nan)
@@ -274,12 +311,12 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     def removed_layers(self, n_remove: int | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_)
+        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
         finite = np.isfinite(self.scores_)
         evidence = SelectionEvidence(
             self.contributions_, self.removable_, self.surrogate_, self.masks_[finite], self.scores_[finite]
         )
-        selector = ShapleyRanking() if self.selector is None else self.selector
+        selector = SurrogateSearch() if self.selector is None else self.selector
         return [int(layer) for layer in selector.select(evidence, count)]
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:

@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -65,11 +65,15 @@ class CallForm:
 
     def wrap(self, hidden: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """An output of the right kind that holds `hidden` and passes carried elements through."""
+        return self.output(hidden, {key: _argument(args, kwargs, key) for _, key in self.carried})
+
+    def output(self, hidden: Tensor, carried: Mapping[ArgumentKey, Any]) -> Any:
+        """An output of the right kind that holds `hidden` and the carried elements, by the key that receives each."""
         if self.container is None:
             return hidden
         values: list[Any] = [hidden] + [None] * (self.length - 1)
         for index, key in self.carried:
-            values[index] = _argument(args, kwargs, key)
+            values[index] = carried[key]
         if hasattr(self.container, "_fields"):
             return self.container(*values)
         return self.container(values)
@@ -295,7 +299,11 @@ def patched(
     try:
         for index, module in enumerate(modules):
             saved.append((module, "forward" in module.__dict__, module.__dict__.get("forward")))
-            module.__dict__["forward"] = make(index, module.forward)
+            forward = make(index, module.forward)
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                # A layer that the user has compiled in place (layer.compile()): a patch is not to be traced.
+                forward = torch.compiler.disable(forward)
+            module.__dict__["forward"] = forward
         yield
     finally:
         for module, had_own, own in reversed(saved):

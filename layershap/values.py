@@ -5,7 +5,6 @@ Shapes: M masks, L layers (here the removable ones), G folds.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,13 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import spearmanr
-from sklearn.base import clone
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
 from layershap.exceptions import SurrogateQualityWarning
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, Surrogate
 from layershap.shapley import permutation, stratified_marginals
+from layershap.surrogates.fresh import fresh_surrogate
 
 Weights = Literal["strata", "shapley"]
 
@@ -95,9 +94,7 @@ def fit_surrogate(
 
     def values_of(model: Surrogate) -> FloatArray:
         # The same draws for every fold, so that their spread is not the sampling's.
-        return surrogate_values(
-            model, masks_ML.shape[1], weights, strata, n_marginals, np.random.default_rng(seed)
-        )
+        return surrogate_values(model, masks_ML.shape[1], weights, strata, n_marginals, np.random.default_rng(seed))
 
     predictions = np.empty(len(scores_M))
     fold_values = []
@@ -137,13 +134,3 @@ def surrogate_values(
     if weights == "strata":
         return stratified_marginals(surrogate.predict, n_layers, strata, n_marginals, rng).values
     return permutation(surrogate.predict, _N_PERMUTATIONS, rng=rng, n_players=n_layers).values
-
-
-def fresh_surrogate(surrogate: Surrogate, seed: int) -> Any:
-    """An unfitted copy, seeded if it can be and is not yet."""
-    if not hasattr(surrogate, "get_params"):
-        return copy.deepcopy(surrogate)
-    fresh = clone(surrogate)
-    if "random_state" in fresh.get_params() and fresh.get_params()["random_state"] is None:
-        fresh.set_params(random_state=seed)
-    return fresh

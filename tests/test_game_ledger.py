@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 import torch
 
-from layershap import LayerGame, LayerPruner, LedgerMismatchError, remove_layers, shapley, skip_layers, utilities
+from layershap import (
+    LayerGame,
+    LayerPruner,
+    LedgerMismatchError,
+    ShapleyRanking,
+    remove_layers,
+    shapley,
+    skip_layers,
+    utilities,
+)
 from layershap.forward.engine import Engine
 from tests.conftest import STORIES
 
@@ -182,7 +191,8 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, stop):
 def test_another_surrogate_from_the_ledger_costs_no_forward(stories, stories_calibration, tmp_path, monkeypatch):
     from sklearn.linear_model import LinearRegression
 
-    settings = {"n_masks": 16, "ledger": tmp_path / "l.jsonl", "random_state": 0}
+    # Without a search, which asks for what the surrogate proposes.
+    settings = {"n_masks": 16, "ledger": tmp_path / "l.jsonl", "random_state": 0, "selector": ShapleyRanking()}
     first = LayerPruner(**settings).fit(stories[0], stories_calibration)
     monkeypatch.setattr(Engine, "run", lambda *args: pytest.fail("a forward was run"))
     second = LayerPruner(surrogate=LinearRegression(), **settings).fit(stories[0], stories_calibration)

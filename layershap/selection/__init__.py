@@ -1,5 +1,7 @@
-"""Selectors: which layers to remove, from what ``fit`` learned."""
+"""Selectors: which layers to remove, from what ``fit`` learned; some evaluate sets of their own in ``fit``."""
 
+from layershap.selection.greedy import Greedy
 from layershap.selection.ranking import ShapleyRanking
+from layershap.selection.search import SurrogateSearch
 
-__all__ = ["ShapleyRanking"]
+__all__ = ["Greedy", "ShapleyRanking", "SurrogateSearch"]

@@ -1,4 +1,4 @@
-"""Calibration data: texts, datasets, batches or token tensors -> blocks of tokens.
+"""`Calibration`: blocks of tokens and which of them count.
 
 Shapes: S sequences, T tokens in a sequence. Labels are aligned with the tokens they are (no shift): the score of
 position t is how well the tokens before t predict ``labels[t]``, so position 0 never counts.
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-IGNORE = -100
-"""Label of a position that doesn't count (torch's and transformers' convention)."""
+from layershap.calibration.batches import IGNORE, rows_of
+from layershap.calibration.packing import check_sizes, pack
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -71,6 +70,14 @@ class Calibration:
         """Scored tokens in each sequence [S]: position 0 has nothing before it and never counts."""
         return (self.labels_ST[:, 1:] != IGNORE).sum(dim=1)
 
+    @property
+    def lengths_S(self) -> Tensor:
+        """Tokens of each sequence up to the last scored one [S]: what follows can't change its score."""
+        scored_ST = self.labels_ST != IGNORE
+        scored_ST[:, 0] = False
+        positions_T = torch.arange(1, self.seq_len + 1)
+        return (scored_ST * positions_T).amax(dim=1)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of ids and labels: part of the ledger's fingerprint."""
@@ -121,10 +128,7 @@ class Calibration:
         """
         if isinstance(texts, str):
             texts = [texts]
-        if seq_len < 2:
-            raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
-        if n_sequences is not None and n_sequences < 1:
-            raise ValueError(f"n_sequences must be at least 1, or None for all, got {n_sequences}")
+        check_sizes(seq_len, n_sequences)
         if bos not in ("none", "text", "sequence"):
             raise ValueError(f"bos must be 'none', 'text' or 'sequence', got {bos!r}")
         bos_id: Any = getattr(tokenizer, "bos_token_id", None)
@@ -139,18 +143,13 @@ class Calibration:
                 stream.append(int(bos_id))
             stream.extend(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
             n_texts += 1
-        body = seq_len - (bos == "sequence")
-        available = len(stream) // body
-        if available < (n_sequences or 1):
-            raise ValueError(
-                f"calibration texts must fill {n_sequences or 1} sequences of {seq_len} tokens; these {n_texts} texts "
-                f"have {len(stream)} tokens, enough for {available}. Give more text, or lower n_sequences or seq_len."
-            )
-        taken = np.arange(available) if n_sequences is None else np.arange(n_sequences) * available // n_sequences
-        ids = np.asarray(stream[: available * body], dtype=np.int64).reshape(available, body)[taken]
-        if bos == "sequence":
-            ids = np.concatenate([np.full((len(ids), 1), bos_id, dtype=np.int64), ids], axis=1)
-        ids_ST = torch.from_numpy(ids)
+        ids_ST = pack(
+            stream,
+            seq_len=seq_len,
+            n_sequences=n_sequences,
+            first_token=int(bos_id) if bos == "sequence" else None,
+            n_texts=n_texts,
+        )
         provenance = {
             "source": "texts",
             "n_texts": n_texts,
@@ -208,96 +207,24 @@ class Calibration:
         """
         rows: list[tuple[Tensor, Tensor]] = []
         for batch in batches:
-            rows.extend(_rows(batch))
+            rows.extend(rows_of(batch))
         if not rows:
             raise ValueError("calibration is empty: the iterable gave no batches")
+        return cls.from_rows(rows, {"source": "batches", "bos": "as given"})
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
+        """Pad rows of (ids [t], labels [t]) of any lengths to the longest, on the right, with what is never scored."""
         length = max(len(ids) for ids, _ in rows)
         ids_ST = torch.zeros(len(rows), length, dtype=torch.int64)
         labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64)
         for index, (ids, labels) in enumerate(rows):
             ids_ST[index, : len(ids)] = ids
             labels_ST[index, : len(labels)] = labels
-        return cls(ids_ST, labels_ST, {"source": "batches", "bos": "as given"})
+        return cls(ids_ST, labels_ST, provenance)
 
-
-def _rows(batch: Any) -> list[tuple[Tensor, Tensor]]:
-    if isinstance(batch, Mapping) or hasattr(batch, "input_ids"):
-        fields = batch if isinstance(batch, Mapping) else vars(batch)
-        if "input_ids" not in fields:
-            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(fields)}")
-        ids, mask, labels = fields["input_ids"], fields.get("attention_mask"), fields.get("labels")
-    else:
-        parts = batch if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) else (batch,)
-        ids, mask, labels = parts[0], None, None
-    ids_BT = torch.as_tensor(ids).cpu()
-    if ids_BT.is_floating_point():
-        raise ValueError(f"token ids must be integers, got a batch of {ids_BT.dtype}")
-    ids_BT = ids_BT.long().reshape(-1, ids_BT.shape[-1])
-    labels_BT = ids_BT if labels is None else torch.as_tensor(labels).cpu().long().reshape(ids_BT.shape)
-    mask_BT = torch.ones_like(ids_BT) if mask is None else torch.as_tensor(mask).cpu().long().reshape(ids_BT.shape)
-    rows = []
-    for row_ids, row_labels, row_mask in zip(ids_BT, labels_BT, mask_BT, strict=True):
-        kept = row_mask.nonzero().flatten()
-        if len(kept) and int(kept[-1] - kept[0]) + 1 != len(kept):
-            raise ValueError("an attention mask must be one run of ones with padding at its ends; this one has holes")
-        rows.append((row_ids[kept], row_labels[kept]))
-    return rows
-
-
-def as_calibration(data: Any, tokenizer: Any = None) -> Calibration:
-    """Turn whatever a user has into a `Calibration`, with the paper's defaults for text (10 x 128 tokens, no BOS).
-
-    Parameters
-    ----------
-    data : Calibration, Tensor [S, T], list of str, datasets.Dataset, DataLoader or iterable of batches
-        Call `Calibration.from_texts` and its like for other lengths, counts or BOS handling.
-    tokenizer : PreTrainedTokenizerBase, optional
-        Needed for text.
-
-    Raises
-    ------
-    TypeError
-        Not one of the above.
-    ValueError
-        Text without a tokenizer, or too little of it.
-    """
-    if isinstance(data, Calibration):
-        return data
-    if data is None:
-        raise ValueError(
-            "calibration data is required: fit(model, calib_data) takes texts with a tokenizer, a datasets.Dataset, "
-            "a DataLoader or a token tensor [S, T]"
-        )
-    if isinstance(data, np.ndarray):
-        data = torch.from_numpy(data)
-    if isinstance(data, Tensor):
-        if data.dim() != 2 or data.is_floating_point():
-            raise ValueError(
-                f"a calibration tensor must hold integer token ids [S, T], got shape {tuple(data.shape)} "
-                f"of {data.dtype}"
-            )
-        ids_ST = data.cpu().long()
-        return Calibration(ids_ST, ids_ST.clone(), {"source": "tensor", "bos": "as given"})
-    if hasattr(data, "column_names") and hasattr(data, "features"):
-        if "input_ids" in data.column_names:
-            return Calibration.from_batches(iter(data))
-        return Calibration.from_dataset(data, _require(tokenizer), seq_len=128)
-    if isinstance(data, str) or (isinstance(data, Sequence) and len(data) > 0 and isinstance(data[0], str)):
-        return Calibration.from_texts([data] if isinstance(data, str) else data, _require(tokenizer))
-    if isinstance(data, Mapping) or hasattr(data, "input_ids"):
-        return Calibration.from_batches([data])
-    if isinstance(data, Iterable):
-        return Calibration.from_batches(data)
-    raise TypeError(
-        f"calibration data must be texts, a datasets.Dataset, a DataLoader, batches or a token tensor [S, T], "
-        f"got {type(data).__name__}"
-    )
-
-
-def _require(tokenizer: Any) -> Any:
-    if tokenizer is None:
-        raise ValueError(
-            "calibration texts need a tokenizer: fit(model, texts, tokenizer=tokenizer), or "
-            "fit(model, Calibration.from_texts(texts, tokenizer, seq_len=..., n_sequences=...))"
-        )
-    return tokenizer
+    @classmethod
+    def concatenate(cls, parts: Sequence[Calibration]) -> Calibration:
+        """The sequences of several calibrations in order, shorter ones padded on the right."""
+        rows = [row for part in parts for row in zip(part.ids_ST, part.labels_ST, strict=True)]
+        return cls.from_rows(rows, {"source": "several", "parts": [part.provenance for part in parts]})

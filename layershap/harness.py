@@ -1,0 +1,89 @@
+"""lm-evaluation-harness through its Python API (extra ``eval``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from layershap.extras import require
+
+_BATCH_SIZE = 8
+
+
+def harness_scores(
+    model: nn.Module, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None, num_fewshot: int = 0
+) -> list[dict[str, Any]]:
+    """Run harness tasks and return one record for each task and metric, with the fields of `layershap.Score`.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A transformers model, which is used as it is.
+    tokenizer : PreTrainedTokenizerBase
+        The model's.
+    tasks : sequence of str
+        Names of the harness, YAML files, or folders of YAML files (those whose names begin with an underscore, which
+        others include, are left out).
+    limit : int, optional
+        Questions of each task.
+    num_fewshot : int, default=0
+        Worked examples before each question.
+    """
+    lm_eval = require("lm_eval", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    huggingface = require("lm_eval.models.huggingface", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    manager = require("lm_eval.tasks", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    if not hasattr(model, "config"):
+        raise TypeError(f"lm-evaluation-harness needs a transformers model, got {type(model).__name__}")
+    if tokenizer is None:
+        raise ValueError("lm-evaluation-harness tasks need the model's tokenizer")
+    names, only_files = _resolve(tasks)
+    output = lm_eval.simple_evaluate(
+        model=huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH_SIZE),
+        tasks=names,
+        num_fewshot=num_fewshot,
+        limit=limit,
+        # Reading the harness's own thousands of task files takes seconds.
+        task_manager=manager.TaskManager(include_defaults=not only_files),
+        bootstrap_iters=1000,
+        log_samples=False,
+    )
+    records = []
+    for task, found in output["results"].items():
+        for key, value in found.items():
+            metric, _, variant = key.partition(",")
+            if not variant or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = found.get(f"{metric}_stderr,{variant}")
+            records.append(
+                {
+                    "task": task,
+                    "metric": metric if variant == "none" else f"{metric} ({variant})",
+                    "value": float(value),
+                    "std_error": float(error) if isinstance(error, int | float) else math.nan,
+                    "n": int(output["n-samples"].get(task, {}).get("effective", 0)),
+                    "higher_is_better": bool(output["higher_is_better"].get(task, {}).get(metric, True)),
+                    "protocol": f"lm-eval {lm_eval.__version__}, {num_fewshot}-shot",
+                }
+            )
+    return records
+
+
+def _resolve(tasks: Sequence[str]) -> tuple[list[str], bool]:
+    """Names and files, folders spelt out; and whether there are files only."""
+    names: list[str] = []
+    for task in tasks:
+        path = Path(task)
+        if path.is_dir():
+            files = sorted(p for p in path.iterdir() if p.suffix in (".yaml", ".yml") and not p.name.startswith("_"))
+            if not files:
+                raise ValueError(f"no task files (*.yaml) in folder {task!r}")
+            names.extend(map(str, files))
+        elif path.suffix in (".yaml", ".yml", ".json") and not path.is_file():
+            raise FileNotFoundError(f"no task file {task!r}")
+        else:
+            names.append(task)
+    return names, all(Path(name).suffix in (".yaml", ".yml") for name in names)

@@ -1,0 +1,207 @@
+"""Perplexity under named protocols, because figures under different ones can't be compared.
+
+Shapes: S sequences, T tokens in a sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.calibration.packing import check_sizes, pack
+from layershap.forward.unmasked import sequence_statistics
+
+
+@dataclass(frozen=True)
+class PerplexityProtocol:
+    """How text becomes the sequences whose perplexity is reported.
+
+    The texts are joined by a blank line and cut into consecutive sequences; a rest that fills none is dropped. The
+    perplexity is the exponential, taken once, of the mean negative log-likelihood of all tokens but the first of each
+    sequence.
+
+    Attributes
+    ----------
+    name : str
+        What a reported figure must carry.
+    seq_len : int
+        Tokens of text in a sequence.
+    bos : {'stream', 'sequence'}
+        'stream': one beginning-of-sequence token before the whole stream, if the tokenizer has one, and none before
+        its sequences. 'sequence': one before each sequence, in addition to its `seq_len` tokens, all of which then
+        count.
+
+    References
+    ----------
+    Pruning as a Cooperative Game, arXiv 2602.07804, and its published code, ``evaluate/dataset.py``, which has the
+    first two protocols.
+    """
+
+    name: str
+    seq_len: int
+    bos: Literal["stream", "sequence"]
+
+    def __post_init__(self) -> None:
+        check_sizes(self.seq_len + (self.bos == "sequence"), None)
+        if self.bos not in ("stream", "sequence"):
+            raise ValueError(f"bos must be 'stream' or 'sequence', got {self.bos!r}")
+
+    def sequences(self, texts: str | Iterable[str], tokenizer: Any, *, n_sequences: int | None = None) -> Calibration:
+        """The token sequences of some text [S, T], which may also serve `LayerPruner.fit` as calibration data.
+
+        Parameters
+        ----------
+        texts : str or iterable of str
+            A whole corpus is usual.
+        tokenizer : PreTrainedTokenizerBase
+            Called with ``add_special_tokens=False``.
+        n_sequences : int, optional
+            Sequences, S, taken at even distances. By default all.
+
+        Raises
+        ------
+        ValueError
+            Too little text, or a BOS asked of a tokenizer that has none.
+        """
+        check_sizes(self.seq_len + (self.bos == "sequence"), n_sequences)
+        if tokenizer is None:
+            raise ValueError(f"perplexity under protocol {self.name!r} needs a tokenizer")
+        bos_id = getattr(tokenizer, "bos_token_id", None)
+        if self.bos == "sequence" and bos_id is None:
+            raise ValueError(
+                f"protocol {self.name!r} begins each sequence with a bos_token and {type(tokenizer).__name__} has "
+                "none; use a protocol without ('seq128'), or set tokenizer.bos_token to the one the model was "
+                "trained with"
+            )
+        parts = [texts] if isinstance(texts, str) else list(texts)
+        stream = list(tokenizer("\n\n".join(parts), add_special_tokens=False, verbose=False)["input_ids"])
+        per_sequence = self.bos == "sequence"
+        if not per_sequence and bos_id is not None:
+            stream.insert(0, int(bos_id))
+        ids_ST = pack(
+            stream,
+            seq_len=self.seq_len + per_sequence,
+            n_sequences=n_sequences,
+            first_token=int(bos_id) if per_sequence and bos_id is not None else None,
+            n_texts=len(parts),
+        )
+        provenance = {
+            "source": "texts",
+            "protocol": self.name,
+            "n_texts": len(parts),
+            "n_tokens": len(stream),
+            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "bos": self.bos,
+        }
+        return Calibration(ids_ST, ids_ST.clone(), provenance)
+
+
+PERPLEXITY_PROTOCOLS: dict[str, PerplexityProtocol] = {
+    protocol.name: protocol
+    for protocol in (
+        PerplexityProtocol("seq128", 128, "stream"),
+        PerplexityProtocol("seq128-bos", 128, "sequence"),
+        PerplexityProtocol("seq2048", 2048, "stream"),
+    )
+}
+"""``seq128``: the paper's, no BOS per sequence. ``seq128-bos``: a BOS before each. ``seq2048``: what most papers on
+pruning and quantisation report."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A perplexity and what it takes to compare it.
+
+    Attributes
+    ----------
+    value : float
+        ``exp(nll)``; `float()` of this object gives it.
+    nll : float
+        Mean negative log-likelihood of the scored tokens, in nats.
+    std_error : float
+        Of `value`, from the spread of the sequences' means (delta method); NaN for a single sequence.
+    n_tokens, n_sequences : int
+        Scored tokens and their sequences.
+    protocol : str
+        Name of the `PerplexityProtocol`.
+    """
+
+    value: float
+    nll: float
+    std_error: float
+    n_tokens: int
+    n_sequences: int
+    protocol: str
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f} ({self.protocol}, {self.n_sequences} sequences)"
+
+
+def resolve_protocol(protocol: str | PerplexityProtocol) -> PerplexityProtocol:
+    """A protocol by its name, or itself."""
+    if isinstance(protocol, PerplexityProtocol):
+        return protocol
+    if protocol not in PERPLEXITY_PROTOCOLS:
+        raise ValueError(
+            f"protocol must be one of {sorted(PERPLEXITY_PROTOCOLS)} or a PerplexityProtocol, got {protocol!r}"
+        )
+    return PERPLEXITY_PROTOCOLS[protocol]
+
+
+def perplexity(
+    model: nn.Module,
+    texts: str | Iterable[str],
+    tokenizer: Any,
+    *,
+    protocol: str | PerplexityProtocol = "seq128",
+    n_sequences: int | None = None,
+    batch_tokens: int | str = "auto",
+) -> Perplexity:
+    """Perplexity of a model on text, under a named protocol.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model, pruned, quantised or neither.
+    texts : str or iterable of str
+        Held-out text.
+    tokenizer : PreTrainedTokenizerBase
+        The model's.
+    protocol : str or PerplexityProtocol, default='seq128'
+        A name in `PERPLEXITY_PROTOCOLS`, or one of your own.
+    n_sequences : int, optional
+        Evaluate only so many sequences, at even distances over the text.
+    batch_tokens : int or 'auto'
+        Tokens of one forward.
+
+    Raises
+    ------
+    ValueError
+        An unknown protocol, too little text, no BOS where the protocol wants one, sequences longer than the model's
+        positions.
+
+    Examples
+    --------
+    >>> from layershap import perplexity
+    >>> from layershap.datasets import load_evaluation_text, load_tiny_gpt2
+    >>> model, tokenizer = load_tiny_gpt2()
+    >>> perplexity(model, load_evaluation_text(), tokenizer, n_sequences=8).protocol
+    'seq128'
+    """
+    chosen = resolve_protocol(protocol)
+    sequences = chosen.sequences(texts, tokenizer, n_sequences=n_sequences)
+    statistics = sequence_statistics(model, sequences, ("nll",), batch_tokens=batch_tokens)
+    nll = float(statistics.sums["nll"].sum() / statistics.counts.sum())
+    means_S = statistics.sums["nll"][0] / statistics.counts
+    spread = float(np.std(means_S, ddof=1)) / math.sqrt(len(means_S)) if len(means_S) > 1 else math.nan
+    value = math.exp(nll) if nll < 700 else math.inf
+    return Perplexity(value, nll, value * spread, int(statistics.counts.sum()), len(means_S), chosen.name)

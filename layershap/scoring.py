@@ -1,0 +1,248 @@
+"""`evaluate`: perplexities and task scores of a model as records, to be set beside those of another model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from layershap.forward.unmasked import sequence_statistics
+from layershap.model_io import maximum_length
+from layershap.perplexity_protocols import PerplexityProtocol, perplexity
+from layershap.tasks import Task, last_word, multiple_choice, read_rows
+
+PAPER_TASKS = (
+    "boolq",
+    "piqa",
+    "hellaswag",
+    "winogrande",
+    "arc_easy",
+    "arc_challenge",
+    "openbookqa",
+    "lambada_openai",
+)
+"""The eight zero-shot tasks of the paper (arXiv 2602.07804), by lm-evaluation-harness's names. The first seven are
+those of its published ``evaluate/quantize_eval.sh``; the eighth is the one that its ``evaluate/eval_acc.sh`` runs."""
+
+Texts = str | Iterable[str]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of an evaluation.
+
+    Attributes
+    ----------
+    task, metric : str
+        What was measured: ``('arc_easy', 'acc')``, ``('text', 'perplexity')``.
+    value : float
+        The figure.
+    std_error : float
+        Its standard error over sequences or questions; NaN where unknown.
+    n : int
+        Sequences or questions.
+    higher_is_better : bool
+        False for perplexities.
+    protocol : str
+        What the figure must be compared under: a perplexity protocol's name, ``rows`` for rows scored here, or
+        lm-evaluation-harness's version.
+    """
+
+    task: str
+    metric: str
+    value: float
+    std_error: float
+    n: int
+    higher_is_better: bool
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one model.
+
+    Attributes
+    ----------
+    scores : tuple of Score
+        In the order asked for.
+    """
+
+    scores: tuple[Score, ...]
+
+    def __getitem__(self, key: tuple[str, str]) -> Score:
+        """The score of (task, metric)."""
+        for score in self.scores:
+            if (score.task, score.metric) == key:
+                return score
+        raise KeyError(f"no score {key}; there are {[(s.task, s.metric) for s in self.scores]}")
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Plain dicts, for JSON or ``pandas.DataFrame``."""
+        return [asdict(score) for score in self.scores]
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
+        """The reverse of `to_records`."""
+        return cls(tuple(Score(**record) for record in records))
+
+    def __str__(self) -> str:
+        return str(compare({"value": self}))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores of several models side by side.
+
+    Attributes
+    ----------
+    evaluations : dict of str to Evaluation
+        By model name, in the order of the columns.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One dict for each (task, metric, protocol), with a value and a standard error for each model."""
+        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        for name, evaluation in self.evaluations.items():
+            for score in evaluation.scores:
+                row = rows.setdefault(
+                    (score.task, score.metric, score.protocol),
+                    {"task": score.task, "metric": score.metric, "protocol": score.protocol, "n": score.n},
+                )
+                row[name], row[f"{name} std_error"] = score.value, score.std_error
+        return list(rows.values())
+
+    def __str__(self) -> str:
+        names = list(self.evaluations)
+        table = [["task", "metric", "protocol", *names]]
+        for row in self.to_records():
+            cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
+            table.append([row["task"], row["metric"], row["protocol"], *cells])
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        lines = []
+        for line in table:
+            left = [cell.ljust(width) for cell, width in zip(line[:3], widths)]
+            right = [cell.rjust(width) for cell, width in zip(line[3:], widths[3:])]
+            lines.append("  ".join([*left, *right]).rstrip())
+        return "\n".join(lines)
+
+
+def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
+    """A before/after table: ``print(compare({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
+    return Comparison(dict(evaluations))
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: Any = None,
+    *,
+    texts: Texts | Mapping[str, Texts] | None = None,
+    tasks: Sequence[Task | str | os.PathLike[str]] = (),
+    protocol: str | PerplexityProtocol = "seq128",
+    n_sequences: int | None = None,
+    limit: int | None = None,
+    num_fewshot: int = 0,
+    batch_tokens: int | str = "auto",
+) -> Evaluation:
+    """Score a model on held-out text and on tasks.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model: dense, pruned, quantised or healed.
+    tokenizer : PreTrainedTokenizerBase, optional
+        Needed for everything but `Task` objects, which hold tokens already.
+    texts : str, iterable of str, or dict of name to these, optional
+        Text for perplexity.
+    tasks : sequence, optional
+        Each is a `Task` (`layershap.tasks`), the path of a JSONL file of rows (both are scored here, offline), the path
+        of an lm-evaluation-harness YAML file or of a folder of them, or the harness's name of a task (`PAPER_TASKS`).
+        The last two need the extra ``eval`` and run through the harness's Python API.
+    protocol : str or PerplexityProtocol, default='seq128'
+        For `texts`; every score carries its name.
+    n_sequences : int, optional
+        Sequences of each text, at even distances; by default all.
+    limit : int, optional
+        Questions of each task file or harness task, the first ones; by default all.
+    num_fewshot : int, default=0
+        Worked examples before each question, for harness tasks.
+    batch_tokens : int or 'auto'
+        Tokens of one forward.
+
+    Returns
+    -------
+    Evaluation
+        `compare` sets several side by side.
+
+    Raises
+    ------
+    ValueError
+        Nothing to evaluate, bad rows, no tokenizer where one is needed.
+    MissingExtraError
+        Harness tasks without lm-eval; the message holds the pip command.
+    """
+    if texts is None and not tasks:
+        raise ValueError("nothing to evaluate: give texts, tasks or both")
+    if isinstance(tasks, str | os.PathLike | Task):
+        tasks = [tasks]
+    scores: list[Score] = []
+    if texts is not None:
+        named = texts if isinstance(texts, Mapping) else {"text": texts}
+        for name, part in named.items():
+            found = perplexity(
+                model, part, tokenizer, protocol=protocol, n_sequences=n_sequences, batch_tokens=batch_tokens
+            )
+            scores.append(
+                Score(name, "perplexity", found.value, found.std_error, found.n_sequences, False, found.protocol)
+            )
+    harness: list[str] = []
+    for task in tasks:
+        if isinstance(task, Task) or Path(task).suffix == ".jsonl":
+            bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
+            scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
+        else:
+            harness.append(os.fspath(task))
+    if harness:
+        from layershap.harness import harness_scores
+
+        scores.extend(
+            Score(**record)
+            for record in harness_scores(model, tokenizer, harness, limit=limit, num_fewshot=num_fewshot)
+        )
+    return Evaluation(tuple(scores))
+
+
+def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto") -> list[Score]:
+    """Every metric of a task for one model."""
+    needed = tuple(sorted({name for utility in task.metrics.values() for name in utility.statistics}))
+    statistics = sequence_statistics(model, task.calibration, needed, batch_tokens=batch_tokens)
+    scores = []
+    for metric, utility in task.metrics.items():
+        error, n = math.nan, task.calibration.n_sequences
+        per_question = getattr(utility, "per_question", None)
+        if per_question is not None:
+            values = per_question(statistics)[0]
+            n = len(values)
+            error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
+        scores.append(Score(task.name, metric, float(utility.score(statistics)[0]), error, n, True, "rows"))
+    return scores
+
+
+def _from_file(path: Path, tokenizer: Any, max_length: int | None, limit: int | None) -> Task:
+    rows = read_rows(path)[:limit]
+    build = multiple_choice if "gold" in rows[0] or "choices" in rows[0] else last_word
+    return build(rows, tokenizer, name=path.stem, max_length=max_length)
+
+
+def _cell(value: float | None, error: float) -> str:
+    if value is None:
+        return "-"
+    figure = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return figure if math.isnan(error) else f"{figure} ± {error:.2f}" if abs(value) >= 10 else f"{figure} ± {error:.4f}"

@@ -1,0 +1,109 @@
+"""Weighted mixtures of utilities: on one calibration set, or each on its own part of it.
+
+Shapes: M masks, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from layershap.protocols import FloatArray, IntArray, SequenceStatistics, Statistic, Utility
+
+
+def sequence_groups(utility: Utility, n_sequences: int) -> IntArray:
+    """Which sequences belong together [S], equal numbers for those of one question: what a bootstrap draws whole.
+
+    A utility whose sequences are independent needs no `groups` method; each sequence is then its own group.
+    """
+    groups = getattr(utility, "groups", None)
+    return np.arange(n_sequences) if groups is None else groups(n_sequences)
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """``sum_i weights[i] * utilities[i]`` on the same calibration sequences.
+
+    Parameters
+    ----------
+    utilities : tuple of Utility
+        Their scales differ (nats, ratios, shares): the weights must bring them together.
+    weights : tuple of float
+        One for each, not negative, not all 0.
+    """
+
+    utilities: tuple[Utility, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.utilities) != len(self.weights) or not self.utilities:
+            raise ValueError(
+                f"a mixture needs one weight for each of its utilities, at least one; got {len(self.utilities)} "
+                f"utilities and {len(self.weights)} weights"
+            )
+        for utility in self.utilities:
+            if not isinstance(utility, Utility):
+                raise TypeError(
+                    f"a mixture takes utilities with `statistics` and `score`, got {type(utility).__name__}; a plain "
+                    "f(model) -> float can't be mixed in: let it compute the whole mixture"
+                )
+        if min(self.weights) < 0 or sum(self.weights) <= 0 or not np.isfinite(self.weights).all():
+            raise ValueError(f"weights must be finite, not negative and not all 0, got {self.weights}")
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What any of the utilities needs, in a fixed order."""
+        return tuple(sorted({name for utility in self.utilities for name in utility.statistics}))
+
+    def groups(self, n_sequences: int) -> IntArray:
+        """Sequences that belong together for any of the utilities."""
+        merged_S = np.arange(n_sequences)
+        for utility in self.utilities:
+            groups_S = sequence_groups(utility, n_sequences)
+            for group in np.unique(groups_S):
+                members = np.isin(merged_S, merged_S[groups_S == group])
+                merged_S[members] = merged_S[members].min()
+        return merged_S
+
+    def score(self, statistics: SequenceStatistics) -> FloatArray:
+        """Scores [M]."""
+        parts = [weight * utility.score(statistics) for utility, weight in zip(self.utilities, self.weights)]
+        return np.sum(parts, axis=0)
+
+
+@dataclass(frozen=True)
+class OnSequences:
+    """A utility that sees only the calibration sequences ``start <= s < stop``: one task among several.
+
+    Parameters
+    ----------
+    utility : Utility
+        Made for a calibration set of ``stop - start`` sequences.
+    start, stop : int
+        Where they are in the larger one.
+    """
+
+    utility: Utility
+    start: int
+    stop: int
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """The utility's."""
+        return self.utility.statistics
+
+    def groups(self, n_sequences: int) -> IntArray:
+        """The utility's groups among all sequences."""
+        groups_S = np.arange(n_sequences)
+        groups_S[self.start : self.stop] = self.start + sequence_groups(self.utility, self.stop - self.start)
+        return groups_S
+
+    def score(self, statistics: SequenceStatistics) -> FloatArray:
+        """Scores [M]."""
+        columns_S = np.arange(len(statistics.counts)) if statistics.sequences is None else statistics.sequences
+        inside = np.flatnonzero((columns_S >= self.start) & (columns_S < self.stop))
+        part = statistics.resampled(inside)
+        return self.utility.score(
+            SequenceStatistics(part.sums, part.dense, part.counts, sequences=columns_S[inside] - self.start)
+        )

@@ -1,0 +1,118 @@
+"""Selectors against enumeration: the bundled GPT-2's real values where they are needed, random games elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from layershap import Greedy, LayerGame, PairwiseRidge, SurrogateSearch, shapley
+from layershap.record import RecordedGame
+from layershap.selection.bounds import largest_rise, upper_bounds
+from layershap.selection.greedy import greedy_masks, greedy_path
+from layershap.selection.neighbourhoods import best_predicted, children, subsets, swaps
+
+
+def table_game(scores):
+    weights = 2 ** np.arange(len(scores).bit_length() - 1)
+    return lambda masks: scores[np.asarray(masks) @ weights]
+
+
+def searched(game, n_players, max_remove, selector, max_masks=10_000, seed=0):
+    record = RecordedGame(game, np.ones(n_players, dtype=bool), max_masks)
+    record(~np.eye(n_players, dtype=bool))
+    selector.search(record, PairwiseRidge(), max_remove, np.random.default_rng(seed))
+    of_size = [(~record.masks).sum(axis=1) == n for n in range(1, max_remove + 1)]
+    return record, np.array([record.scores[rows].max() for rows in of_size])
+
+
+@pytest.fixture(scope="module")
+def stories_table(stories, stories_calibration):
+    return LayerGame(stories[0], stories_calibration)(shapley.all_masks(5))
+
+
+def random_table(n_players, seed, monotone):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(size=2**n_players)
+    if monotone:
+        # The sum of non-negative weights over all sub-coalitions (Harsanyi dividends): no removal raises the score.
+        masks = shapley.all_masks(n_players).astype(float)
+        scores = ((masks @ (1 - masks).T) == 0).T @ np.abs(scores) ** 3
+    return scores
+
+
+def plain_greedy(scores, n_players, max_remove):
+    """Greedy written out: bit i set = layer i kept."""
+    code, found = 2**n_players - 1, []
+    for _ in range(max_remove):
+        code = max((code & ~(1 << i) for i in range(n_players) if code >> i & 1), key=lambda child: scores[child])
+        found.append(scores[code])
+    return np.array(found)
+
+
+@pytest.mark.parametrize("monotone", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_greedy_is_greedy(seed, monotone):
+    scores = random_table(7, seed, monotone)
+    expected = plain_greedy(scores, 7, 5)
+    record, _ = searched(table_game(scores), 7, 5, Greedy())
+    assert len(record.masks) == greedy_masks(7, 5) == 7 + 6 + 5 + 4 + 3
+    path = greedy_path(record, 5, bounded=False)
+    assert np.array_equal(record(np.array(path)), expected)
+    bounded, _ = searched(table_game(scores), 7, 5, Greedy(bounded=True))
+    if monotone:
+        assert np.array_equal(bounded(np.array(greedy_path(bounded, 5, bounded=True))), expected)
+        assert len(bounded.masks) <= len(record.masks)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("monotone", [False, True])
+def test_the_search_is_never_worse_than_greedy(seed, monotone):
+    """By construction on any game without bounds, and with them where removing a layer never raises the score."""
+    scores = random_table(8, seed, monotone)
+    greedy = plain_greedy(scores, 8, 5)
+    record, found = searched(table_game(scores), 8, 5, SurrogateSearch(bounded=monotone), greedy_masks(8, 5))
+    assert (found >= greedy).all()
+    assert len(record.masks) <= greedy_masks(8, 5)
+
+
+def test_the_search_finds_the_optimum_of_a_real_model(stories_table):
+    _, found = searched(table_game(stories_table), 5, 4, SurrogateSearch())
+    removed = 5 - shapley.all_masks(5).sum(axis=1)
+    assert found == pytest.approx([stories_table[removed == n].max() for n in (1, 2, 3, 4)])
+
+
+def test_bounds_hold_in_monotone_games_and_allow_for_the_largest_rise():
+    masks = shapley.all_masks(6)
+    rng = np.random.default_rng(0)
+    for monotone in (True, False):
+        scores = random_table(6, 1, monotone)
+        seen = rng.permutation(64)[:40]
+        rise = largest_rise(masks[seen], scores[seen])
+        assert (rise == 0) == monotone
+        if monotone:
+            assert (upper_bounds(masks, masks[seen], scores[seen]) >= scores).all()
+    assert upper_bounds(masks[:1], masks[-1:], np.array([0.5])) == 0.5
+
+
+def test_neighbourhoods():
+    free = np.array([False, True, True, True, True])
+    mask = np.array([True, True, True, False, True])
+    assert [np.flatnonzero(~m).tolist() for m in children(mask, free)] == [[1, 3], [2, 3], [3, 4]]
+    assert [np.flatnonzero(~m).tolist() for m in swaps(mask, free)] == [[1], [2], [4]]
+    assert len(subsets(free, 2)) == 6
+    assert subsets(free, 2)[:, 0].all()
+
+
+def test_the_surrogates_best_sets_are_found_by_beam_and_swaps_as_by_enumeration(monkeypatch):
+    rng = np.random.default_rng(0)
+    main, pairs = rng.normal(size=10), rng.normal(size=(10, 10)) / 3
+
+    def predict(masks):
+        removed = (~masks).astype(float)
+        return removed @ main + np.einsum("mi,ij,mj->m", removed, pairs, removed)
+
+    free = np.ones(10, dtype=bool)
+    exact = best_predicted(predict, free, 7, 4)
+    monkeypatch.setattr("layershap.selection.neighbourhoods.EXHAUSTIVE_SETS", 0)
+    beam = best_predicted(predict, free, 7, 16)
+    assert [beam[n][0].tolist() for n in exact] == [exact[n][0].tolist() for n in exact]
