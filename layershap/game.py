@@ -23,8 +23,10 @@ from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
-from layershap.stack import LayersArgument, LayerStack, find_layers, skip_layers
-from layershap.surgery import unremovable_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity, Players
+from layershap.surgery import keep_one_of, unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
 
@@ -34,7 +36,7 @@ UtilityLike = Utility | Callable[[nn.Module], float]
 
 
 class LayerGame:
-    """The cooperative game whose players are the layers of a model.
+    """The cooperative game whose players are the layers of a model, or their sublayers.
 
     ``game(masks [M, L]) -> scores [M]``. A mask is True where the layer runs; the empty coalition is allowed. Each
     distinct mask is evaluated once in the life of the game, and not at all if the ledger holds it.
@@ -49,6 +51,8 @@ class LayerGame:
         A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path).
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
     tokenizer : PreTrainedTokenizerBase, optional
         For texts.
     ledger : path, optional
@@ -60,10 +64,15 @@ class LayerGame:
 
     Attributes
     ----------
+    stack : LayerStack or SublayerStack
+        The players.
     n_players : int
-        L.
+        L, or the number of sublayers P.
     unremovable : dict of int to str
-        Layers that can't be skipped alone, with the reason.
+        Players that can't be skipped alone, with the reason.
+    keep_one_of : tuple of tuple of int
+        Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
+        without any are evaluated all the same.
     n_evaluated : int
         Masks run on the model by this game (not read from the ledger).
     layer_runs : int
@@ -77,13 +86,14 @@ class LayerGame:
         *,
         utility: UtilityLike | None = None,
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         tokenizer: Any = None,
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self.stack: LayerStack = find_layers(model, layers)
+        self.stack: Players = find_players(model, layers, granularity)
         if isinstance(calib_data, Task):
             utility = calib_data.utility if utility is None else utility
             calib_data = calib_data.calibration
@@ -106,7 +116,8 @@ class LayerGame:
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.unremovable = unremovable_layers(model, self.stack)
+        self.unremovable = unremovable_players(model, self.stack)
+        self.keep_one_of = keep_one_of(model, self.stack)
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, settings, always_kept=self.unremovable
         )
@@ -121,7 +132,7 @@ class LayerGame:
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """L, or the number of sublayers P."""
         return len(self.stack)
 
     @property
@@ -221,7 +232,7 @@ class LayerGame:
             with (
                 evaluation_mode(self._model),
                 torch.no_grad(),
-                skip_layers(self._model, np.flatnonzero(~mask_L), stack=self.stack),
+                self.stack.skip(np.flatnonzero(~mask_L)),
             ):
                 score = float(utility(self._model))
             self._keep(mask_L[None], [{"score": np.array([score])}])

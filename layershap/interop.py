@@ -68,7 +68,7 @@ def to_shapiq(game: PlayableGame) -> Any:
         masks_ML[:, players] = coalitions_MP
         return game(masks_ML)
 
-    class ShapiqLayerGame(shapiq.Game):  # type: ignore[misc, name-defined]
+    class ShapiqLayerGame(shapiq.Game):  # type: ignore[name-defined]
         def value_function(self, coalitions: MaskArray) -> FloatArray:
             return scores(coalitions)
 

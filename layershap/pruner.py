@@ -26,6 +26,7 @@ from layershap.evaluation import (
     share_masks,
 )
 from layershap.game import LayerGame, UtilityLike
+from layershap.inspection import inspect
 from layershap.protocols import (
     IntArray,
     MaskArray,
@@ -36,6 +37,8 @@ from layershap.protocols import (
     Surrogate,
 )
 from layershap.record import RecordedGame
+from layershap.report import PruningReport
+from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler, strata_of
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.shapley import removal_order
@@ -110,8 +113,14 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     diagnostics_ : dict
         ``held_out_r2``, ``held_out_spearman``, ``n_evaluated``, ``n_non_finite``, ``layer_runs``, ``path`` and
         ``path_note`` (fused or plain forward, and why), ``seconds``, ``calibration`` (provenance), ``protected``.
+    predictions_ : ndarray [M]
+        Held-out predictions of the scores; NaN where the score is not finite.
     fingerprint_ : dict
         What the scores depend on.
+    inspection_, environment_ : ModelInspection, Environment
+        The model's layers and sizes; versions and machine.
+    report_ : PruningReport
+        All of this as plain numbers: tables, JSON, HTML, model card.
 
     References
     ----------
@@ -259,7 +268,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 n_marginals=self.n_marginals,
                 rng=rng,
             )
-            diagnostics = {
+            diagnostics: dict[str, Any] = {
                 "held_out_r2": fitted.held_out_r2,
                 "held_out_spearman": fitted.held_out_spearman,
                 "n_evaluated": game.n_evaluated,
@@ -275,6 +284,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 "protected": protected,
             }
             self.fingerprint_ = game.fingerprint
+        self.inspection_ = inspect(model, self.layers)
+        self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.max_remove_ = max_remove if searches else min(n_players, len(removable) - 1)
         self.removable_ = removable
@@ -284,6 +295,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.contributions_std_[removable] = fitted.standard_errors
         self.removal_order_ = removal_order(self.contributions_, removable)
         self.masks_, self.scores_ = masks, scores
+        self.predictions_ = np.full(len(scores), np.nan)
+        self.predictions_[finite] = fitted.predictions
         self.baseline_score_ = baseline
         self.surrogate_ = fitted.surrogate
         self.diagnostics_ = {**diagnostics, "seconds": time.perf_counter() - start}
@@ -325,6 +338,12 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         support = np.ones(self.n_layers_in_, dtype=bool)
         support[removed] = False
         return np.flatnonzero(support) if indices else support
+
+    @property
+    def report_(self) -> PruningReport:
+        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
+        check_is_fitted(self)
+        return PruningReport.from_estimator(self)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

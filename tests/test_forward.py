@@ -268,7 +268,7 @@ def test_encoder_only_and_other_models_are_refused():
     ("layers", "error"),
     [
         ([5], ValueError),
-        ([-1], ValueError),
+        ([-6], ValueError),
         ([1, 1], ValueError),
         ([1.0], TypeError),
         ([True], TypeError),

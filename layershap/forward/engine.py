@@ -25,7 +25,7 @@ from layershap.forward.plan import PrefixPlan, distinct, plan
 from layershap.forward.settings import EngineSettings, Progress, Tokens, any_offloaded
 from layershap.model_io import evaluation_mode, input_device
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.stack import LayerStack
+from layershap.sublayers import Players
 
 _SWEEP_MASKS = 256
 """Masks of a sweep: what an interruption may cost. Cutting 8,000 masks of 32 layers so costs 0.3% more layer runs."""
@@ -45,8 +45,8 @@ class Engine:
     ----------
     model : nn.Module
         Causal language model; its parameters are only read.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     calibration : Calibration
         Tokens to score.
     statistics : tuple of {'nll', 'kl', 'hits'}
@@ -67,7 +67,7 @@ class Engine:
     def __init__(
         self,
         model: nn.Module,
-        stack: LayerStack,
+        stack: Players,
         calibration: Calibration,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
@@ -133,9 +133,9 @@ class Engine:
         """Compare both on three masks and the first sequences: a model whose layers pass more than they show would
         differ here.
         """
-        n_layers = len(self.stack)
-        half_L = np.random.default_rng(0).permutation(n_layers) % 2 == 0
-        masks_3L = np.stack([np.ones(n_layers, dtype=bool), half_L, ~half_L])
+        n_players = len(self.stack)
+        half_L = np.random.default_rng(0).permutation(n_players) % 2 == 0
+        masks_3L = np.stack([np.ones(n_players, dtype=bool), half_L, ~half_L])
         masks_3L[:, self._always_kept] = True
         masks_UL = distinct(masks_3L)
         found = fused.run(masks_UL, _ignore, n_blocks=1)

@@ -22,7 +22,7 @@ from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_s
 from layershap.forward.state import State
 from layershap.model_io import vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.stack import LayerStack
+from layershap.sublayers import Players
 
 
 class FusedForward:
@@ -32,8 +32,8 @@ class FusedForward:
     ----------
     model : nn.Module
         In evaluation mode while this is used, as are gradients off.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     tokens : Tokens
         What to score, on the model's device.
     statistics : tuple of {'nll', 'kl', 'hits'}
@@ -55,7 +55,7 @@ class FusedForward:
     def __init__(
         self,
         model: nn.Module,
-        stack: LayerStack,
+        stack: Players,
         tokens: Tokens,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
@@ -87,9 +87,9 @@ class FusedForward:
         states = self._final_states(make_sweep(masks_UL), blocks, progress)
         return self._heads(states, blocks, progress)
 
-    def probe_layer(self, layer: int) -> None:
-        """Run one layer on one state of the first block, for timing and counting."""
-        self._replay.run_layer(layer, self._captures[0].first, self._captures[0], 1)
+    def probe_player(self, player: int) -> None:
+        """Run one player on one state of the first block, for timing and counting."""
+        self._replay.run_player(player, self._captures[0].first, self._captures[0], 1)
 
     def probe_head(self) -> None:
         """Run the head on one state of the first block, for timing and counting."""
@@ -101,13 +101,13 @@ class FusedForward:
         # states[g][b]: distinct prefix g on block b. A skipped layer shares its parent's tensors.
         states = [[self._stored(self._captures[b].first) for b in blocks]]
         layer_states = max(1, self.settings.batch_tokens // (self._rows * self.tokens.seq_len))
-        for layer, level in enumerate(sweep.levels):
+        for player, level in enumerate(sweep.levels):
             following: list[list[State]] = [states[parent] for parent in level.parent_G]
             runs = np.flatnonzero(level.runs_G)
-            with held(self.stack.layers[layer]) if len(runs) else nullcontext():
+            with held(self.stack.layers[self.stack.layer_of(player)]) if len(runs) else nullcontext():
                 inputs = [states[level.parent_G[g]] for g in runs]
                 for group in _alike([state[0] for state in inputs], layer_states):
-                    self._run_group(layer, runs[group], inputs[group], following, blocks)
+                    self._run_group(player, runs[group], inputs[group], following, blocks)
                     progress(float(group.stop - group.start))
             states = following
         for capture in self._captures:
@@ -116,7 +116,7 @@ class FusedForward:
 
     def _run_group(
         self,
-        layer: int,
+        player: int,
         runs: np.ndarray,
         inputs: list[list[State]],
         following: list[list[State]],
@@ -127,7 +127,7 @@ class FusedForward:
             following[g] = []
         for position, b in enumerate(blocks):
             joint = batching.join([state[position] for state in inputs]).to(self._device)
-            output = self._replay.run_layer(layer, joint, self._captures[b], len(runs))
+            output = self._replay.run_player(player, joint, self._captures[b], len(runs))
             for g, part in zip(runs, batching.part(output, len(runs)), strict=True):
                 following[g].append(self._stored(part))
 

@@ -14,7 +14,7 @@ from layershap.forward.head import sequence_sums
 from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
 from layershap.model_io import token_logits
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.stack import LayerStack, skip_layers
+from layershap.sublayers import Players
 
 
 class PlainForward:
@@ -32,7 +32,7 @@ class PlainForward:
     def __init__(
         self,
         model: nn.Module,
-        stack: LayerStack,
+        stack: Players,
         tokens: Tokens,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
@@ -57,7 +57,7 @@ class PlainForward:
             ids_BT, labels_BT = self.tokens.ids_ST[block], self.tokens.labels_ST[block]
             dense_BTV = token_logits(self.model, ids_BT) if "kl" in self.statistics else None
             for u, mask_L in enumerate(masks_UL):
-                with skip_layers(self.model, np.flatnonzero(~mask_L), stack=self.stack):
+                with self.stack.skip(np.flatnonzero(~mask_L)):
                     logits_BTV = token_logits(self.model, ids_BT)
                 for name, value_B in sequence_sums(logits_BTV, labels_BT, self.statistics, dense_BTV).items():
                     sums[name][u, block] = value_B.cpu().numpy()

@@ -16,10 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from layershap.calls import ArgumentKey, patched
 from layershap.forward.batching import Batching, ReplayError, observe, repeated
 from layershap.forward.state import State, StateBatching
 from layershap.model_io import token_logits
-from layershap.stack import ArgumentKey, LayerStack, patched
+from layershap.sublayers import Players
 
 
 @dataclass
@@ -73,8 +74,8 @@ class Replay:
     ----------
     model : nn.Module
         In evaluation mode while this is used, as are gradients off.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     ids_ST : Tensor [S, T]
         Calibration tokens on the model's device: rows of these are used to observe what grows with the batch.
 
@@ -91,7 +92,7 @@ class Replay:
         The calls differ between batch sizes in another way than one growing dimension per tensor.
     """
 
-    def __init__(self, model: nn.Module, stack: LayerStack, ids_ST: Tensor) -> None:
+    def __init__(self, model: nn.Module, stack: Players, ids_ST: Tensor) -> None:
         self.model = model
         self.stack = stack
         self._returned = dict.fromkeys(key for form in stack.forms for _, key in form.carried)
@@ -148,8 +149,9 @@ class Replay:
             token_logits(self.model, ids_BT)
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
-    def run_layer(self, layer: int, state: State, capture: Capture, repeats: int) -> State:
-        """One layer on `repeats` states of a block, joined along the batch."""
+    def run_player(self, player: int, state: State, capture: Capture, repeats: int) -> State:
+        """One layer (or one sublayer of it) on `repeats` states of a block, joined along the batch."""
+        layer = self.stack.layer_of(player)
         call = capture.calls.get(layer)
         if call is None:
             return state
@@ -164,7 +166,8 @@ class Replay:
             arguments[key] = self._shared[key](value) if key in self._shared else value
         args = [arguments[key] for key in sorted(key for key in arguments if isinstance(key, int))]
         kwargs = {key: value for key, value in arguments.items() if isinstance(key, str)}
-        return self._after(layer, self.stack.layers[layer](*args, **kwargs), arguments)
+        with self.stack.alone(player):
+            return self._after(layer, self.stack.layers[layer](*args, **kwargs), arguments)
 
     @contextmanager
     def head(self) -> Iterator[Callable[[State, Tensor], Tensor]]:

@@ -19,7 +19,7 @@ from layershap.forward.head import shifted_labels
 from layershap.forward.offload import is_offloaded
 from layershap.model_io import part_of
 from layershap.protocols import FloatArray, Statistic
-from layershap.stack import LayerStack
+from layershap.sublayers import Players
 
 Progress = Callable[[float], None]
 """Called with work done since the last call, in layer runs."""
@@ -70,7 +70,7 @@ class EngineSettings:
             _HEAD_BYTES[kind],
         )
 
-    def for_model(self, model: nn.Module, stack: LayerStack) -> EngineSettings:
+    def for_model(self, model: nn.Module, stack: Players) -> EngineSettings:
         """The same with what depends on the model's weights."""
         embeddings = part_of(model, "get_output_embeddings")
         head = 0 if embeddings is None else sum(p.numel() for p in embeddings.parameters())
@@ -117,7 +117,7 @@ class Tokens:
         return int(self.ids_ST.shape[1])
 
 
-def any_offloaded(stack: LayerStack) -> bool:
+def any_offloaded(stack: Players) -> bool:
     """Whether some layers' weights live elsewhere until their call."""
     return any(map(is_offloaded, stack.layers))
 

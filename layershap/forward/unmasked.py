@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.forward.engine import EngineSettings
 from layershap.forward.head import sequence_sums, shifted_labels
+from layershap.forward.settings import EngineSettings
 from layershap.model_io import (
     check_is_model,
     evaluation_mode,

@@ -1,0 +1,33 @@
+"""``layershap evaluate``: perplexity and task scores of models side by side."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from layershap.cli.answer import Answer
+from layershap.cli.inputs import add_evaluation_options, add_model_options, evaluation_options, load_model
+from layershap.scoring import Evaluation, compare, evaluate
+
+
+def add_parser(commands: Any) -> argparse.ArgumentParser:
+    """Options of ``evaluate``."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "evaluate",
+        help="perplexity and task scores of models side by side",
+        description="Measures each model on held-out text under a named protocol: one row per figure.",
+    )
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="folders, names on the Hub, or 'bundled'")
+    add_evaluation_options(parser)
+    add_model_options(parser)
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> Answer:
+    """Evaluate every model."""
+    options = evaluation_options(arguments)
+    found: dict[str, Evaluation] = {}
+    for source in arguments.models:
+        model, tokenizer = load_model(source, arguments)
+        found[source] = evaluate(model, tokenizer, **options)
+    return Answer(str(compare(found)), {name: evaluation.to_records() for name, evaluation in found.items()})

@@ -1,0 +1,104 @@
+"""The parser, and how a command's outcome becomes output and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+
+import transformers
+
+from layershap.cli import evaluate, fit, prune, report
+from layershap.exceptions import LayerShapError
+from layershap.report.store import to_plain
+
+_COMMANDS = (fit, prune, evaluate, report)
+
+_DESCRIPTION = """\
+Prune whole layers of a causal language model by their Shapley values.
+
+From a model folder and a text file to a smaller model and a report with pictures:
+
+  layershap fit MODEL --text calibration.txt --out run
+  layershap prune MODEL --report run/report.json --n-remove 4 --out small
+  layershap evaluate MODEL small --text held-out.txt
+  layershap report run/report.json --model MODEL --pruned small --text held-out.txt --html run/report.html
+
+MODEL is a folder with a transformers checkpoint, a name on the Hugging Face Hub, or 'bundled' for the small trained
+GPT-2 that comes with the package.
+"""
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong usage, 130 interrupted"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="layershap",
+        description=_DESCRIPTION,
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"layershap {version('layershap')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
+        command = module.add_parser(commands)
+        command.set_defaults(run=module.run)
+        command.add_argument("--format", choices=("text", "json"), default="text", help="of what is printed")
+        command.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return parser
+
+
+def help_texts() -> dict[str, str]:
+    """``--help`` of the program and of each command, by command; the program's is under ""."""
+    parser = build_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
+    return {"": parser.format_help()} | {name: command.format_help() for name, command in commands.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    arguments = build_parser().parse_args(argv)
+    _send_messages_to_stderr()
+    try:
+        answer = arguments.run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; a fit's evaluated masks are kept, the same command resumes", file=sys.stderr)
+        return 130
+    except (LayerShapError, ValueError, TypeError, OSError) as error:
+        if arguments.traceback:
+            raise
+        print(f"layershap {arguments.command}: error: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(to_plain(answer.data), indent=1, allow_nan=False) if arguments.format == "json" else answer.text)
+    return 0
+
+
+def _send_messages_to_stderr() -> None:
+    """The messages of this library, not of those below it, each on a line without its place in the code."""
+    logger = logging.getLogger("layershap")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    # One bar, that of the fit, is enough; transformers shows one for every file it reads or writes.
+    transformers.utils.logging.disable_progress_bar()
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)

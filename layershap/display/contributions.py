@@ -1,0 +1,82 @@
+"""The layers' values with error bars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layershap.display.axes import BLUE, RED, axes_or_new
+from layershap.protocols import FloatArray, MaskArray
+
+if TYPE_CHECKING:
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+
+
+@dataclass
+class ContributionDisplay:
+    """What each layer is worth.
+
+    Attributes
+    ----------
+    contributions, standard_errors : ndarray [L]
+        NaN for protected layers.
+    removed : ndarray [L] of bool
+        Layers drawn as removed.
+    score_name : str
+        What the values are parts of.
+    ax_, figure_ : matplotlib objects
+        After `plot`.
+    """
+
+    contributions: FloatArray
+    standard_errors: FloatArray
+    removed: MaskArray
+    score_name: str = "the score"
+
+    @classmethod
+    def from_estimator(cls, pruner: LayerPruner, n_remove: int | None = None) -> ContributionDisplay:
+        """Of a fitted pruner, with the layers marked that it would remove for this `n_remove`."""
+        return cls.from_report(pruner.report_, n_remove)
+
+    @classmethod
+    def from_report(cls, report: PruningReport, n_remove: int | None = None) -> ContributionDisplay:
+        """Of a report, with the layers marked that go for this `n_remove`."""
+        removed = np.zeros(len(report.layers), dtype=bool)
+        if n_remove is not None:
+            removed[list(report.removal(n_remove).layers)] = True
+        return cls(
+            np.array([layer.contribution for layer in report.layers], dtype=np.float64),
+            np.array([layer.standard_error for layer in report.layers], dtype=np.float64),
+            removed,
+            report.fit.utility,
+        )
+
+    def plot(self, ax: Any = None) -> ContributionDisplay:
+        """Draw bars with one standard error to either side.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Drawn on; a new figure by default.
+        """
+        n_layers = len(self.contributions)
+        ax = axes_or_new(ax, width=min(14.0, 3.0 + 0.25 * n_layers))
+        bar_style = {"capsize": 2, "error_kw": {"elinewidth": 1}}
+        for which, colour, label in ((~self.removed, BLUE, "kept"), (self.removed, RED, "removed")):
+            layers = np.flatnonzero(which & np.isfinite(self.contributions))
+            if len(layers):
+                values, errors = self.contributions[layers], self.standard_errors[layers]
+                ax.bar(layers, values, yerr=errors, color=colour, label=label, **bar_style)
+        protected = np.flatnonzero(~np.isfinite(self.contributions))
+        if len(protected):
+            ax.plot(protected, np.zeros(len(protected)), "x", color="black", label="protected", clip_on=False)
+        ax.axhline(0, color="black", linewidth=0.8)
+        ax.set(xlabel="layer", ylabel=f"contribution to\n{self.score_name}", title="What each layer is worth")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if self.removed.any() or len(protected):
+            ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -1,0 +1,112 @@
+"""Score against the number of removed layers, with baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layershap.display.axes import CYCLE, MARKERS, axes_or_new
+from layershap.protocols import FloatArray, IntArray
+from layershap.report.build import score_name
+
+if TYPE_CHECKING:
+    from layershap.game import LayerGame
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+
+
+@dataclass
+class DepthCurveDisplay:
+    """What removing layers costs, one curve per method.
+
+    Attributes
+    ----------
+    n_removed : ndarray [N] of int
+        Numbers of removed layers, 0 for the model with all of them.
+    curves : dict of str to ndarray [N]
+        Method -> figure at each depth; NaN where there is none.
+    ylabel : str
+        What the figure is, with its protocol.
+    logarithmic : bool
+        Perplexities are drawn on a logarithmic axis.
+    ax_, figure_ : matplotlib objects
+        After `plot`.
+    """
+
+    n_removed: IntArray
+    curves: dict[str, FloatArray]
+    ylabel: str = "score"
+    logarithmic: bool = False
+
+    @classmethod
+    def from_estimator(
+        cls, pruner: LayerPruner, game: LayerGame | None = None, baselines: Mapping[str, Any] | None = None
+    ) -> DepthCurveDisplay:
+        """Of a fitted pruner.
+
+        Parameters
+        ----------
+        pruner : LayerPruner
+            Fitted.
+        game : LayerGame, optional
+            Scores the removal sets, of the pruner and of the baselines, usually on held-out text. Without it the
+            curves are those of the report: the scores on the calibration text.
+        baselines : mapping of str to estimator, optional
+            Fitted estimators with ``removed_layers(n_remove)``.
+
+        Raises
+        ------
+        ValueError
+            Baselines without a game to score them.
+        """
+        if game is None:
+            if baselines:
+                raise ValueError(
+                    "baselines need a game that scores their removal sets: from_estimator(pruner, game, ...)"
+                )
+            return cls.from_report(pruner.report_)
+        counts = [removal.n_remove for removal in pruner.report_.removals]
+        methods = {"layershap": pruner, **(baselines or {})}
+        masks = np.ones((len(methods), len(counts) + 1, pruner.n_layers_in_), dtype=bool)
+        for m, method in enumerate(methods.values()):
+            for n, count in enumerate(counts, start=1):
+                masks[m, n, list(method.removed_layers(count))] = False
+        scores = np.asarray(game(masks.reshape(-1, masks.shape[-1]))).reshape(masks.shape[:2])
+        curves = {name: scores[m] for m, name in enumerate(methods)}
+        return cls(np.array([0, *counts]), curves, score_name(game.utility))
+
+    @classmethod
+    def from_report(cls, report: PruningReport) -> DepthCurveDisplay:
+        """Of a report: predicted scores, and measured ones where the sets were evaluated; both on calibration text."""
+        counts = np.array([0, *[removal.n_remove for removal in report.removals]])
+        dense = report.fit.baseline_score
+        measured = [np.nan if removal.score is None else removal.score for removal in report.removals]
+        curves = {"predicted by the surrogate": np.array([dense, *[r.predicted_score for r in report.removals]])}
+        if np.isfinite(measured).any():
+            curves = {"measured": np.array([dense, *measured])} | curves
+        return cls(counts, curves, f"{report.fit.utility}\non the calibration text")
+
+    def plot(self, ax: Any = None) -> DepthCurveDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Drawn on; a new figure by default.
+        """
+        ax = axes_or_new(ax)
+        for i, (name, values) in enumerate(self.curves.items()):
+            known = np.isfinite(values)
+            style = {"marker": MARKERS[i % len(MARKERS)], "color": CYCLE[i % len(CYCLE)], "markersize": 4}
+            ax.plot(self.n_removed[known], values[known], label=name, linestyle="-" if i == 0 else "--", **style)
+        if self.logarithmic:
+            ax.set_yscale("log")
+        ax.set(xlabel="layers removed", ylabel=self.ylabel, title="What removing layers costs")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        if len(self.curves) > 1:
+            ax.legend()
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -1,0 +1,75 @@
+"""Pairwise interactions of layers as a heatmap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layershap.display.axes import axes_or_new
+from layershap.protocols import FloatArray
+
+if TYPE_CHECKING:
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+
+
+@dataclass
+class InteractionDisplay:
+    """How the removal of one layer changes what the removal of another costs.
+
+    Attributes
+    ----------
+    interactions : ndarray [L, L]
+        Symmetric; NaN on the diagonal and for protected layers. Negative: removing both costs more than the sum of the
+        two removals; positive: less, the two do the same work.
+    ax_, figure_ : matplotlib objects
+        After `plot`.
+    """
+
+    interactions: FloatArray
+
+    @classmethod
+    def from_estimator(cls, pruner: LayerPruner) -> InteractionDisplay:
+        """Of a pruner fitted with a surrogate that has interactions (`PairwiseRidge`)."""
+        return cls.from_report(pruner.report_)
+
+    @classmethod
+    def from_report(cls, report: PruningReport) -> InteractionDisplay:
+        """Of a report.
+
+        Raises
+        ------
+        ValueError
+            The fit's surrogate has no interactions.
+        """
+        if report.surrogate.interactions is None:
+            raise ValueError(
+                f"interactions need a surrogate that has them, such as PairwiseRidge; the fit's was "
+                f"{report.surrogate.name}"
+            )
+        players = np.flatnonzero([layer.removable for layer in report.layers])
+        full = np.full((len(report.layers), len(report.layers)), np.nan)
+        full[np.ix_(players, players)] = report.surrogate.interactions
+        np.fill_diagonal(full, np.nan)
+        return cls(full)
+
+    def plot(self, ax: Any = None) -> InteractionDisplay:
+        """Draw the heatmap, its colours symmetric about 0.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Drawn on; a new figure by default.
+        """
+        ax = axes_or_new(ax, width=5.2, height=4.4)
+        # The few pairs that ruin the model would leave all others white: the scale ends at the 95th percentile.
+        known = np.abs(self.interactions[np.isfinite(self.interactions)])
+        limit = float(np.quantile(known, 0.95)) if known.size and known.any() else 1.0
+        image = ax.imshow(self.interactions, cmap="RdBu", vmin=-limit, vmax=limit)
+        ax.figure.colorbar(image, ax=ax, label="interaction of two removals", extend="both")
+        ax.set(xlabel="layer", ylabel="layer", title="Pairwise interactions")
+        ax.set_facecolor("#DDDDDD")
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

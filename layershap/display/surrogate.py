@@ -1,0 +1,70 @@
+"""The surrogate's predictions against measured scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layershap.display.axes import axes_or_new
+from layershap.protocols import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+
+
+@dataclass
+class SurrogateDisplay:
+    """How well the surrogate predicts masks that it was not fitted on.
+
+    Attributes
+    ----------
+    scores, predictions : ndarray [M]
+        Measured, and predicted by the folds that had not seen the mask.
+    n_removed : ndarray [M] of int
+        Layers removed in each mask: the colour.
+    r2 : float
+        Held-out R2.
+    ax_, figure_ : matplotlib objects
+        After `plot`.
+    """
+
+    scores: FloatArray
+    predictions: FloatArray
+    n_removed: IntArray
+    r2: float
+
+    @classmethod
+    def from_estimator(cls, pruner: LayerPruner) -> SurrogateDisplay:
+        """Of a fitted pruner."""
+        return cls.from_report(pruner.report_)
+
+    @classmethod
+    def from_report(cls, report: PruningReport) -> SurrogateDisplay:
+        """Of a report."""
+        found = report.surrogate
+        return cls(np.array(found.scores), np.array(found.predictions), np.array(found.n_removed), found.held_out_r2)
+
+    def plot(self, ax: Any = None) -> SurrogateDisplay:
+        """Draw one point per mask.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Drawn on; a new figure by default.
+        """
+        ax = axes_or_new(ax, width=5.2, height=4.2)
+        low = min(self.scores.min(), self.predictions.min())
+        high = max(self.scores.max(), self.predictions.max())
+        ax.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle="--", zorder=1)
+        points = ax.scatter(self.scores, self.predictions, c=self.n_removed, cmap="viridis_r", s=14, zorder=2)
+        ax.figure.colorbar(points, ax=ax, label="layers removed").locator.set_params(integer=True)
+        ax.set(
+            xlabel="measured score",
+            ylabel="predicted, held out",
+            title=f"Surrogate: held-out $R^2$ = {self.r2:.3f}",
+        )
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

@@ -1,0 +1,37 @@
+"""The report of a fit and of what pruning did: plain numbers first, tables, pages and cards after."""
+
+from layershap.report.card import model_card
+from layershap.report.measure import measure_outcome
+from layershap.report.records import (
+    CalibrationRecord,
+    CostRecord,
+    Environment,
+    FitRecord,
+    LayerRecord,
+    ModelRecord,
+    PruningOutcome,
+    RemovalRecord,
+    SpeedRecord,
+    SurrogateRecord,
+)
+from layershap.report.report import PruningReport
+from layershap.report.speed import measure_speed
+from layershap.report.tables import Table
+
+__all__ = [
+    "CalibrationRecord",
+    "CostRecord",
+    "Environment",
+    "FitRecord",
+    "LayerRecord",
+    "ModelRecord",
+    "PruningOutcome",
+    "PruningReport",
+    "RemovalRecord",
+    "SpeedRecord",
+    "SurrogateRecord",
+    "Table",
+    "measure_outcome",
+    "measure_speed",
+    "model_card",
+]

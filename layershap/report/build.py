@@ -1,0 +1,137 @@
+"""From a fitted `LayerPruner` to the records of its report.
+
+Shapes: L layers, M masks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from layershap.game import UtilityLike
+from layershap.protocols import FloatArray, MaskArray
+from layershap.report.records import (
+    CalibrationRecord,
+    CostRecord,
+    FitRecord,
+    LayerRecord,
+    RemovalRecord,
+    SurrogateRecord,
+)
+from layershap.utilities import PerplexityRatio
+
+if TYPE_CHECKING:
+    from layershap.pruner import LayerPruner
+
+
+def score_name(utility: UtilityLike | None) -> str:
+    """What a score is called: the utility as Python would construct it, a function by its name."""
+    used = PerplexityRatio() if utility is None else utility
+    return str(getattr(used, "__qualname__", repr(used).removesuffix("()")))
+
+
+def fit_record(pruner: LayerPruner) -> FitRecord:
+    """What was fitted, and with which settings."""
+    model = pruner.inspection_
+    settings = {name: repr(value) for name, value in pruner.get_params(deep=False).items()}
+    return FitRecord(
+        model_class=model.model_class,
+        layers_path=model.path,
+        dtype=str(pruner.fingerprint_["dtype"]),
+        weights_digest=str(pruner.fingerprint_["weights"]),
+        n_parameters=model.n_parameters,
+        n_bytes=model.n_bytes,
+        utility=score_name(pruner.utility),
+        baseline_score=pruner.baseline_score_,
+        settings=settings,
+    )
+
+
+def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
+    """One record per layer [L]."""
+    rank = np.argsort(pruner.removal_order_)
+    protected = pruner.diagnostics_["protected"]
+    return tuple(
+        LayerRecord(
+            index=layer.index,
+            mixer=layer.mixer,
+            feed_forward=layer.feed_forward,
+            n_parameters=layer.n_parameters,
+            n_bytes=layer.n_bytes,
+            removable=bool(pruner.removable_[layer.index]),
+            reason=protected.get(layer.index, ""),
+            contribution=_player_value(pruner, pruner.contributions_, layer.index),
+            standard_error=_player_value(pruner, pruner.contributions_std_, layer.index),
+            removal_rank=int(rank[layer.index]) + 1,
+        )
+        for layer in pruner.inspection_.layers
+    )
+
+
+def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> float | None:
+    return float(values_L[layer]) if pruner.removable_[layer] else None
+
+
+def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
+    """One record for each number of layers that the pruner can remove."""
+    known = {mask.tobytes(): float(score) for mask, score in zip(pruner.masks_, pruner.scores_, strict=True)}
+    records = []
+    for n_remove in range(1, pruner.max_remove_ + 1):
+        layers = pruner.removed_layers(n_remove)
+        mask_L = pruner.get_support(n_remove).astype(bool)
+        freed = [pruner.inspection_.layers[layer] for layer in layers]
+        records.append(
+            RemovalRecord(
+                n_remove=n_remove,
+                layers=tuple(layers),
+                score=known.get(mask_L.tobytes()),
+                predicted_score=_predicted(pruner, mask_L),
+                n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),
+                n_bytes=pruner.inspection_.n_bytes - sum(layer.n_bytes for layer in freed),
+            )
+        )
+    return tuple(records)
+
+
+def _predicted(pruner: LayerPruner, mask_L: MaskArray) -> float:
+    return float(np.asarray(pruner.surrogate_.predict(mask_L[None, pruner.removable_]))[0])
+
+
+def surrogate_record(pruner: LayerPruner) -> SurrogateRecord:
+    """The surrogate with its held-out predictions."""
+    finite = np.isfinite(pruner.scores_)
+    interactions = getattr(pruner.surrogate_, "interactions_", None)
+    return SurrogateRecord(
+        name=repr(pruner.surrogate_),
+        held_out_r2=pruner.diagnostics_["held_out_r2"],
+        held_out_spearman=pruner.diagnostics_["held_out_spearman"],
+        n_removed=tuple(int(count) for count in (~pruner.masks_[finite]).sum(axis=1)),
+        scores=tuple(float(score) for score in pruner.scores_[finite]),
+        predictions=tuple(float(score) for score in pruner.predictions_[finite]),
+        interactions=None if interactions is None else tuple(tuple(float(c) for c in row) for row in interactions),
+    )
+
+
+def calibration_record(pruner: LayerPruner) -> CalibrationRecord:
+    """The calibration text's provenance."""
+    provenance = dict(pruner.diagnostics_["calibration"])
+    return CalibrationRecord(
+        n_sequences=provenance.pop("n_sequences"),
+        seq_len=provenance.pop("seq_len"),
+        digest=str(pruner.fingerprint_["calibration"]),
+        provenance=provenance,
+    )
+
+
+def cost_record(pruner: LayerPruner) -> CostRecord:
+    """What the fit took."""
+    found = pruner.diagnostics_
+    return CostRecord(
+        n_masks=len(pruner.masks_),
+        n_evaluated=found["n_evaluated"],
+        layer_runs=found["layer_runs"],
+        seconds=found["seconds"],
+        path=found["path"],
+        path_note=found["path_note"],
+    )

@@ -1,0 +1,93 @@
+"""A Markdown model card for a pruned model, made without a network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from layershap.report.records import PruningOutcome, RemovalRecord
+from layershap.report.summary import describe, layer_table, outcome_table, speed_table
+
+if TYPE_CHECKING:
+    from layershap.report.report import PruningReport
+
+PAPER = "https://arxiv.org/abs/2602.07804"
+
+
+def model_card(report: PruningReport, n_remove: int, *, name: str, base_model: str | None = None) -> ModelCard:
+    """The card of the model with `n_remove` layers removed.
+
+    Parameters
+    ----------
+    report : PruningReport
+        If it holds an outcome with these layers removed, its figures are in the card.
+    n_remove : int
+        One of the report's removals.
+    name : str
+        Of the pruned model.
+    base_model : str, optional
+        Repository or folder of the original.
+
+    Returns
+    -------
+    huggingface_hub.ModelCard
+        ``card.save(folder / "README.md")`` writes it.
+    """
+    removal = report.removal(n_remove)
+    outcome = next((o for o in reversed(report.outcomes) if o.removed == removal.layers), None)
+    results = _eval_results(outcome) if outcome is not None else None
+    data = ModelCardData(
+        base_model=base_model,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["pruning", "depth-pruning", "layershap"],
+        model_name=name if results else None,
+        eval_results=results,
+    )
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(report, removal, outcome, name, base_model)}")
+
+
+def _body(
+    report: PruningReport, removal: RemovalRecord, outcome: PruningOutcome | None, name: str, base_model: str | None
+) -> str:
+    fit, text = report.fit, report.calibration
+    origin = f"`{base_model}`" if base_model else f"a {fit.model_class}"
+    score = "not measured" if removal.score is None else f"{removal.score:.4g}"
+    parts = [
+        f"# {name}",
+        f"{origin} without {removal.n_remove} of its {len(report.layers)} layers: "
+        f"{', '.join(map(str, removal.layers))}. "
+        f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. The weights of the other layers are "
+        "unchanged; nothing was trained.",
+        f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
+        "how well the model does with only some of its layers.",
+        "## How it was chosen",
+        f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})",
+        f"- score: {fit.utility}; all layers {fit.baseline_score:.4g}, this model {score} "
+        f"(predicted {removal.predicted_score:.4g})",
+        f"- surrogate: {report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}",
+        f"- random_state: {fit.settings.get('random_state')}; "
+        + ", ".join(f"{package} {number}" for package, number in report.environment.versions.items()),
+    ]
+    if outcome is not None:
+        parts += ["## Before and after", outcome_table(outcome).to_markdown()]
+        parts += ["Perplexities under different protocols can't be compared; each row names its own."]
+    if outcome is not None and outcome.after.speed:
+        speed = speed_table(outcome)
+        parts += [f"{speed.title}:", speed.to_markdown()]
+    parts += ["## Values of the layers", layer_table(report).to_markdown()]
+    return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+
+
+def _eval_results(outcome: PruningOutcome) -> list[Any]:
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=score.task,
+            dataset_name=f"{score.task} ({score.protocol})",
+            metric_type=score.metric,
+            metric_value=score.value,
+        )
+        for score in outcome.after.scores
+    ]

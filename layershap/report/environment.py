@@ -1,0 +1,37 @@
+"""Versions and machine, for the report."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+from torch import nn
+
+from layershap.report.records import Environment
+
+_PACKAGES = ("layershap", "torch", "transformers", "numpy", "scikit-learn")
+
+
+def current_environment(model: nn.Module | None = None) -> Environment:
+    """Versions and machine of this process; the device is the model's, the CPU without one."""
+    parameter = next(model.parameters(), None) if model is not None else None
+    device = "cpu"
+    if parameter is not None and parameter.device.type == "cuda":
+        device = torch.cuda.get_device_name(parameter.device)
+    elif parameter is not None:
+        device = parameter.device.type
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    return Environment(
+        versions=versions,
+        platform=f"{platform.system()} {platform.machine()}",
+        device=device,
+        threads=torch.get_num_threads(),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"

@@ -1,0 +1,101 @@
+"""A pruned model measured beside the model it was made from: size, quality, speed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from layershap.report.environment import current_environment
+from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
+from layershap.report.speed import measure_speed
+from layershap.scoring import Score
+from layershap.stack import LayersArgument, find_layers
+
+
+def measure_outcome(
+    model: nn.Module,
+    pruned: nn.Module,
+    *,
+    removed: Sequence[int] | None = None,
+    scores: tuple[tuple[Score, ...], tuple[Score, ...]] = ((), ()),
+    batch_sizes: Sequence[int] = (1, 8),
+    prompt_tokens: int = 128,
+    new_tokens: int = 32,
+    repeats: int = 5,
+    layers: LayersArgument = None,
+) -> PruningOutcome:
+    """Size and speed of both models, beside the scores given.
+
+    Parameters
+    ----------
+    model, pruned : nn.Module
+        Before and after.
+    removed : sequence of int, optional
+        Which layers of `model` are missing in `pruned`; by default found from the weights.
+    scores : pair of tuple of Score
+        Of the model before and after (`layershap.evaluate`).
+    batch_sizes : sequence of int, default=(1, 8)
+        For the speed; none measures no speed.
+    prompt_tokens, new_tokens, repeats : int
+        See `layershap.report.measure_speed`.
+    layers : str or sequence of nn.Module, optional
+        Where the layers are, if the rule can't know.
+
+    Raises
+    ------
+    ValueError
+        The layers of `pruned` are not those of `model` less the removed ones.
+    """
+    missing = removed_between(model, pruned, layers) if removed is None else tuple(sorted(removed))
+    depth = len(find_layers(model, layers)), len(find_layers(pruned, layers))
+    if missing is None:
+        raise ValueError(
+            f"can't tell which of the {depth[0]} layers of model the {depth[1]} of pruned are, since their weights "
+            "differ (trained or quantised since?). Name them: removed=[...]. Are model and pruned in this order?"
+        )
+    if depth[0] - depth[1] != len(missing):
+        raise ValueError(
+            f"pruned must have the {depth[0]} layers of model less the {len(missing)} removed, it has {depth[1]}"
+        )
+    speeds = measure_speed(
+        (model, pruned),
+        batch_sizes=batch_sizes,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+    )
+    before, after = (_record(each, depth[i], scores[i], speeds[i]) for i, each in enumerate((model, pruned)))
+    return PruningOutcome(missing, before, after, current_environment(pruned))
+
+
+def removed_between(model: nn.Module, pruned: nn.Module, layers: LayersArgument = None) -> tuple[int, ...] | None:
+    """Layers of `model` that `pruned` lacks, by comparing weights; None if its layers are not among the model's."""
+    rest = list(find_layers(pruned, layers).layers)
+    missing = []
+    for index, layer in enumerate(find_layers(model, layers).layers):
+        if rest and _same_weights(layer, rest[0]):
+            rest.pop(0)
+        else:
+            missing.append(index)
+    return tuple(missing) if not rest else None
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    first, second = dict(one.named_parameters()), dict(other.named_parameters())
+    return first.keys() == second.keys() and all(
+        value.shape == second[name].shape and torch.equal(value, second[name].to(value.device))
+        for name, value in first.items()
+    )
+
+
+def _record(model: nn.Module, n_layers: int, scores: tuple[Score, ...], speed: tuple[SpeedRecord, ...]) -> ModelRecord:
+    parameters = list(model.parameters())
+    return ModelRecord(
+        n_layers=n_layers,
+        n_parameters=sum(p.numel() for p in parameters),
+        n_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        scores=scores,
+        speed=speed,
+    )

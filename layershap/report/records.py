@@ -1,0 +1,263 @@
+"""What a report holds: a tree of plain numbers, strings and tuples, which is also what its JSON file holds.
+
+L layers, M evaluated masks, P removable layers (players).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from layershap.scoring import Score
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One decoder layer and its value.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the model.
+    mixer, feed_forward : str
+        What it is made of (`layershap.inspect`).
+    n_parameters, n_bytes : int
+        What removing it alone frees.
+    removable : bool
+        False for protected layers.
+    reason : str
+        Why it is protected; empty if it isn't.
+    contribution, standard_error : float or None
+        Its value and the error of it, in the unit of the score; None for protected layers.
+    removal_rank : int
+        1 for the layer of least value.
+    """
+
+    index: int
+    mixer: str
+    feed_forward: str
+    n_parameters: int
+    n_bytes: int
+    removable: bool
+    reason: str
+    contribution: float | None
+    standard_error: float | None
+    removal_rank: int
+
+
+@dataclass(frozen=True)
+class RemovalRecord:
+    """What removing `n_remove` layers means.
+
+    Attributes
+    ----------
+    n_remove : int
+        Number of layers removed.
+    layers : tuple of int
+        Which, sorted.
+    score : float or None
+        Of the masked model on the calibration text, where this set was among the evaluated ones.
+    predicted_score : float
+        By the surrogate.
+    n_parameters, n_bytes : int
+        What is left of the model.
+    """
+
+    n_remove: int
+    layers: tuple[int, ...]
+    score: float | None
+    predicted_score: float
+    n_parameters: int
+    n_bytes: int
+
+
+@dataclass(frozen=True)
+class SurrogateRecord:
+    """The surrogate and how well it predicts masks that it was not fitted on.
+
+    Attributes
+    ----------
+    name : str
+        As Python would construct it.
+    held_out_r2, held_out_spearman : float
+        Between `scores` and `predictions`.
+    n_removed, scores, predictions : tuple [M]
+        For each evaluated mask with a finite score: layers removed, measured score, held-out prediction.
+    interactions : tuple [P] of tuple [P], or None
+        Pairwise interactions of the removable layers, for a surrogate that has them.
+    """
+
+    name: str
+    held_out_r2: float
+    held_out_spearman: float
+    n_removed: tuple[int, ...]
+    scores: tuple[float, ...]
+    predictions: tuple[float, ...]
+    interactions: tuple[tuple[float, ...], ...] | None
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """The text that masked models were scored on.
+
+    Attributes
+    ----------
+    n_sequences, seq_len : int
+        S sequences of T tokens.
+    digest : str
+        SHA-256 of the tokens.
+    provenance : dict
+        Source, tokenizer, BOS policy, texts used.
+    """
+
+    n_sequences: int
+    seq_len: int
+    digest: str
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CostRecord:
+    """What the fit took.
+
+    Attributes
+    ----------
+    n_masks : int
+        Masks asked for.
+    n_evaluated : int
+        Masks run on the model; what a ledger held is not counted.
+    layer_runs : int
+        Layer runs on the whole calibration set.
+    seconds : float
+        Wall time of the fit.
+    path, path_note : str
+        Fused or plain forward, and why not the fused one.
+    """
+
+    n_masks: int
+    n_evaluated: int
+    layer_runs: int
+    seconds: float
+    path: str
+    path_note: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and machine.
+
+    Attributes
+    ----------
+    versions : dict of str to str
+        Python's and the packages' that results depend on.
+    platform : str
+        Operating system and processor.
+    device : str
+        The accelerator's name, "cpu" without one.
+    threads : int
+        Torch's, on the CPU.
+    """
+
+    versions: dict[str, str]
+    platform: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How the values came about.
+
+    Attributes
+    ----------
+    model_class, layers_path, dtype : str
+        What was fitted.
+    weights_digest : str
+        SHA-256 of the weights (a sample of large tensors).
+    n_parameters, n_bytes : int
+        Of the whole model.
+    utility : str
+        What a score is.
+    baseline_score : float
+        Of the model with all its layers.
+    settings : dict of str to str
+        The estimator's parameters, `random_state` among them, as Python would write them.
+    """
+
+    model_class: str
+    layers_path: str
+    dtype: str
+    weights_digest: str
+    n_parameters: int
+    n_bytes: int
+    utility: str
+    baseline_score: float
+    settings: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SpeedRecord:
+    """Measured speed at one batch size; medians over repetitions.
+
+    Attributes
+    ----------
+    batch_size, prompt_tokens, new_tokens : int
+        Sequences, tokens in each prompt, tokens generated after the first.
+    prefill_seconds : float
+        From the prompt to the first new token.
+    prefill_tokens_per_second : float
+        Prompt tokens of the whole batch per second.
+    decode_seconds : float or None
+        For one further token of each sequence; None for a model that can't generate.
+    decode_tokens_per_second : float or None
+        New tokens of the whole batch per second.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    prefill_seconds: float
+    prefill_tokens_per_second: float
+    decode_seconds: float | None
+    decode_tokens_per_second: float | None
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """One model as measured.
+
+    Attributes
+    ----------
+    n_layers, n_parameters, n_bytes : int
+        Its size; shared parameters count once.
+    scores : tuple of Score
+        Perplexities and task scores, each with its protocol (`layershap.evaluate`).
+    speed : tuple of SpeedRecord
+        One per batch size.
+    """
+
+    n_layers: int
+    n_parameters: int
+    n_bytes: int
+    scores: tuple[Score, ...] = ()
+    speed: tuple[SpeedRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class PruningOutcome:
+    """A pruned model beside the model it was made from.
+
+    Attributes
+    ----------
+    removed : tuple of int
+        Removed layers.
+    before, after : ModelRecord
+        The two, measured in turns on the same machine.
+    environment : Environment
+        That machine.
+    """
+
+    removed: tuple[int, ...]
+    before: ModelRecord
+    after: ModelRecord
+    environment: Environment

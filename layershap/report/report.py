@@ -1,0 +1,229 @@
+"""`PruningReport`: what a fit found and what pruning did, as plain numbers that can be kept, shown and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from layershap.exceptions import ReportFormatError
+from layershap.report import build, summary
+from layershap.report.card import model_card
+from layershap.report.measure import measure_outcome, removed_between
+from layershap.report.page import page
+from layershap.report.records import (
+    CalibrationRecord,
+    CostRecord,
+    Environment,
+    FitRecord,
+    LayerRecord,
+    PruningOutcome,
+    RemovalRecord,
+    SurrogateRecord,
+)
+from layershap.report.store import from_plain, to_plain
+from layershap.report.tables import Table
+from layershap.scoring import Score, evaluate
+from layershap.stack import LayersArgument, find_layers
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
+
+    from layershap.pruner import LayerPruner
+
+FORMAT = 1
+"""Version of the JSON layout; a reader refuses higher ones."""
+
+_MARK = "layershap_report"
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """Everything worth keeping of a fit and of the models pruned by it.
+
+    ``pruner.report_`` holds what `fit` knows; `measure` adds measured models. Nothing is computed on showing it.
+
+    Attributes
+    ----------
+    fit : FitRecord
+        Model, utility, settings with the seed.
+    layers : tuple of LayerRecord
+        [L]: values with errors.
+    removals : tuple of RemovalRecord
+        For n = 1, 2, ...: which layers go, what that scores, what is left of the model.
+    surrogate : SurrogateRecord
+        Held-out predictions and interactions.
+    calibration : CalibrationRecord
+        Provenance of the text.
+    cost : CostRecord
+        Masks, layer runs, seconds.
+    environment : Environment
+        Versions and machine of the fit.
+    outcomes : tuple of PruningOutcome
+        Models measured before and after.
+    """
+
+    fit: FitRecord
+    layers: tuple[LayerRecord, ...]
+    removals: tuple[RemovalRecord, ...]
+    surrogate: SurrogateRecord
+    calibration: CalibrationRecord
+    cost: CostRecord
+    environment: Environment
+    outcomes: tuple[PruningOutcome, ...] = ()
+
+    @classmethod
+    def from_estimator(cls, pruner: LayerPruner) -> PruningReport:
+        """The report of a fitted `LayerPruner`; the same as ``pruner.report_``."""
+        return cls(
+            fit=build.fit_record(pruner),
+            layers=build.layer_records(pruner),
+            removals=build.removal_records(pruner),
+            surrogate=build.surrogate_record(pruner),
+            calibration=build.calibration_record(pruner),
+            cost=build.cost_record(pruner),
+            environment=pruner.environment_,
+        )
+
+    def measure(
+        self,
+        model: nn.Module,
+        pruned: nn.Module,
+        tokenizer: Any = None,
+        *,
+        texts: str | Iterable[str] | None = None,
+        tasks: Sequence[Any] = (),
+        protocol: str = "seq128",
+        n_sequences: int | None = None,
+        limit: int | None = None,
+        batch_sizes: Sequence[int] = (1, 8),
+        layers: LayersArgument = None,
+    ) -> PruningReport:
+        """The report with one more outcome: both models measured, in turns, on this machine.
+
+        Parameters
+        ----------
+        model, pruned : nn.Module
+            Before and after.
+        tokenizer : PreTrainedTokenizerBase, optional
+            For texts and tasks.
+        texts, tasks, protocol, n_sequences, limit
+            What is measured of both: see `layershap.evaluate`. Without texts and tasks, size and speed only.
+        batch_sizes : sequence of int, default=(1, 8)
+            For latency and throughput of prefill and decode; none measures no speed.
+        layers : str or sequence of nn.Module, optional
+            Where the layers are, if the rule can't know.
+
+        Raises
+        ------
+        ValueError
+            The layers of `pruned` are not those of `model` less some.
+        """
+        scores: list[tuple[Score, ...]] = [(), ()]
+        if texts is not None or tasks:
+            kept_texts = texts if texts is None or isinstance(texts, str) else list(texts)
+            scores = [
+                evaluate(
+                    each,
+                    tokenizer,
+                    texts=kept_texts,
+                    tasks=tasks,
+                    protocol=protocol,
+                    n_sequences=n_sequences,
+                    limit=limit,
+                ).scores
+                for each in (model, pruned)
+            ]
+        missing = removed_between(model, pruned, layers)
+        if missing is None:
+            # Trained or quantised since: then it can only be the set that this report names.
+            missing = self.removal(len(self.layers) - len(find_layers(pruned, layers))).layers
+        outcome = measure_outcome(
+            model, pruned, removed=missing, scores=(scores[0], scores[1]), batch_sizes=batch_sizes, layers=layers
+        )
+        return replace(self, outcomes=(*self.outcomes, outcome))
+
+    def removal(self, n_remove: int) -> RemovalRecord:
+        """What removing `n_remove` layers means.
+
+        Raises
+        ------
+        ValueError
+            The fit knows no set of that size.
+        """
+        for record in self.removals:
+            if record.n_remove == n_remove:
+                return record
+        known = [record.n_remove for record in self.removals]
+        raise ValueError(f"n_remove must be one of {known}, for which the fit has chosen layers; got {n_remove}")
+
+    def tables(self) -> dict[str, Table]:
+        """All tables by name: summary, layers, removals, and for measured models outcome_1, speed_1 and so on."""
+        return summary.tables(self)
+
+    def __str__(self) -> str:
+        return "\n\n".join(str(table) for table in self.tables().values())
+
+    def _repr_html_(self) -> str:
+        return "".join(table.to_html() for table in self.tables().values())
+
+    def to_html(self, path: str | os.PathLike[str] | None = None, *, n_remove: int | None = None) -> str:
+        """One HTML page with all tables and, if matplotlib is installed, the pictures.
+
+        Parameters
+        ----------
+        path : path, optional
+            Written to.
+        n_remove : int, optional
+            Whose layers the pictures mark; by default those of the last outcome.
+        """
+        text = page(self, n_remove)
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def to_model_card(self, n_remove: int, *, name: str, base_model: str | None = None) -> ModelCard:
+        """The card of the model with `n_remove` layers removed; see `layershap.report.model_card`."""
+        return model_card(self, n_remove, name=name, base_model=base_model)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the report as JSON, through a file beside it: a report is never half written."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({_MARK: FORMAT, **to_plain(self)}, indent=1, allow_nan=False)
+        partial = target.with_name(target.name + ".partial")
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PruningReport:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ReportFormatError
+            Not a report, or one of a newer version.
+        """
+        try:
+            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ReportFormatError(
+                f"{path} must be a report in JSON, written by PruningReport.save: {error}"
+            ) from error
+        found = content.pop(_MARK, None) if isinstance(content, dict) else None
+        if not isinstance(found, int):
+            raise ReportFormatError(f"{path} must be written by PruningReport.save: it has no {_MARK!r} number")
+        if found > FORMAT:
+            versions = content.get("environment", {}).get("versions", {})
+            raise ReportFormatError(
+                f"{path} is a report of format {found}, written by layershap {versions.get('layershap', 'unknown')}; "
+                f"this version reads formats up to {FORMAT}: pip install --upgrade layershap"
+            )
+        return from_plain(cls, content, str(path))

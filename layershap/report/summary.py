@@ -1,0 +1,130 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from layershap.report.records import PruningOutcome
+from layershap.report.tables import Cell, Table
+
+if TYPE_CHECKING:
+    from layershap.report.report import PruningReport
+
+
+def tables(report: PruningReport) -> dict[str, Table]:
+    """All tables of a report, by name."""
+    found = {"summary": summary_table(report), "layers": layer_table(report), "removals": removal_table(report)}
+    for number, outcome in enumerate(report.outcomes, start=1):
+        found[f"outcome_{number}"] = outcome_table(outcome)
+        if outcome.after.speed:
+            found[f"speed_{number}"] = speed_table(outcome)
+    return found
+
+
+def summary_table(report: PruningReport) -> Table:
+    """What was fitted, on what, how, and at which cost."""
+    fit, cost, text = report.fit, report.cost, report.calibration
+    versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
+    rows: list[tuple[Cell, ...]] = [
+        ("model", f"{fit.model_class}, {len(report.layers)} layers at {fit.layers_path}, {fit.dtype}"),
+        ("size", f"{fit.n_parameters:,} parameters, {mebibytes(fit.n_bytes)}"),
+        ("calibration", f"{text.n_sequences} x {text.seq_len} tokens, " + describe(text.provenance)),
+        ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
+        ("surrogate", f"{report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}"),
+        ("cost", f"{cost.n_masks} masks, {cost.layer_runs:,} layer runs, {cost.seconds:.1f} s, {cost.path} forward"),
+        ("random_state", fit.settings.get("random_state", "")),
+        ("versions", versions),
+        ("machine", f"{report.environment.platform}, {report.environment.device}"),
+    ]
+    return Table("Fit", ("", "what"), tuple(rows))
+
+
+def layer_table(report: PruningReport) -> Table:
+    """Values with errors, and in which order the layers go."""
+    rows = [
+        (
+            layer.index,
+            layer.contribution,
+            layer.standard_error,
+            layer.removal_rank if layer.removable else None,
+            f"{layer.mixer} + {layer.feed_forward}",
+            layer.n_parameters,
+            "" if layer.removable else f"protected: {layer.reason}",
+        )
+        for layer in report.layers
+    ]
+    columns = ("layer", "value", "standard error", "rank by value", "kind", "parameters", "note")
+    return Table("Layers, by their value for the score", columns, tuple(rows))
+
+
+def removal_table(report: PruningReport) -> Table:
+    """For each number of removed layers: which, what that scores, what is left."""
+    rows = [
+        (
+            removal.n_remove,
+            ", ".join(map(str, removal.layers)),
+            removal.score,
+            removal.predicted_score,
+            removal.n_parameters,
+            100 * (1 - removal.n_parameters / report.fit.n_parameters),
+            round(removal.n_bytes / 2**20, 1),
+        )
+        for removal in report.removals
+    ]
+    columns = ("removed", "layers", "score", "predicted score", "parameters left", "% smaller", "MiB left")
+    return Table("Removals, on the calibration text", columns, tuple(rows))
+
+
+def outcome_table(outcome: PruningOutcome) -> Table:
+    """Size and scores before and after, a row per figure; each score names its protocol."""
+    before, after = outcome.before, outcome.after
+    rows = [
+        _row("layers", before.n_layers, after.n_layers),
+        _row("parameters", before.n_parameters, after.n_parameters),
+        _row("MiB", round(before.n_bytes / 2**20, 1), round(after.n_bytes / 2**20, 1)),
+        *[
+            _row(f"{old.metric} of {old.task} ({old.protocol}, n = {old.n:,})", old.value, new.value)
+            for old, new in zip(before.scores, after.scores, strict=True)
+        ],
+    ]
+    return Table(f"Without layers {_names(outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
+
+
+def speed_table(outcome: PruningOutcome) -> Table:
+    """Prefill and decode before and after, in milliseconds and tokens per second."""
+    rows = []
+    for old, new in zip(outcome.before.speed, outcome.after.speed, strict=True):
+        prefill, decode = f"prefill, batch {old.batch_size}", f"decode, batch {old.batch_size}"
+        rows.append(_row(f"{prefill}: ms", 1e3 * old.prefill_seconds, 1e3 * new.prefill_seconds))
+        rows.append(_row(f"{prefill}: tokens/s", old.prefill_tokens_per_second, new.prefill_tokens_per_second))
+        if old.decode_seconds is not None and new.decode_seconds is not None:
+            rows.append(_row(f"{decode}: ms/token", 1e3 * old.decode_seconds, 1e3 * new.decode_seconds))
+            rows.append(_row(f"{decode}: tokens/s", old.decode_tokens_per_second, new.decode_tokens_per_second))
+    first, where = outcome.before.speed[0], outcome.environment
+    title = (
+        f"Without layers {_names(outcome)}: speed on {where.device}, {where.threads} threads; medians, "
+        f"{first.prompt_tokens} prompt tokens, {first.new_tokens} new ones"
+    )
+    return Table(title, _BEFORE_AFTER, tuple(rows))
+
+
+_BEFORE_AFTER = ("what", "before", "after", "after / before")
+
+
+def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ...]:
+    ratio = after / before if before is not None and after is not None and before != 0 else None
+    return (what, before, after, ratio)
+
+
+def _names(outcome: PruningOutcome) -> str:
+    return ", ".join(map(str, outcome.removed))
+
+
+def describe(provenance: dict[str, object]) -> str:
+    """Provenance in one line."""
+    return ", ".join(f"{name} {value}" for name, value in provenance.items())
+
+
+def mebibytes(n_bytes: int) -> str:
+    """Bytes for people."""
+    return f"{n_bytes / 2**20:,.1f} MiB"

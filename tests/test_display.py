@@ -1,0 +1,92 @@
+"""Displays of a real fit: what is drawn is what was found."""
+
+from __future__ import annotations
+
+import matplotlib
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from layershap import LayerGame, LayerPruner
+from layershap.display import ContributionDisplay, DepthCurveDisplay, InteractionDisplay, SurrogateDisplay
+
+
+@pytest.fixture(scope="module")
+def pruner(gpt2, gpt2_calibration):
+    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plt.close("all")
+
+
+def test_contributions(pruner):
+    display = ContributionDisplay.from_estimator(pruner, n_remove=3).plot()
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in display.ax_.patches}
+    assert heights == {layer: pruner.contributions_[layer] for layer in range(1, 12)}
+    colours = {round(bar.get_x() + bar.get_width() / 2): bar.get_facecolor() for bar in display.ax_.patches}
+    marked = [layer for layer, colour in colours.items() if colour == matplotlib.colors.to_rgba("#EE6677")]
+    assert sorted(marked) == pruner.removed_layers(3)
+    assert {text.get_text() for text in display.ax_.get_legend().get_texts()} == {"kept", "removed", "protected"}
+
+
+def test_interactions_are_placed_by_layer(pruner):
+    display = InteractionDisplay.from_estimator(pruner).plot()
+    shown = np.asarray(display.ax_.images[0].get_array().filled(np.nan))
+    assert np.isnan(shown[0]).all()
+    assert np.isnan(np.diag(shown)).all()
+    assert shown[2, 7] == pruner.surrogate_.interactions_[1, 6]
+
+
+def test_interactions_need_a_surrogate_that_has_them(gpt2, gpt2_calibration):
+    linear = LayerPruner(random_state=0, surrogate=LinearRegression()).fit(gpt2[0], gpt2_calibration)
+    with pytest.raises(ValueError, match=r"such as PairwiseRidge; the fit's was LinearRegression\(\)"):
+        InteractionDisplay.from_estimator(linear)
+    assert linear.report_.to_html().count("<img") == 3
+
+
+def test_surrogate(pruner):
+    display = SurrogateDisplay.from_estimator(pruner).plot()
+    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 0], pruner.scores_)
+    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 1], pruner.predictions_)
+
+
+def test_depth_with_baselines_on_other_text(pruner, gpt2, gpt2_calibration):
+    class LastLayers:
+        def removed_layers(self, n_remove):
+            return list(range(12 - n_remove, 12))
+
+    with LayerGame(gpt2[0], gpt2_calibration) as game:
+        display = DepthCurveDisplay.from_estimator(pruner, game, {"last": LastLayers()})
+        without_last = np.arange(12) < 11
+        assert display.curves["last"][1] == game(without_last)[0]
+        assert display.curves["layershap"][4] == game(pruner.get_support(4))[0]
+    display.plot()
+    assert [line.get_label() for line in display.ax_.lines] == ["layershap", "last"]
+    assert display.ylabel == "PerplexityRatio"
+    with pytest.raises(ValueError, match="baselines need a game"):
+        DepthCurveDisplay.from_estimator(pruner, baselines={"last": LastLayers()})
+
+
+def test_depth_of_a_report_has_no_invented_points(pruner):
+    display = DepthCurveDisplay.from_estimator(pruner)
+    evaluated = [removal.score is not None for removal in pruner.report_.removals]
+    assert np.isfinite(display.curves["measured"]).tolist() == [True, *evaluated]
+
+
+def test_plot_draws_on_the_axes_given_and_computes_nothing(pruner):
+    figure, axes = plt.subplots(1, 4)
+    displays = [ContributionDisplay, InteractionDisplay, SurrogateDisplay, DepthCurveDisplay]
+    for display, ax in zip(displays, axes, strict=True):
+        made = display.from_estimator(pruner)
+        before = {name: np.copy(value) for name, value in vars(made).items() if isinstance(value, np.ndarray)}
+        assert made.plot(ax) is made
+        assert made.ax_ is ax
+        for name, value in before.items():
+            np.testing.assert_array_equal(getattr(made, name), value)
+    assert plt.get_fignums() == [figure.number]

@@ -1,0 +1,244 @@
+"""The report on a real fit: its numbers are the estimator's, the models' and the file's."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+
+from layershap import LayerPruner, PruningReport, Score, evaluate
+from layershap.datasets import load_evaluation_text
+from layershap.exceptions import MissingExtraError, ReportFormatError
+from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
+
+
+@pytest.fixture(scope="module")
+def fitted(gpt2, gpt2_calibration):
+    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
+
+
+@pytest.fixture(scope="module")
+def small(fitted, gpt2):
+    return fitted.transform(gpt2[0], 4)
+
+
+@pytest.fixture(scope="module")
+def report(fitted, gpt2, small):
+    scores = tuple((Score("text", "perplexity", ppl, 1.5, 10, False, "seq128"),) for ppl in (85.5, 104.25))
+    outcome = measure_outcome(gpt2[0], small, scores=scores, prompt_tokens=8, new_tokens=2, repeats=1)
+    return dataclasses.replace(fitted.report_, outcomes=(outcome,))
+
+
+def test_values_and_sets_are_the_estimators(fitted, report):
+    assert [layer.contribution is None for layer in report.layers] == [True] + 11 * [False]
+    np.testing.assert_array_equal([layer.contribution for layer in report.layers[1:]], fitted.contributions_[1:])
+    np.testing.assert_array_equal([layer.standard_error for layer in report.layers[1:]], fitted.contributions_std_[1:])
+    assert np.argsort([layer.removal_rank for layer in report.layers]).tolist() == fitted.removal_order_.tolist()
+    assert report.layers[0].reason == "named in protect"
+    assert report.removals
+    for removal in report.removals:
+        assert list(removal.layers) == fitted.removed_layers(removal.n_remove)
+    assert report.fit.settings["random_state"] == "0"
+    assert report.environment.versions["torch"] == torch.__version__
+
+
+def test_sizes_are_those_of_physically_pruned_models(fitted, report, gpt2):
+    for n_remove in (1, 3):
+        pruned = fitted.transform(gpt2[0], n_remove)
+        assert report.removal(n_remove).n_parameters == pruned.num_parameters()
+        assert report.removal(n_remove).n_bytes == sum(p.numel() * p.element_size() for p in pruned.parameters())
+    outcome = report.outcomes[0]
+    assert outcome.after.n_parameters == report.removal(4).n_parameters
+    assert outcome.removed == report.removal(4).layers
+    assert (outcome.before.n_layers, outcome.after.n_layers) == (12, 8)
+
+
+def test_scores_are_those_evaluated(fitted, report):
+    known = {tuple(np.flatnonzero(~mask)): score for mask, score in zip(fitted.masks_, fitted.scores_, strict=True)}
+    assert report.removal(1).score == known[report.removal(1).layers]
+    assert all(removal.score == known.get(removal.layers) for removal in report.removals)
+    found = report.surrogate
+    residual = np.subtract(found.scores, found.predictions)
+    assert 1 - np.mean(residual**2) / np.var(found.scores) == pytest.approx(found.held_out_r2, abs=1e-12)
+
+
+def test_speed_before_and_after_for_both_batch_sizes(report):
+    for record in (report.outcomes[0].before, report.outcomes[0].after):
+        assert [speed.batch_size for speed in record.speed] == [1, 8]
+        for speed in record.speed:
+            assert speed.prefill_tokens_per_second == pytest.approx(speed.batch_size * 8 / speed.prefill_seconds)
+            assert speed.decode_seconds is not None
+
+
+def test_speed_of_a_module_without_generate():
+    class Plain(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.head = torch.nn.Embedding(16, 8), torch.nn.Linear(8, 16)
+
+        def forward(self, ids_BT):
+            return self.head(self.embed(ids_BT))
+
+    ((speed,),) = measure_speed([Plain()], batch_sizes=(2,), prompt_tokens=4, repeats=1)
+    assert isinstance(speed, SpeedRecord)
+    assert speed.prefill_seconds > 0
+    assert speed.decode_seconds is None
+    with pytest.raises(ValueError, match="at least 1"):
+        measure_speed([Plain()], repeats=0)
+
+
+def test_models_in_the_wrong_order_are_refused(fitted, gpt2, small):
+    with pytest.raises(ValueError, match="in this order"):
+        measure_outcome(small, gpt2[0], batch_sizes=())
+    with pytest.raises(ValueError, match="less the 3 removed, it has 8"):
+        measure_outcome(gpt2[0], small, removed=[1, 2, 3], batch_sizes=())
+
+
+def test_json_round_trip_is_exact_and_plain(report, tmp_path):
+    path = report.save(tmp_path / "run" / "report.json")
+    assert PruningReport.load(path) == report
+    assert [file.name for file in path.parent.iterdir()] == ["report.json"]
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_non_finite_numbers_survive(report, tmp_path):
+    surrogate = dataclasses.replace(report.surrogate, held_out_r2=float("nan"), scores=(float("inf"), -float("inf")))
+    path = dataclasses.replace(report, surrogate=surrogate).save(tmp_path / "report.json")
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    found = PruningReport.load(path).surrogate
+    assert np.isnan(found.held_out_r2)
+    assert found.scores == (float("inf"), -float("inf"))
+
+
+def test_a_report_from_a_newer_version_says_so(report, tmp_path):
+    path = report.save(tmp_path / "report.json")
+    content = json.loads(path.read_text())
+    content["layershap_report"] = 2
+    content["environment"]["versions"]["layershap"] = "9.1"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ReportFormatError, match=r"format 2, written by layershap 9\.1; .* pip install --upgrade"):
+        PruningReport.load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("layershap_report"), "no 'layershap_report' number"),
+        (lambda c: c["fit"].pop("utility"), r"\.fit must have the fields .* missing \['utility'\]"),
+        (lambda c: c["cost"].update(n_masks="many"), r"\.cost\.n_masks must be int, got 'many'"),
+        (lambda c: c["layers"][3].update(contribution="high"), r"\.layers\[3\]\.contribution must be a number"),
+    ],
+)
+def test_a_damaged_report_names_the_place(report, tmp_path, change, message):
+    path = report.save(tmp_path / "report.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ReportFormatError, match=message):
+        PruningReport.load(path)
+
+
+def test_not_json_at_all(tmp_path):
+    (tmp_path / "report.json").write_text("hello")
+    with pytest.raises(ReportFormatError, match=r"must be a report in JSON"):
+        PruningReport.load(tmp_path / "report.json")
+
+
+def test_unknown_removal(report):
+    with pytest.raises(ValueError, match=r"n_remove must be one of \[1, 2.*got 40"):
+        report.removal(40)
+
+
+class _Balanced(HTMLParser):
+    """Every element that opens also closes."""
+
+    void = frozenset({"meta", "img"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.images = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        self.images += tag == "img"
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_html_page_stands_alone(report, tmp_path):
+    path = tmp_path / "page.html"
+    text = report.to_html(path)
+    assert path.read_text(encoding="utf-8") == text
+    parser = _Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    assert parser.images == 4
+    assert not re.findall(r'(?:src|href)="(?!data:)', text)
+    assert "3,170,880" in text
+    assert report._repr_html_().count("<table>") == 5
+
+
+def test_html_escapes_what_it_did_not_write():
+    html = Table("a <b>", ("x&y",), (("<script>",),)).to_html()
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    assert "x&amp;y" in html
+
+
+def test_plain_text_and_frame(report):
+    layers = report.tables()["layers"]
+    frame = layers.to_frame()
+    assert frame["value"][1:].tolist() == [layer.contribution for layer in report.layers[1:]]
+    lines = str(layers).splitlines()
+    assert len(lines) == 3 + 12
+    assert lines[3].split()[:2] == ["0", "-"]
+    assert "104.2" in str(report)
+
+
+def test_model_card_holds_the_results(report, tmp_path):
+    from huggingface_hub import ModelCard
+
+    card = report.to_model_card(4, name="tiny_gpt2-minus-4", base_model="tiny_gpt2")
+    card.save(tmp_path / "README.md")
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert loaded.data.base_model == "tiny_gpt2"
+    (result,) = loaded.data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_name) == ("perplexity", 104.25, "text (seq128)")
+    assert ", ".join(map(str, report.removal(4).layers)) in loaded.text
+    assert "model-index" not in report.to_model_card(2, name="not measured").content
+
+
+def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):
+    from layershap.display import ContributionDisplay
+
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'layershap\[plot\]'"):
+        ContributionDisplay.from_report(report).plot()
+
+
+def test_measure_adds_what_evaluate_says(fitted, gpt2, small):
+    model, tokenizer = gpt2
+    options = {"texts": load_evaluation_text(), "protocol": "seq128-bos", "n_sequences": 4}
+    report = fitted.report_.measure(model, small, tokenizer, **options, batch_sizes=())
+    (outcome,) = report.outcomes
+    assert outcome.before.scores == evaluate(model, tokenizer, **options).scores
+    assert outcome.after.scores == evaluate(small, tokenizer, **options).scores
+    assert "perplexity of text (seq128-bos, n = 4)" in str(report)
+    assert fitted.report_.outcomes == ()
+
+
+def test_measure_of_a_model_trained_since_takes_the_reports_set(fitted, gpt2):
+    healed = fitted.transform(gpt2[0], 2)
+    with torch.no_grad():
+        healed.transformer.h[0].mlp.c_fc.bias.add_(0.01)
+    (outcome,) = fitted.report_.measure(gpt2[0], healed, batch_sizes=()).outcomes
+    assert list(outcome.removed) == fitted.removed_layers(2)
