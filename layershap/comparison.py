@@ -15,6 +15,7 @@ from sklearn.base import clone
 from torch import nn
 
 from layershap.calibration import as_calibration
+from layershap.display import DepthCurveDisplay
 from layershap.game import LayerGame
 from layershap.protocols import IntArray, MaskArray, Utility
 from layershap.stack import LayersArgument
@@ -150,24 +151,19 @@ class MethodComparison:
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    def plot(self, ax: Any = None, task: str | None = None) -> Any:
-        """Draw one curve for each method on matplotlib axes (a new figure by default) and return the axes.
-
-        Perplexities are drawn on a logarithmic axis. Needs the extra ``plot``.
-        """
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(layout="constrained")[1]
-        for method in self.costs:
-            ax.plot(self.n_removes, self.curve(method, task), marker="o", markersize=3, label=method)
+    def display(self, task: str | None = None) -> DepthCurveDisplay:
+        """The numbers of the picture: one curve for each method, from the model with all its layers on."""
         whole = self.dense.perplexity if task is None else self.dense.tasks[task]
-        ax.axhline(whole, color="black", linewidth=0.8, linestyle=":", label="all layers")
-        if task is None:
-            ax.set_yscale("log")
-        ax.set(xlabel=f"layers removed of {self.n_layers}", ylabel="perplexity" if task is None else task)
-        ax.legend(fontsize="small")
-        return ax
+        return DepthCurveDisplay(
+            np.array([0, *self.n_removes]),
+            {method: np.array([whole, *self.curve(method, task)]) for method in self.costs},
+            "perplexity on the evaluation data" if task is None else task,
+            logarithmic=task is None,
+        )
+
+    def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:
+        """Draw the curves on matplotlib axes (a new figure by default). Needs the extra ``plot``."""
+        return self.display(task).plot(ax)
 
 
 def compare(

@@ -88,9 +88,9 @@ def test_table_and_records(table):
 
 def test_plot_draws_the_numbers(table):
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    ax = table.plot(pyplot.figure().subplots())
+    ax = table.plot(pyplot.figure().subplots()).ax_
     drawn = {line.get_label(): line.get_ydata() for line in ax.lines}
-    np.testing.assert_array_equal(drawn["last"], table.curve("last"))
+    np.testing.assert_array_equal(drawn["last"], [table.dense.perplexity, *table.curve("last")])
     assert set(METHODS) <= set(drawn)
     assert ax.get_yscale() == "log"
     pyplot.close("all")
