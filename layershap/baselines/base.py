@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -21,8 +21,10 @@ from layershap.calibration import Calibration, as_calibration
 from layershap.evaluation import check_max_remove, check_n_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.shapley import removal_order
-from layershap.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
-from layershap.surgery import remove_layers, unremovable_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument, check_layer_indices
+from layershap.sublayers import Granularity, Players, SublayerStack
+from layershap.surgery import remove_layers, remove_sublayers, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class FitInput:
     ----------
     model : nn.Module
         To be read only.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        Its players: the layers, or their sublayers.
     removable : ndarray [L] of bool
         False for protected layers.
     calib_data, tokenizer : Any
@@ -42,7 +44,7 @@ class FitInput:
     """
 
     model: nn.Module
-    stack: LayerStack
+    stack: Players
     removable: MaskArray
     calib_data: Any
     tokenizer: Any
@@ -108,6 +110,8 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         forward ones), ``seconds``.
     """
 
+    _granularity: ClassVar[Granularity] = "layer"
+
     def __init__(
         self,
         n_remove: int | None = None,
@@ -146,9 +150,9 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         self
         """
         start = time.perf_counter()
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self._granularity)
         removable = np.ones(len(stack), dtype=bool)
-        removable[list(unremovable_layers(model, stack))] = False
+        removable[list(unremovable_players(model, stack))] = False
         removable[check_layer_indices(self.protect, len(stack))] = False
         inputs = FitInput(model, stack, removable, calib_data, tokenizer)
         outcome = self._fit(inputs)
@@ -178,12 +182,14 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
         """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``)."""
         removed = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self._granularity)
         if len(stack) != self.n_layers_in_:
             raise ValueError(
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} layers, the model given has "
                 f"{len(stack)}; fit it on that model"
             )
+        if isinstance(stack, SublayerStack):
+            return remove_sublayers(model, removed, copy=self.copy, stack=stack)
         return remove_layers(model, removed, copy=self.copy, stack=stack)
 
     def __sklearn_tags__(self) -> Any:
