@@ -24,7 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from methods import DEFAULT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, methods
-from oracle import all_calibration_perplexities, calibration_perplexities, counted, held_out_perplexities, ledger_of
+from oracle import (
+    all_calibration_perplexities,
+    calibration_perplexities,
+    counted,
+    held_out_perplexities,
+    ledger_of,
+    perplexities,
+)
 from problems import LENGTH, PROBLEMS, SEEDS, SEQUENCES, Problem
 
 from layershap import LayerGame, StratifiedSampler
@@ -62,19 +69,33 @@ def measured(problem: Problem, seed: int, masks: MaskArray) -> tuple[FloatArray,
     """Calibration and test perplexities [N]; NaN for an all-False row."""
     possible = masks.any(axis=1)
     found = []
-    for perplexities in (
+    for values in (
         calibration_perplexities(problem, seed, masks[possible]),
         held_out_perplexities(problem, masks[possible]),
     ):
         full = np.full(len(masks), np.nan)
-        full[possible] = perplexities
+        full[possible] = values
         found.append(full)
+    return found[0], found[1]
+
+
+def narrowed(problem: Problem, seed: int, fitted: Any, max_remove: int) -> tuple[FloatArray, FloatArray]:
+    """The same for a method that narrows the model instead of removing layers."""
+    found = np.full((2, max_remove), np.nan)
+    for n in range(1, max_remove + 1):
+        try:
+            narrow = fitted.transform(problem.model, n)
+        except ValueError:
+            continue
+        for row, text in zip(found, (problem.calibrations[seed], problem.test)):
+            row[n - 1] = perplexities(LayerGame(narrow, text), np.ones((1, problem.n_layers), dtype=bool))[0]
     return found[0], found[1]
 
 
 def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: tuple[int, ...]) -> dict[str, Result]:
     results: dict[str, Result] = {}
-    every = methods(problem.n_layers, max_remove, paper_masks)
+    llama = problem.model.config.model_type == "llama"
+    every = methods(problem.n_layers, max_remove, paper_masks, llama=llama)
     for name, make in every.items():
         rows, masks, runs = [], [], []
         for seed in seeds:
@@ -84,7 +105,10 @@ def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: 
             with counted() as spent, warnings.catch_warnings():
                 warnings.simplefilter("ignore", SurrogateQualityWarning)
                 method.fit(problem.model, problem.calibrations[seed])
-            rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
+            if hasattr(method, "removed_layers"):
+                rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
+            else:
+                rows.append(narrowed(problem, seed, method, max_remove))
             masks.append(spent.masks)
             # Methods that read hidden states or gradients play no game; they count their runs themselves.
             runs.append(spent.layer_runs or method.diagnostics_["layer_runs"])
@@ -115,9 +139,9 @@ def paper_layer_runs(problem: Problem) -> int:
     return LayerGame(problem.model, problem.calibrations[0]).plan(masks).layer_runs
 
 
-def excess(perplexities: FloatArray, best: FloatArray) -> FloatArray:
+def excess(values: FloatArray, best: FloatArray) -> FloatArray:
     """Percent above the best."""
-    return 100 * (perplexities / best - 1)
+    return 100 * (values / best - 1)
 
 
 def percent(value: float) -> str:
