@@ -131,7 +131,7 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
     return total, min(max(n_players, total // 3), total - required + n_players)
 
 
-def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int) -> int:
+def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:
     """The number of layers to remove as an int, at least 1, all of them removable and at least one layer left."""
     if n_remove is None:
         raise ValueError("how many layers? Give n_remove to transform, or to LayerPruner(n_remove=...)")
@@ -147,7 +147,7 @@ def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int) -> int:
             f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "
             f"removable; got {count}"
         )
-    if count > max_remove:
+    if max_remove is not None and count > max_remove:
         raise ValueError(
             f"this pruner searched for sets of 1 to {max_remove} layers, got n_remove={count}; fit again with "
             f"max_remove={count} (with the same ledger, what was evaluated is not evaluated again)"

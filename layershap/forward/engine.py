@@ -281,9 +281,7 @@ class Engine:
 
     # -- the plain path ----------------------------------------------------------------------------------------------
 
-    def _run_plain(
-        self, masks_UL: MaskArray, blocks: list[slice], progress: Progress
-    ) -> dict[Statistic, FloatArray]:
+    def _run_plain(self, masks_UL: MaskArray, blocks: list[slice], progress: Progress) -> dict[Statistic, FloatArray]:
         n_sequences = sum(len(self._ids_ST[block]) for block in blocks)
         sums = self._empty(len(masks_UL), n_sequences)
         for u, mask_L in enumerate(masks_UL):
