@@ -42,7 +42,7 @@ def all_calibration_perplexities(problem: Problem, seed: int) -> FloatArray:
     return calibration_perplexities(problem, seed, all_masks(problem.n_layers))
 
 
-def test_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
+def held_out_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
     with LayerGame(problem.model, problem.test, ledger=RESULTS / f"{problem.name}_test.jsonl") as game:
         return perplexities(game, masks)
 

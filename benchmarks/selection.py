@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from methods import DEFAULT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, methods, paper
-from oracle import all_calibration_perplexities, calibration_perplexities, counted, ledger_of, test_perplexities
+from methods import DEFAULT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, methods
+from oracle import all_calibration_perplexities, calibration_perplexities, counted, held_out_perplexities, ledger_of
 from problems import LENGTH, PROBLEMS, SEEDS, SEQUENCES, Problem
 
 from layershap import LayerGame, StratifiedSampler
@@ -64,7 +64,7 @@ def measured(problem: Problem, seed: int, masks: MaskArray) -> tuple[FloatArray,
     found = []
     for perplexities in (
         calibration_perplexities(problem, seed, masks[possible]),
-        test_perplexities(problem, masks[possible]),
+        held_out_perplexities(problem, masks[possible]),
     ):
         full = np.full(len(masks), np.nan)
         full[possible] = perplexities
@@ -211,13 +211,13 @@ def report(name: str, quick: bool) -> str:
     if problem.enumerable:
         results["exact Shapley values, ranked"] = exact_ranking(problem, max_remove, seeds)
     tokens = SEQUENCES * LENGTH
-    dense = test_perplexities(problem, np.ones((1, problem.n_layers), dtype=bool))[0]
+    dense = held_out_perplexities(problem, np.ones((1, problem.n_layers), dtype=bool))[0]
     best = "the optimum" if OPTIMUM in results else "the best set that any method found"
     parts = [
         f"### {problem.title}",
-        f"Test perplexity with all layers {dense:.1f}; n from 1 to {max_remove}; {len(seeds)} calibration sets. Regret: "
-        f"calibration perplexity over that of {best} at the same n and on the same text, minus one; excess: test "
-        "perplexity over the lowest of all methods here. Means over n and calibration sets, worst in brackets.",
+        f"Test perplexity with all layers {dense:.1f}; n from 1 to {max_remove}; {len(seeds)} calibration sets. "
+        f"Regret: calibration perplexity over that of {best} at the same n and on the same text, minus one; excess: "
+        "test perplexity over the lowest of all methods here. Means over n and calibration sets, worst in brackets.",
         regret_table(results, tokens),
         "Test perplexity by number of layers removed (means over the calibration sets):",
         depth_table(results, max_remove),

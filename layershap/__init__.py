@@ -27,8 +27,10 @@ from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
 from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
+from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
-from layershap.surgery import remove_layers
+from layershap.sublayers import SublayerStack
+from layershap.surgery import remove_layers, remove_sublayers
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.tasks import Task
 
@@ -59,6 +61,7 @@ __all__ = [
     "Score",
     "ShapleyRanking",
     "StratifiedSampler",
+    "SublayerStack",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "SurrogateSearch",
@@ -67,13 +70,16 @@ __all__ = [
     "compare",
     "evaluate",
     "find_layers",
+    "find_sublayers",
     "inspect",
     "load_pruned",
     "perplexity",
     "remove_layers",
+    "remove_sublayers",
     "save_pruned",
     "shapley",
     "skip_layers",
+    "skip_sublayers",
     "tasks",
     "utilities",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -19,8 +20,11 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from layershap.exceptions import CheckpointWarning
+from layershap.splitting import find_sublayers
+from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
 from layershap.surgery.reload import base_model
-from layershap.surgery.remove import PruningRecipe, pruning_recipe, remove_layers
+from layershap.surgery.remove import remove_layers, remove_sublayers
 
 RECIPE_FILE = "layershap_recipe.json"
 _FORMAT = 1
@@ -98,20 +102,36 @@ def load_pruned(
     if stored.pop("format", None) != _FORMAT:
         raise ValueError(f"{path} must be of format {_FORMAT}; it was written by another version of layershap")
     stored.pop("transformers", None)
-    recipe = PruningRecipe(**{**stored, "removed": tuple(stored["removed"])})
+    recipe = PruningRecipe(
+        **{
+            **stored,
+            "removed": tuple(stored["removed"]),
+            "sublayers": tuple((layer, kind) for layer, kind in stored.get("sublayers", ())),
+        }
+    )
     state = _state_dict(source)
     if dtype is None:
         dtype = next((t.dtype for t in state.values() if t.is_floating_point()), torch.float32)
     model: Any = _original_model(recipe, model_class).to(dtype)
     model.tie_weights()
-    if recipe.removed:
-        model = remove_layers(model, recipe.removed, copy=False, stack=recipe.path, check=False)
+    _remove_as_before(model, recipe)
     _load_strictly(model, state)
-    vars(model)["_layershap_recipe"] = recipe
+    keep_recipe(model, recipe)
     generation = source / "generation_config.json"
     if generation.is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(source)
     return model.eval()
+
+
+def _remove_as_before(model: nn.Module, recipe: PruningRecipe) -> None:
+    if recipe.removed:
+        remove_layers(model, recipe.removed, copy=False, stack=recipe.path, check=False)
+    if recipe.sublayers:
+        stack = find_sublayers(model, recipe.path, causal=False)
+        named = [stack.names.index(f"{recipe.left.index(layer)}.{kind}") for layer, kind in recipe.sublayers]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CheckpointWarning)
+            remove_sublayers(model, named, copy=False, stack=stack, check=False)
 
 
 def _original_model(recipe: PruningRecipe, model_class: type[nn.Module] | None) -> Any:

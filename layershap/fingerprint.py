@@ -11,23 +11,24 @@ import transformers
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
-from layershap.forward.engine import EngineSettings
-from layershap.stack import LayerStack
+from layershap.forward.settings import EngineSettings
+from layershap.sublayers import Players, SublayerStack
 
 _WHOLE = 2**20
 """Tensors up to this many elements are hashed whole; of larger ones an even sample of as many, and their sum."""
 
 
 def fingerprint(
-    model: nn.Module, stack: LayerStack, calibration: Calibration, statistics: tuple[str, ...], settings: EngineSettings
+    model: nn.Module, stack: Players, calibration: Calibration, statistics: tuple[str, ...], settings: EngineSettings
 ) -> dict[str, Any]:
     """The fingerprint that a ledger's header carries."""
     parameter = next(model.parameters(), None)
     return {
         "model": type(model).__name__,
         "weights": weights_digest(model),
-        "n_layers": len(stack),
+        "n_layers": len(stack.layers),
         "layers": stack.path,
+        "granularity": "sublayer" if isinstance(stack, SublayerStack) else "layer",
         "dtype": str(parameter.dtype) if parameter is not None else "none",
         "device": parameter.device.type if parameter is not None else "none",
         "calibration": calibration.digest,

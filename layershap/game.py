@@ -17,13 +17,17 @@ from tqdm.auto import tqdm
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.fingerprint import fingerprint
-from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
+from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
-from layershap.stack import LayersArgument, LayerStack, find_layers, skip_layers
-from layershap.surgery import unremovable_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity, Players
+from layershap.surgery import keep_one_of, unremovable_players
+from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -32,7 +36,7 @@ UtilityLike = Utility | Callable[[nn.Module], float]
 
 
 class LayerGame:
-    """The cooperative game whose players are the layers of a model.
+    """The cooperative game whose players are the layers of a model, or their sublayers.
 
     ``game(masks [M, L]) -> scores [M]``. A mask is True where the layer runs; the empty coalition is allowed. Each
     distinct mask is evaluated once in the life of the game, and not at all if the ledger holds it.
@@ -41,12 +45,14 @@ class LayerGame:
     ----------
     model : nn.Module
         Causal language model. Only read; never changed.
-    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-        See `layershap.calibration.as_calibration`.
+    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
+        See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
         A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path).
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
     tokenizer : PreTrainedTokenizerBase, optional
         For texts.
     ledger : path, optional
@@ -58,10 +64,15 @@ class LayerGame:
 
     Attributes
     ----------
+    stack : LayerStack or SublayerStack
+        The players.
     n_players : int
-        L.
+        L, or the number of sublayers P.
     unremovable : dict of int to str
-        Layers that can't be skipped alone, with the reason.
+        Players that can't be skipped alone, with the reason.
+    keep_one_of : tuple of tuple of int
+        Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
+        without any are evaluated all the same.
     n_evaluated : int
         Masks run on the model by this game (not read from the ledger).
     layer_runs : int
@@ -75,20 +86,24 @@ class LayerGame:
         *,
         utility: UtilityLike | None = None,
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         tokenizer: Any = None,
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self.stack: LayerStack = find_layers(model, layers)
+        self.stack: Players = find_players(model, layers, granularity)
+        if isinstance(calib_data, Task):
+            utility = calib_data.utility if utility is None else utility
+            calib_data = calib_data.calibration
         self.calibration: Calibration = as_calibration(calib_data, tokenizer)
         self.calibration.check_vocabulary(vocabulary_size(model))
         limit = maximum_length(model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(
                 f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
-                "tokens; use a smaller seq_len"
+                "tokens; use a smaller seq_len (for a task, max_length)"
             )
         self.utility: UtilityLike = PerplexityRatio() if utility is None else utility
         is_utility = isinstance(self.utility, Utility)
@@ -101,7 +116,8 @@ class LayerGame:
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.unremovable = unremovable_layers(model, self.stack)
+        self.unremovable = unremovable_players(model, self.stack)
+        self.keep_one_of = keep_one_of(model, self.stack)
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, settings, always_kept=self.unremovable
         )
@@ -116,7 +132,7 @@ class LayerGame:
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """L, or the number of sublayers P."""
         return len(self.stack)
 
     @property
@@ -192,7 +208,8 @@ class LayerGame:
             self._call_on_masked_models(pending_UL)
             return
         prefix_plan = self.engine.plan(pending_UL)
-        work = prefix_plan.layer_runs + self.engine.head_cost * prefix_plan.n_masks
+        head_cost = self.engine.settings.head_cost
+        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         # The bar shows the fraction of planned work, not of masks: masks differ in what they cost.
         with tqdm(total=work, desc=f"{prefix_plan.n_masks} masks", bar_format=_BAR, disable=not self.verbose) as bar:
             for sweep in prefix_plan.sweeps:
@@ -204,7 +221,7 @@ class LayerGame:
                     self._keep(todo_UL, rows)
                     self.layer_runs += self.engine.layer_runs(todo_UL)
                 if known.any():
-                    bar.update(sweep.layer_runs * float(known.mean()) + self.engine.head_cost * float(known.sum()))
+                    bar.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
 
     def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
         utility = self.utility
@@ -215,7 +232,7 @@ class LayerGame:
             with (
                 evaluation_mode(self._model),
                 torch.no_grad(),
-                skip_layers(self._model, np.flatnonzero(~mask_L), stack=self.stack),
+                self.stack.skip(np.flatnonzero(~mask_L)),
             ):
                 score = float(utility(self._model))
             self._keep(mask_L[None], [{"score": np.array([score])}])

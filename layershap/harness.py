@@ -33,9 +33,9 @@ def harness_scores(
     num_fewshot : int, default=0
         Worked examples before each question.
     """
-    lm_eval = require("lm_eval", "eval", "evaluating lm-evaluation-harness tasks")
-    huggingface = require("lm_eval.models.huggingface", "eval", "evaluating lm-evaluation-harness tasks")
-    manager = require("lm_eval.tasks", "eval", "evaluating lm-evaluation-harness tasks")
+    lm_eval = require("lm_eval", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    huggingface = require("lm_eval.models.huggingface", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    manager = require("lm_eval.tasks", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
     if not hasattr(model, "config"):
         raise TypeError(f"lm-evaluation-harness needs a transformers model, got {type(model).__name__}")
     if tokenizer is None:

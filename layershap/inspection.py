@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from layershap.stack import LayersArgument, LayerStack, find_layers
+from layershap.sublayers import AbsentSublayer
+from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_layers
 
@@ -138,7 +140,7 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
     stack = find_layers(model, layers, causal=False)
     blocked = unremovable_layers(model, stack)
     holders = _holders(model, stack)
-    named = layer_kinds(model, stack)
+    named = layer_kinds(model, stack.path, len(stack))
     described = []
     for index, layer in enumerate(stack.layers):
         own = [p for p in layer.parameters() if holders[id(p)] == 1]
@@ -175,6 +177,8 @@ def _holders(model: nn.Module, stack: LayerStack) -> Counter[int]:
 
 def _kind(layer: nn.Module, configured: str) -> str:
     """The config's name, unless the modules' names say more than its "linear_attention" (mamba, recurrent)."""
+    if lacks_mixer(layer):
+        return "none"
     found = _mixer(layer)
     return configured if configured and (configured != "linear_attention" or found == "attention") else found
 
@@ -188,7 +192,11 @@ def _mixer(layer: nn.Module) -> str:
 
 
 def _feed_forward(layer: nn.Module) -> str:
-    names = [f"{path} {type(module).__name__}".lower() for path, module in layer.named_modules() if path]
+    names = [
+        f"{path} {type(module).__name__}".lower()
+        for path, module in layer.named_modules()
+        if path and not isinstance(module, AbsentSublayer)
+    ]
     if any("experts" in name or "moe" in name for name in names):
         return "moe"
     if any(word in name for name in names for word in ("mlp", "feed_forward", "ffn", "fc1", "intermediate")):

@@ -211,8 +211,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         ----------
         model : nn.Module
             Causal language model, on any device, in any precision.
-        calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-            Text of the domain that matters.
+        calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
+            Text of the domain that matters, or a task (`layershap.tasks`), whose utility is then the default.
         tokenizer : PreTrainedTokenizerBase, optional
             For texts.
 

@@ -9,76 +9,17 @@ Shapes: B rows, T tokens, L layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from layershap.calls import CallForm, ProbeMismatch, patched, probe_calls
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import (
-    check_is_model,
-    evaluation_mode,
-    input_device,
-    part_of,
-    text_config,
-    token_logits,
-    vocabulary_size,
-)
+from layershap.model_io import check_is_model, part_of, text_config
 
 LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
-ArgumentKey: TypeAlias = "int | str"
-
-_PROBE_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class CallForm:
-    """How a parent calls a layer and what it expects back, learned from a probe forward.
-
-    Attributes
-    ----------
-    hidden : int or str
-        Position or keyword of the hidden states among the layer's arguments.
-    container : type or None
-        None if the layer returns a tensor, else the tuple or list type that it returns.
-    length : int
-        Number of elements of that container.
-    carried : tuple of (int, key)
-        Output elements that the parent hands to the next layer, with the argument that receives each. A skipped layer
-        passes these through.
-    """
-
-    hidden: ArgumentKey
-    container: type | None
-    length: int
-    carried: tuple[tuple[int, ArgumentKey], ...]
-
-    def hidden_from(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
-        """The hidden states among a call's arguments."""
-        return _argument(args, kwargs, self.hidden)
-
-    def hidden_of(self, output: Any) -> Tensor:
-        """The hidden states in a layer's output."""
-        return output if self.container is None else output[0]
-
-    def wrap(self, hidden: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """An output of the right kind that holds `hidden` and passes carried elements through."""
-        if self.container is None:
-            return hidden
-        values: list[Any] = [hidden] + [None] * (self.length - 1)
-        for index, key in self.carried:
-            values[index] = _argument(args, kwargs, key)
-        if hasattr(self.container, "_fields"):
-            return self.container(*values)
-        return self.container(values)
-
-
-def _argument(args: Sequence[Any], kwargs: dict[str, Any], key: ArgumentKey) -> Any:
-    if isinstance(key, int):
-        return args[key] if key < len(args) else None
-    return kwargs.get(key)
 
 
 @dataclass(frozen=True)
@@ -101,6 +42,30 @@ class LayerStack:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def layer_of(self, player: int) -> int:
+        """Index of the layer that a player belongs to: here the players are the layers."""
+        return player
+
+    @contextmanager
+    def skip(self, players: Iterable[int]) -> Iterator[None]:
+        """Run the model without these layers."""
+        skipped = check_layer_indices(players, len(self))
+
+        def make(position: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            form = self.forms[skipped[position]]
+
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
+
+            return forward
+
+        with patched([self.layers[i] for i in skipped], make):
+            yield
+
+    def alone(self, player: int) -> AbstractContextManager[None]:
+        """Let a player's layer compute this player only: here nothing has to be done."""
+        return nullcontext()
 
 
 def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool = True) -> LayerStack:
@@ -127,20 +92,39 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
     """
     check_is_model(model)
     problems = []
+    found: LayerStack | None = None
     for path, modules in _given(model, layers) if layers is not None else _candidates(model):
+        if found is not None and not _is_rival(modules, found):
+            continue
         try:
-            return LayerStack(path, modules, _probe(model, modules, causal))
-        except _ProbeMismatch as error:
+            forms = probe_calls(model, modules, causal)
+        except ProbeMismatch as error:
             problems.append(f"{path or 'the modules given'}: {error}")
+            continue
+        if found is not None:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} has two lists of {len(modules)} layers, {found.path!r} and {path!r}, and "
+                "nothing tells which one to prune. Name it: layers='dotted.path.of.the.ModuleList'."
+            )
+        found = LayerStack(path, modules, forms)
+    if found is not None:
+        return found
     raise UnsupportedModelError(
         f"no list of decoder layers found in {type(model).__name__}"
         + (f" ({'; '.join(problems)})" if problems else "")
-        + ". Name it: layers='dotted.path.of.the.ModuleList', or pass the layer modules in calling order."
+        + f". Its lists are {_list_names(model)}. Name one: layers='dotted.path.of.the.ModuleList', or pass the layer "
+        "modules in calling order."
     )
 
 
-class _ProbeMismatch(Exception):
-    pass
+def _list_names(model: nn.Module) -> list[str]:
+    return [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential)][:8]
+
+
+def _is_rival(modules: Sequence[nn.Module], found: LayerStack) -> bool:
+    """Whether these could be the decoder layers as well as those found: as many, and not parts of them."""
+    inside = {id(part) for layer in found.layers for part in layer.modules()}
+    return len(modules) == len(found) and id(modules[0]) not in inside
 
 
 def _given(model: nn.Module, layers: str | Sequence[nn.Module]) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
@@ -148,9 +132,9 @@ def _given(model: nn.Module, layers: str | Sequence[nn.Module]) -> Iterator[tupl
         try:
             container = model.get_submodule(layers)
         except AttributeError as error:
-            lists = [name for name, m in model.named_modules() if isinstance(m, nn.ModuleList | nn.Sequential)]
             raise UnsupportedModelError(
-                f"layers={layers!r} is not a module of {type(model).__name__} ({error}); its lists are {lists[:8]}"
+                f"layers={layers!r} is not a module of {type(model).__name__} ({error}); its lists are "
+                f"{_list_names(model)}"
             ) from error
         if not isinstance(container, nn.ModuleList | nn.Sequential):
             raise UnsupportedModelError(
@@ -192,8 +176,9 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]
     config = text_config(getattr(model, "config", None))
     expected = getattr(config, "num_hidden_layers", None)
     by_count = [item for item in lists if len(item[1]) == expected]
+    largest = [item for item in lists if len(item[1]) == len(lists[0][1])]  # rivals of the largest, itself first
     seen: set[str] = set()
-    for path, module in by_count + lists[:1]:
+    for path, module in by_count + largest:
         if path not in seen:
             seen.add(path)
             yield path, tuple(module)
@@ -223,88 +208,6 @@ def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
     yield model
 
 
-def _probe(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
-    """Run two short rows that differ in their last token: learn the calls, and check order and causality."""
-    vocabulary = vocabulary_size(model) or 2
-    ids_BT = torch.arange(_PROBE_TOKENS, device=input_device(model)).remainder(vocabulary).repeat(2, 1)
-    ids_BT[1, -1] = (int(ids_BT[1, -1]) + 1) % vocabulary
-    calls: list[tuple[int, tuple[Any, ...], dict[str, Any], Any]] = []
-
-    def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            output = original(*args, **kwargs)
-            calls.append((index, args, kwargs, output))
-            return output
-
-        return forward
-
-    with evaluation_mode(model), torch.inference_mode(), patched(modules, record):
-        logits_BTV = token_logits(model, ids_BT)
-    order = [index for index, *_ in calls]
-    called_types = {type(modules[index]) for index in order}
-    silent = [index for index in range(len(modules)) if index not in order]
-    # Layers of another kind may be left out for want of their input (mllama: cross-attention on text without images).
-    if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
-        raise _ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
-    change_TV = (logits_BTV[0].float() - logits_BTV[1].float()).abs()
-    half = logits_BTV.dtype in (torch.float16, torch.bfloat16)
-    if causal and float(change_TV[:-1].max()) > (5e-2 if half else 1e-4) * float(change_TV[-1].max()):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
-            "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
-            "the LMHead class with config.is_decoder=True)."
-        )
-    learned: dict[int, CallForm] = {}
-    for position, (index, args, kwargs, output) in enumerate(calls):
-        following = calls[position + 1] if position + 1 < len(calls) else None
-        learned[index] = _call_form(args, kwargs, output, following)
-    forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
-    if forms and len(forms) > 1 and forms[-1].container is not None:
-        forms[-1] = CallForm(forms[-1].hidden, forms[-1].container, forms[-1].length, forms[-2].carried)
-    return tuple(forms)
-
-
-def _call_form(args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, following: Any) -> CallForm:
-    hidden: ArgumentKey = 0 if args and isinstance(args[0], Tensor) else "hidden_states"
-    if not isinstance(_argument(args, kwargs, hidden), Tensor):
-        raise _ProbeMismatch(f"no hidden states among the arguments (keywords {sorted(kwargs)})")
-    if isinstance(output, Tensor):
-        return CallForm(hidden, None, 1, ())
-    if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
-        raise _ProbeMismatch(f"a layer returns {type(output).__name__}, not a tensor or a tuple that starts with one")
-    carried: list[tuple[int, ArgumentKey]] = []
-    if following is not None:
-        _, next_args, next_kwargs, _ = following
-        named: list[tuple[ArgumentKey, Any]] = [*enumerate(next_args), *next_kwargs.items()]
-        for index, element in enumerate(output[1:], start=1):
-            key = next((k for k, value in named if value is element and k != hidden), None)
-            if isinstance(element, Tensor) and key is not None:
-                carried.append((index, key))
-    return CallForm(hidden, type(output), len(output), tuple(carried))
-
-
-@contextmanager
-def patched(
-    modules: Iterable[nn.Module], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Give each module the forward ``make(index, original)`` for the time of the context, whatever happens in it.
-
-    The patch sits on the instance, outside any hook that accelerate has put there.
-    """
-    saved: list[tuple[nn.Module, bool, Any]] = []
-    try:
-        for index, module in enumerate(modules):
-            saved.append((module, "forward" in module.__dict__, module.__dict__.get("forward")))
-            module.__dict__["forward"] = make(index, module.forward)
-        yield
-    finally:
-        for module, had_own, own in reversed(saved):
-            if had_own:
-                module.__dict__["forward"] = own
-            else:
-                del module.__dict__["forward"]
-
-
 @contextmanager
 def skip_layers(
     model: nn.Module, layers: Iterable[int], *, stack: LayerStack | LayersArgument = None
@@ -316,7 +219,7 @@ def skip_layers(
     model : nn.Module
         Causal language model.
     layers : iterable of int
-        Indices to skip, in [0, L). All of them may be skipped.
+        Indices to skip, in [0, L); negative ones count from the end. All of them may be skipped.
     stack : LayerStack, str or sequence of nn.Module, optional
         The layers of `model` if already known; otherwise as in `find_layers`.
 
@@ -339,32 +242,27 @@ def skip_layers(
     ...     logits = model(**tokenizer("It was", return_tensors="pt")).logits
     """
     found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
-    skipped = check_layer_indices(layers, len(found))
-
-    def skip(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        form = found.forms[skipped[index]]
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
-
-        return forward
-
-    with patched([found.layers[i] for i in skipped], skip):
+    with found.skip(layers):
         yield model
 
 
 def check_layer_indices(layers: Iterable[int], n_layers: int) -> list[int]:
-    """Sorted layer indices, each an int in [0, n_layers) and named once."""
+    """Sorted layer indices in [0, n_layers); negative ones count from the end, none is named twice."""
     if isinstance(layers, int):
         raise TypeError(f"layers must be a list of layer indices, got the int {layers}; write [{layers}]")
-    indices = []
+    given = []
     for value in layers:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise TypeError(f"layer indices must be ints, got {value!r} of type {type(value).__name__}")
-        indices.append(int(value))
-    wrong = [i for i in indices if not 0 <= i < n_layers]
+        given.append(int(value))
+    wrong = [i for i in given if not -n_layers <= i < n_layers]
     if wrong:
-        raise ValueError(f"layer indices must lie in [0, {n_layers}) for a model of {n_layers} layers, got {wrong}")
-    if len(set(indices)) < len(indices):
-        raise ValueError(f"layer indices must be distinct, got {indices}")
-    return sorted(indices)
+        raise ValueError(
+            f"layer indices must lie in [0, {n_layers}), or in [-{n_layers}, 0) to count from the end, for a model of "
+            f"{n_layers} layers, got {wrong}"
+        )
+    indices = sorted(i % n_layers for i in given)
+    twice = sorted({i for i in indices if indices.count(i) > 1})
+    if twice:
+        raise ValueError(f"layer indices must be distinct, got {given}: {twice} twice (-1 is layer {n_layers - 1})")
+    return indices

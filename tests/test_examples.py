@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"quickstart.py", "context_dependence.py"}
+TESTED = {"quickstart.py", "context_dependence.py", "state_space.py"}
 
 
 def run(name: str, *arguments: object) -> str:
@@ -47,3 +47,15 @@ def test_context_dependence_knows_the_optimum(tmp_path):
         assert float(best) <= min(map(float, rules))
     assert "strongest interaction" in output
     assert (tmp_path / "context_dependence.png").stat().st_size > 10_000
+
+
+def test_state_space_models_lose_their_least_valuable_layers():
+    output = run("state_space.py")
+    assert "rwkv: pre_ln" in output
+    whole = [float(value) for value in re.findall(r"the whole model's: ([\d.]+)", output)]
+    rows = re.findall(r"^ +([123]) +([\d.]+) +([\d.]+) +\[", output, flags=re.MULTILINE)
+    assert [row[0] for row in rows] == list("123123")
+    for n_remove, least, most in rows:
+        assert float(least) < float(most), n_remove
+    assert max(whole) < 20  # trained: a uniform guess over bytes has 256
+    assert output.count("as before saving: True") == 2

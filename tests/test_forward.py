@@ -10,22 +10,26 @@ from torch import nn
 
 from layershap import Calibration, LayerGame, UnsupportedModelError, find_layers, remove_layers, skip_layers
 from layershap.datasets import tiny_random
-from layershap.forward.engine import Engine, EngineSettings
+from layershap.forward.engine import Engine
+from layershap.forward.plain import PlainForward
 from layershap.forward.plan import distinct
+from layershap.forward.settings import EngineSettings
 from layershap.shapley import sample_strata
 
 IDS = torch.randint(1, 60, (5, 12), generator=torch.Generator().manual_seed(0))
 
 
-def engine_for(model, calibration, statistics=("nll",), batch_tokens=64, memory_budget=2**30, layers=None):
-    return Engine(
-        model, find_layers(model, layers), calibration, statistics, EngineSettings(batch_tokens, memory_budget)
-    )
+def engine_for(
+    model, calibration, statistics=("nll",), batch_tokens=64, memory_budget=2**30, layers=None, head_bytes=2**25
+):
+    settings = EngineSettings(batch_tokens, memory_budget, head_bytes)
+    return Engine(model, find_layers(model, layers), calibration, statistics, settings)
 
 
 def plain(engine, masks):
-    with torch.inference_mode():
-        return engine._run_plain(masks, engine._blocks, lambda work: None)
+    forward = PlainForward(engine.model, engine.stack, engine.tokens, engine.statistics, engine.settings)
+    with engine.inference():
+        return forward.run(masks, lambda work: None)
 
 
 def fused(engine, masks):
@@ -88,16 +92,14 @@ def test_results_do_not_depend_on_the_budgets(stories, stories_calibration, batc
     assert fused(engine, masks)["nll"] == pytest.approx(reference, abs=1e-4)
 
 
-def test_head_in_token_slices_is_the_head_at_once(stories, stories_calibration, monkeypatch):
+def test_head_in_token_windows_is_the_head_at_once(stories, stories_calibration):
     model, _ = stories
     masks = some_masks(5)
     whole = fused(engine_for(model, stories_calibration, ("nll", "kl")), masks)
-    monkeypatch.setitem(__import__("layershap.forward.engine", fromlist=["_"])._HEAD_BYTES, "cpu", 4 * 512 * 7)
-    engine = engine_for(model, stories_calibration, ("nll", "kl"))
-    assert engine._head_tokens == 7
-    sliced = fused(engine, masks)
+    seven_tokens = engine_for(model, stories_calibration, ("nll", "kl"), head_bytes=4 * 512 * 7)
+    windowed = fused(seven_tokens, masks)
     for name in ("nll", "kl"):
-        assert sliced[name] == pytest.approx(whole[name], abs=1e-4)
+        assert windowed[name] == pytest.approx(whole[name], abs=1e-4)
 
 
 def test_kl_is_the_definition(stories, stories_calibration):
@@ -266,7 +268,7 @@ def test_encoder_only_and_other_models_are_refused():
     ("layers", "error"),
     [
         ([5], ValueError),
-        ([-1], ValueError),
+        ([-6], ValueError),
         ([1, 1], ValueError),
         ([1.0], TypeError),
         ([True], TypeError),

@@ -70,12 +70,15 @@ class Sweep:
 
     @property
     def peak_states(self) -> int:
-        """Most states alive at once: while a level runs, those before it that are still needed and those after it."""
-        peak = 1
-        before = 1
-        for level in self.levels:
+        """Most states alive at once: the root, which is kept for other sweeps, and while a level runs those before and
+        after it.
+        """
+        kept = np.flatnonzero(self.masks_UL[0])
+        leaves_root = kept[0] if len(kept) else len(self.levels)
+        peak = before = 1
+        for depth, level in enumerate(self.levels):
             # A skipping state shares its parent's memory, so only runs add to what was there.
-            peak = max(peak, before + level.n_runs)
+            peak = max(peak, before + int(depth > leaves_root) + level.n_runs)
             before = level.n_states
         return peak
 
@@ -134,7 +137,8 @@ def plan(masks_ML: MaskArray, *, max_masks: int, max_states: int) -> PrefixPlan:
     max_masks : int
         Most distinct masks in one sweep: what an interruption may cost.
     max_states : int
-        Most hidden states alive at once: the memory budget. A single mask needs two, whatever the budget.
+        Most hidden states alive at once: the memory budget. A single mask needs three (the root, a layer's input and
+        its output), whatever the budget.
     """
     masks_UL = distinct(masks_ML)
     sweeps = tuple(make_sweep(part) for part in _cut(masks_UL, max_masks, max_states))

@@ -1,40 +1,34 @@
-"""Capture one real forward, then call single layers on other hidden states and other batch sizes.
+"""Capture one real forward, then call single layers on other states and other batch sizes.
 
 What the parent model passes to each layer (masks chosen by layer type, rotary tables, per-layer inputs) is kept from a
 real forward with all layers; what comes before the first layer and after the last is run by the model's own code. So
-nothing is re-implemented per family. What has to grow with the batch is not guessed from shapes but observed: a
-forward of two rows is compared with one of three.
+nothing is re-implemented per family.
 
-Shapes: B rows of a block, T tokens, D hidden size, V vocabulary, R states concatenated along the batch.
+Shapes: B rows of a block, T tokens, S calibration sequences, V vocabulary, R states joined along the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from layershap.calls import ArgumentKey, patched
+from layershap.forward.batching import Batching, ReplayError, observe, repeated
+from layershap.forward.state import State, StateBatching
 from layershap.model_io import token_logits
-from layershap.stack import LayerStack, patched
-
-Batching: TypeAlias = "int | dict[Any, Batching] | None"
-"""Which dimension of an argument grows with the batch: a tensor's dimension, None, or the same for each element."""
-
-
-class ReplayError(Exception):
-    """Layers can't be replayed from a capture; the plain path serves the model."""
+from layershap.sublayers import Players
 
 
 @dataclass
 class LayerCall:
-    """The arguments of one layer's call, with None in the place of the hidden states."""
+    """The arguments of one layer's call, by position or keyword, without those that belong to the state."""
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    arguments: dict[ArgumentKey, Any]
+    state_keys: tuple[ArgumentKey, ...]
 
 
 @dataclass
@@ -45,33 +39,27 @@ class Capture:
     ----------
     ids_BT : Tensor [B, T]
         The block's tokens.
-    calls : list of LayerCall
-        One per layer.
-    first : Tensor
-        Hidden states before the first layer.
-    final : Tensor
-        Hidden states after the last layer.
+    calls : dict of int to LayerCall
+        By layer; layers that text does not reach (mllama's cross-attention) are missing.
+    first : State
+        Before the first layer.
+    final : State or None
+        After the last layer; None once nobody needs it.
     """
 
     ids_BT: Tensor
-    calls: list[LayerCall]
-    first: Tensor
-    final: Tensor
+    calls: dict[int, LayerCall]
+    first: State
+    final: State | None
     _expanded: dict[tuple[int, int], Any] = field(default_factory=dict)
 
     def expanded(self, value: Any, batching: Batching, repeats: int) -> Any:
-        """An argument as it would be for `repeats` copies of the block, one after the other along the batch."""
+        """An argument for `repeats` copies of the block; kept, since layers share most of their arguments."""
         if repeats == 1 or batching is None:
             return value
-        if isinstance(batching, dict):
-            if isinstance(value, dict):
-                return {k: self.expanded(v, batching.get(k), repeats) for k, v in value.items()}
-            parts = [self.expanded(v, batching.get(i), repeats) for i, v in enumerate(value)]
-            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        # Layers share most of their arguments, so an expansion is worth keeping while `value` lives (in `calls`).
-        key = (id(value), repeats)
+        key = (id(value), repeats)  # `value` lives as long as `calls`, so its id is its own
         if key not in self._expanded:
-            self._expanded[key] = torch.cat([value] * repeats, dim=batching)
+            self._expanded[key] = repeated(value, batching, repeats)
         return self._expanded[key]
 
     def forget_expanded(self) -> None:
@@ -80,16 +68,23 @@ class Capture:
 
 
 class Replay:
-    """The layers of a model as functions of a hidden state.
+    """The layers of a model as functions of a state.
 
     Parameters
     ----------
     model : nn.Module
         In evaluation mode while this is used, as are gradients off.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
     ids_ST : Tensor [S, T]
         Calibration tokens on the model's device: rows of these are used to observe what grows with the batch.
+
+    Attributes
+    ----------
+    batching : StateBatching
+        Along which dimensions states are joined.
+    sliceable : bool
+        Whether hidden states are [B, T, ...], so that the head can take some tokens at a time.
 
     Raises
     ------
@@ -97,129 +92,127 @@ class Replay:
         The calls differ between batch sizes in another way than one growing dimension per tensor.
     """
 
-    def __init__(self, model: nn.Module, stack: LayerStack, ids_ST: Tensor) -> None:
+    def __init__(self, model: nn.Module, stack: Players, ids_ST: Tensor) -> None:
         self.model = model
         self.stack = stack
-        row = ids_ST[:1]
-        two, three = self.capture(row.expand(2, -1)), self.capture(row.expand(3, -1))
-        self._batching = [
-            (
-                {i: _batching(a, b) for i, (a, b) in enumerate(zip(x.args, y.args, strict=True))},
-                {k: _batching(x.kwargs[k], y.kwargs[k]) for k in x.kwargs},
-            )
-            for x, y in zip(two.calls, three.calls, strict=True)
-        ]
-        dim = _batching(two.final, three.final)
-        if not isinstance(dim, int):
-            raise ReplayError(f"hidden states of shape {tuple(two.final.shape)} have no batch dimension")
-        self.batch_dim = dim
-        # Token slices of the head need hidden states [B, T, ...].
-        self.sliceable = dim == 0 and two.final.dim() >= 3 and two.final.shape[1] == ids_ST.shape[1]
+        self._returned = dict.fromkeys(key for form in stack.forms for _, key in form.carried)
+        # Mappings that the layers write into, with their class: accelerate copies a plain dict, but not transformers'.
+        self._shared: dict[ArgumentKey, Callable[..., MutableMapping[Any, Any]]] = {}
+        two = self.capture(ids_ST[:1].expand(2, -1))
+        if self._shared:  # learned from the first capture: its calls still hold the mappings as constants
+            two = self.capture(ids_ST[:1].expand(2, -1))
+        three = self.capture(ids_ST[:1].expand(3, -1))
+        self._batching = {
+            layer: {key: observe(value, three.calls[layer].arguments[key]) for key, value in call.arguments.items()}
+            for layer, call in two.calls.items()
+        }
+        assert two.final is not None and three.final is not None  # noqa: PT018 - for the type checker
+        shape = two.final.hidden.shape
+        hidden = observe(two.final.hidden, three.final.hidden)
+        if not isinstance(hidden, int):
+            raise ReplayError(f"hidden states of shape {tuple(shape)} have no batch dimension")
+        carried = {key: observe(value, three.final.carried[key]) for key, value in two.final.carried.items()}
+        self.batching = StateBatching(hidden, carried)
+        self.sliceable = hidden == 0 and len(shape) >= 3 and shape[1] == ids_ST.shape[1] and not carried
 
     def capture(self, ids_BT: Tensor) -> Capture:
         """Run the whole model once on a block and keep what each layer was given."""
-        calls: list[LayerCall] = []
-        ends: dict[str, Tensor] = {}
-        last = len(self.stack) - 1
+        calls: dict[int, LayerCall] = {}
+        ends: dict[str, State] = {}
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             form = self.stack.forms[index]
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                if index == 0:
-                    ends["first"] = form.hidden_from(args, kwargs)
+                arguments = _arguments(args, kwargs)
+                if not calls:
+                    ends["first"] = State(form.hidden_from(args, kwargs), self._carried(arguments))
+                entries = {
+                    key: dict(value) for key, value in arguments.items() if isinstance(value, MutableMapping)
+                }
                 output = original(*args, **kwargs)
-                if index == last:
-                    ends["final"] = form.hidden_of(output)
-                # Keeping every layer's input would cost L hidden states.
-                calls.append(
-                    LayerCall(
-                        tuple(None if i == form.hidden else value for i, value in enumerate(args)),
-                        {key: None if key == form.hidden else value for key, value in kwargs.items()},
-                    )
+                self._shared.update(
+                    {key: type(arguments[key]) for key, old in entries.items() if _changed(old, arguments[key])}
                 )
+                # Keeping every layer's state would cost L hidden states.
+                own = {form.hidden, *self._returned, *self._shared}
+                calls[index] = LayerCall(
+                    {key: value for key, value in arguments.items() if key not in own},
+                    tuple(key for key in arguments if key in own),
+                )
+                ends["final"] = self._after(index, output, arguments)
                 return output
 
             return forward
 
         with patched(self.stack.layers, record):
             token_logits(self.model, ids_BT)
-        if len(calls) != len(self.stack):
-            raise ReplayError(f"the model calls {len(calls)} of its {len(self.stack)} layers on text")
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
-    def run_layer(self, layer: int, hidden: Tensor, capture: Capture, repeats: int) -> Tensor:
-        """One layer on `repeats` states of a block, concatenated along the batch dimension."""
+    def run_player(self, player: int, state: State, capture: Capture, repeats: int) -> State:
+        """One layer (or one sublayer of it) on `repeats` states of a block, joined along the batch."""
+        layer = self.stack.layer_of(player)
+        call = capture.calls.get(layer)
+        if call is None:
+            return state
         form = self.stack.forms[layer]
-        call = capture.calls[layer]
-        args_batching, kwargs_batching = self._batching[layer]
-        args = [
-            hidden if i == form.hidden else capture.expanded(value, args_batching[i], repeats)
-            for i, value in enumerate(call.args)
-        ]
-        kwargs = {
-            key: hidden if key == form.hidden else capture.expanded(value, kwargs_batching[key], repeats)
-            for key, value in call.kwargs.items()
+        batching = self._batching[layer]
+        arguments = {
+            key: capture.expanded(value, batching[key], repeats) for key, value in call.arguments.items()
         }
-        return form.hidden_of(self.stack.layers[layer](*args, **kwargs))
+        for key in call.state_keys:
+            value = state.hidden if key == form.hidden else state.carried[key]
+            # A layer writes into the mapping it is given, so it gets one of its own.
+            arguments[key] = self._shared[key](value) if key in self._shared else value
+        args = [arguments[key] for key in sorted(key for key in arguments if isinstance(key, int))]
+        kwargs = {key: value for key, value in arguments.items() if isinstance(key, str)}
+        with self.stack.alone(player):
+            return self._after(layer, self.stack.layers[layer](*args, **kwargs), arguments)
 
-    def head(self) -> Head:
-        """A context in which final hidden states go through the model's own norm and LM head."""
-        return Head(self)
+    @contextmanager
+    def head(self) -> Iterator[Callable[[State, Tensor], Tensor]]:
+        """A context with a function (state after the last layer, its tokens [B, T]) -> logits [B, T, V].
 
-
-class Head:
-    """Inside the context the parent's forward passes a given state to whatever follows the last layer."""
-
-    def __init__(self, replay: Replay) -> None:
-        self._replay = replay
-        self._state: Tensor | None = None
-        self._patch: AbstractContextManager[None] | None = None
-
-    def __enter__(self) -> Head:
-        stack = self._replay.stack
-        last = len(stack) - 1
+        The parent's own forward runs with layers that do nothing, the last of which hands over the state: so norm,
+        scaling, soft-capping and LM head are the model's own.
+        """
+        current: list[State] = []
+        # Layers not called on text hand over nothing; the last that is called does.
+        last = max(self._batching)
 
         def give(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-            form = stack.forms[index]
+            form = self.stack.forms[index]
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                hidden = self._state if index == last else form.hidden_from(args, kwargs)
-                assert hidden is not None
-                return form.wrap(hidden, args, kwargs)
+                if index != last:
+                    return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
+                return form.output(current[0].hidden, current[0].carried)
 
             return forward
 
-        self._patch = patched(stack.layers, give)
-        self._patch.__enter__()
-        return self
+        def logits(state: State, ids_BT: Tensor) -> Tensor:
+            current[:] = [state]
+            return token_logits(self.model, ids_BT)
 
-    def __exit__(self, *exc_info: Any) -> None:
-        assert self._patch is not None
-        self._patch.__exit__(*exc_info)
-        self._state = None
+        with patched(self.stack.layers, give):
+            yield logits
 
-    def logits(self, state: Tensor, ids_BT: Tensor) -> Tensor:
-        """Logits [B, T, V] of final hidden states; `ids_BT` are the tokens they belong to."""
-        self._state = state
-        return token_logits(self._replay.model, ids_BT)
+    def _carried(self, arguments: dict[ArgumentKey, Any]) -> dict[ArgumentKey, Any]:
+        """What a call's arguments hold of the state beside the hidden states."""
+        returned = {key: arguments.get(key) for key in self._returned}
+        return returned | {key: dict(arguments.get(key) or {}) for key in self._shared}
+
+    def _after(self, layer: int, output: Any, arguments: dict[ArgumentKey, Any]) -> State:
+        """The state that a layer's output and arguments make."""
+        form = self.stack.forms[layer]
+        carried = self._carried(arguments) | {key: output[index] for index, key in form.carried}
+        return State(form.hidden_of(output), carried)
 
 
-def _batching(two: Any, three: Any) -> Batching:
-    """Compare an argument for a batch of two with the same for three."""
-    if isinstance(two, Tensor) and isinstance(three, Tensor):
-        if two.dim() != three.dim():
-            raise ReplayError(f"an argument has shape {tuple(two.shape)} for two rows, {tuple(three.shape)} for three")
-        growing = [d for d in range(two.dim()) if two.shape[d] != three.shape[d]]
-        if not growing:
-            return None
-        if len(growing) > 1 or two.shape[growing[0]] * 3 != three.shape[growing[0]] * 2:
-            raise ReplayError(f"an argument grows from {tuple(two.shape)} to {tuple(three.shape)} for a third row")
-        return growing[0]
-    if isinstance(two, dict) and isinstance(three, dict):
-        found = {key: _batching(two[key], three[key]) for key in two}
-    elif isinstance(two, tuple | list) and isinstance(three, tuple | list) and len(two) == len(three):
-        found = {index: _batching(a, b) for index, (a, b) in enumerate(zip(two, three, strict=True))}
-    else:
-        return None
-    return found if any(value is not None for value in found.values()) else None
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[ArgumentKey, Any]:
+    """A call's arguments by position or keyword."""
+    return dict(enumerate(args)) | dict(kwargs.items())
+
+
+def _changed(before: dict[Any, Any], after: MutableMapping[Any, Any]) -> bool:
+    return before.keys() != after.keys() or any(before[key] is not after[key] for key in before)

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.forward.engine import EngineSettings
 from layershap.forward.head import sequence_sums, shifted_labels
+from layershap.forward.settings import EngineSettings
 from layershap.model_io import (
     check_is_model,
     evaluation_mode,
@@ -58,7 +58,7 @@ def sequence_statistics(
     if limit is not None and calibration.seq_len > limit:
         raise ValueError(
             f"sequences must fit the model's {limit} positions, the longest has {calibration.seq_len} tokens; "
-            "use a protocol or seq_len with shorter ones"
+            "use a protocol with shorter ones (for a task, max_length)"
         )
     device = input_device(model)
     budget = EngineSettings.resolve(batch_tokens, "auto", device).batch_tokens

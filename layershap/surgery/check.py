@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError
 from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
-from layershap.stack import LayerStack, skip_layers
+from layershap.sublayers import Players
 
 Check = Literal["auto", True, False]
 
@@ -53,9 +53,9 @@ def probe_ids(model: nn.Module) -> Tensor:
     return torch.randint(low, vocabulary, (_PROBE_ROWS, _PROBE_TOKENS), generator=generator).to(input_device(model))
 
 
-def skipped_logits(model: nn.Module, stack: LayerStack, removed: Sequence[int]) -> Tensor:
-    """Logits [B, T, V] of the probe with the layers skipped, on the CPU."""
-    with evaluation_mode(model), torch.inference_mode(), skip_layers(model, removed, stack=stack):
+def skipped_logits(model: nn.Module, players: Players, removed: Sequence[int]) -> Tensor:
+    """Logits [B, T, V] of the probe with the players skipped, on the CPU."""
+    with evaluation_mode(model), torch.inference_mode(), players.skip(removed):
         return token_logits(model, probe_ids(model)).float().cpu().clone()
 
 
@@ -85,13 +85,13 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a[finite] - b[finite]).abs().max()) / scale
 
 
-def check_logits(pruned: nn.Module, expected_BTV: Tensor, removed: Sequence[int]) -> None:
-    """Raise `SurgeryCheckError` unless the pruned model's logits are the masked model's."""
+def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> None:
+    """Raise `SurgeryCheckError` unless the logits are those of the masked model; `what` names what was removed."""
     difference = relative_difference(plain_logits(pruned), expected_BTV)
     allowed = tolerance(pruned)
     if not difference <= allowed:
         raise SurgeryCheckError(
-            f"{type(pruned).__name__} without layers {list(removed)} must give the logits of the model that skips "
+            f"{type(pruned).__name__} without {what} must give the logits of the model that skips "
             f"them, they differ by {difference:.2g} of the largest logit (allowed: {allowed:.2g}). The surgery "
             "does not know something about this architecture, please report it. check=False returns the model anyway."
         )
@@ -142,7 +142,7 @@ def _greedy_logits(model: nn.Module, *, use_cache: bool) -> list[tuple[Tensor, T
     return [(tokens_BG[:, step].cpu(), logits.float().cpu()) for step, logits in enumerate(output.logits)]
 
 
-def check_generation(pruned: nn.Module, intact: float | None, removed: Sequence[int]) -> None:
+def check_generation(pruned: nn.Module, intact: float | None, what: str) -> None:
     """Raise `SurgeryCheckError` if cached generation broke: `intact` is the intact model's `cache_disagreement`."""
     allowed = 100 * tolerance(pruned)
     if intact is None or intact > allowed:
@@ -151,7 +151,7 @@ def check_generation(pruned: nn.Module, intact: float | None, removed: Sequence[
     if difference is None or not difference <= allowed:
         how = "generate fails" if difference in (None, float("inf")) else f"their logits differ by {difference:.2g}"
         raise SurgeryCheckError(
-            f"{type(pruned).__name__} without layers {list(removed)} must generate with a cache what it generates "
+            f"{type(pruned).__name__} without {what} must generate with a cache what it generates "
             f"without one, as the intact model does; {how}. A layer that owns the cache's length may have been "
             "removed: keep the first layer. check=False returns the model anyway."
         )

@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import nn
 
-from layershap.stack import LayerStack
-
 # A decoder's own count comes first: in encoder-decoder families `num_hidden_layers` is the encoder's.
 _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "n_blocks")
@@ -120,12 +118,12 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, t
     return {name: (stored[name], value) for name, value in new.items() if name in stored and stored[name] != value}
 
 
-def layer_kinds(model: nn.Module, stack: LayerStack) -> list[str]:
+def layer_kinds(model: nn.Module, path: str, n_layers: int) -> list[str]:
     """The config's own names of the layers' kinds ("full_attention", "mamba", ...), empty if it has none."""
-    parent = model.get_submodule(stack.path.rpartition(".")[0]) if stack.path else model
-    for config in decoder_configs(model, parent, len(stack)):
+    parent = model.get_submodule(path.rpartition(".")[0]) if path else model
+    for config in decoder_configs(model, parent, n_layers):
         kinds: Any = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-        if isinstance(kinds, list | tuple) and len(kinds) == len(stack):
+        if isinstance(kinds, list | tuple) and len(kinds) == n_layers:
             return [str(kind) for kind in kinds]
     return []
 

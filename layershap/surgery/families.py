@@ -116,11 +116,23 @@ def prepare_model(parent: nn.Module, layers: Sequence[nn.Module], n_layers: int,
 
 def _undo_rescale(parent: Any, layers: Sequence[Any], kept: Sequence[int]) -> None:
     every = parent.config.rescale_every
+    if not every:
+        return  # an earlier removal has undone it
     with torch.no_grad():
         for old, block in zip(kept, layers, strict=True):
-            block.attention.output.weight.mul_(2 ** (old // every))
-            block.feed_forward.value.weight.mul_(2 ** (old // every))
+            for name in ("attention.output", "feed_forward.value"):
+                if name in dict(block.named_modules()):  # not where the sublayer was removed
+                    block.get_submodule(name).weight.mul_(2 ** (old // every))
     # With rescale_every = 0 there is nothing to undo or redo: the flag only says that the model is in inference form.
+
+
+def prepare_sublayers(parent: nn.Module, layers: Sequence[nn.Module], configs: Sequence[Any]) -> None:
+    """Mend, before sublayers of `layers` (all of them) are removed, what reaches into the layers' modules (rwkv)."""
+    if getattr(parent, "layers_are_rescaled", False):
+        _undo_rescale(parent, layers, range(len(layers)))
+    for config in configs:
+        if hasattr(config, "rescale_every"):
+            config.rescale_every = 0
 
 
 def _slice_packed_layers(table: Any, n_layers: int, kept: Sequence[int]) -> None:

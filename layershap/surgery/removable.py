@@ -11,10 +11,12 @@ from torch import nn
 
 from layershap.exceptions import LayerNotRemovableError
 from layershap.stack import LayerStack
+from layershap.sublayers import Players, SublayerStack
+from layershap.surgery.cache_slots import RECURRENT_KINDS, lacks_mixer
 from layershap.surgery.config import decoder_model_type, layer_kinds
 
-# Kinds of layers, as configs name them, whose state is not a growing key-value cache.
-_NO_KEY_VALUE_CACHE = {"linear_attention", "mamba", "conv", "recurrent", "moe", "mlp"}
+# Kinds of layers, as configs name them, that hold no growing key-value cache.
+_NO_KEY_VALUE_CACHE = RECURRENT_KINDS | {"moe", "mlp"}
 
 
 def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
@@ -35,7 +37,7 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
     Notes
     -----
     One rule is about sets and has no layer to name: a hybrid must keep one attention layer, whichever (see
-    `refuse_unremovable`).
+    `keep_one_of`). An only attention layer is named here.
     """
     reasons: dict[int, str] = {}
     for index, layer in enumerate(stack.layers):
@@ -63,6 +65,9 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
             reasons[index] = "text without images does not call it, so its worth can't be measured (mllama)"
     if model_type == "mllama" and _cannot_be_first(model, stack):
         reasons.setdefault(0, "a cross-attention layer must not become the first (mllama: the cache's length)")
+    for group in keep_one_of(model, stack):
+        if len(group) == 1:
+            reasons.setdefault(group[0], "it is the only attention layer, which holds the cache's length (hybrids)")
     return reasons
 
 
@@ -82,7 +87,61 @@ def _shares_indexer(layer: nn.Module) -> bool:
     return bool(getattr(attention, "skip_topk", False))
 
 
-def refuse_unremovable(model: nn.Module, stack: LayerStack, removed: Sequence[int]) -> None:
+def unremovable_players(model: nn.Module, players: Players) -> dict[int, str]:
+    """As `unremovable_layers`; the sublayers of a layer that must stay must all stay."""
+    if not isinstance(players, SublayerStack):
+        return unremovable_layers(model, players)
+    layers = unremovable_layers(model, players.stack)
+    return {player: layers[players.layer_of(player)] for player in players.players_of(layers)}
+
+
+def keep_one_of(model: nn.Module, players: Players) -> tuple[tuple[int, ...], ...]:
+    """Groups of players of which one must stay, whichever.
+
+    A hybrid keeps an attention layer; a model that loses sublayers keeps a mixer of each kind. Generation reads the
+    cache's length from them.
+    """
+    kinds = layer_kinds(model, players.path, len(players.layers))
+    if not isinstance(players, SublayerStack):
+        attention = tuple(i for i, kind in enumerate(kinds) if kind not in _NO_KEY_VALUE_CACHE)
+        return (attention,) if 0 < len(attention) < len(kinds) else ()
+    groups: dict[str, list[int]] = {}
+    for player, sublayer in enumerate(players.sublayers):
+        layer = players.layers[sublayer.layer]
+        if sublayer.kind == "mixer" or (sublayer.kind == "layer" and not lacks_mixer(layer)):
+            groups.setdefault(kinds[sublayer.layer] if kinds else "", []).append(player)
+    return tuple(tuple(group) for kind, group in groups.items() if kind not in ("moe", "mlp"))
+
+
+def refuse_unremovable(model: nn.Module, players: Players, removed: Sequence[int]) -> None:
+    """Raise `LayerNotRemovableError` if this very set of players can't be removed."""
+    if isinstance(players, SublayerStack):
+        _refuse_sublayers(model, players, removed)
+    else:
+        _refuse_layers(model, players, removed)
+
+
+def _refuse_sublayers(model: nn.Module, players: SublayerStack, removed: Sequence[int]) -> None:
+    reasons = unremovable_players(model, players)
+    named = [i for i in removed if i in reasons]
+    if named:
+        raise LayerNotRemovableError(
+            f"sublayers {[players.names[i] for i in named]} of {type(model).__name__} can't be removed: "
+            f"{reasons[named[0]]}"
+        )
+    gone = set(players.whole_layers(removed))
+    for group in keep_one_of(model, players):
+        staying = [i for i in group if players.layer_of(i) not in gone]
+        if staying and set(staying) <= set(removed):
+            raise LayerNotRemovableError(
+                f"{type(model).__name__} must keep at least one of the mixers {[players.names[i] for i in group]}, all "
+                "would be removed: generation reads the cache's length from one of them."
+            )
+    if gone:
+        _refuse_layers(model, players.stack, sorted(gone))
+
+
+def _refuse_layers(model: nn.Module, stack: LayerStack, removed: Sequence[int]) -> None:
     """Raise `LayerNotRemovableError` if this very set of layers can't be removed.
 
     Less strict than `unremovable_layers`: a first layer may go where the new first one can take its part.
@@ -100,13 +159,13 @@ def refuse_unremovable(model: nn.Module, stack: LayerStack, removed: Sequence[in
     named = {index: reasons[index] for index in removed if index in reasons}
     if no_cache and kept[0] in no_cache and 0 not in named:
         named[0] = reasons[0]
-    kinds = layer_kinds(model, stack)
-    if kinds and not set(kinds) <= _NO_KEY_VALUE_CACHE and {kinds[i] for i in kept} <= _NO_KEY_VALUE_CACHE:
-        attention = [i for i, kind in enumerate(kinds) if kind not in _NO_KEY_VALUE_CACHE]
-        raise LayerNotRemovableError(
-            f"{type(model).__name__} must keep at least one of its attention layers {attention}, all would be removed "
-            f"by layers={list(removed)}: generation reads the cache's length from an attention layer (hybrid models)."
-        )
+    for attention in keep_one_of(model, stack):
+        if set(attention) <= set(removed):
+            raise LayerNotRemovableError(
+                f"{type(model).__name__} must keep at least one of its attention layers {list(attention)}, all would "
+                f"be removed by layers={list(removed)}: generation reads the cache's length from an attention layer "
+                "(hybrid models)."
+            )
     if named:
         detail = "; ".join(f"layer {index}: {reason}" for index, reason in named.items())
         raise LayerNotRemovableError(

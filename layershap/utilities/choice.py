@@ -158,7 +158,8 @@ class ChoiceLogProbability:
         """Log-probability of each question's right choice [M, Q], in nats."""
         likelihood_MQC, _ = self.layout.log_likelihoods(statistics, self.normalise)
         gold_MQ = np.take_along_axis(likelihood_MQC, self.layout.gold_Q[None, :, None], axis=2)[..., 0]
-        return gold_MQ - np.logaddexp.reduce(likelihood_MQC, axis=2)
+        with np.errstate(invalid="ignore"):  # NaN is passed on: the model is broken
+            return gold_MQ - np.logaddexp.reduce(likelihood_MQC, axis=2)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M], at most 0; minus log C is chance."""

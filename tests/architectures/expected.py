@@ -60,15 +60,6 @@ NOT_CAUSAL = {
 
 # Types that the fused forward leaves to plain skipping, with the engine's reason in `path_note`.
 PLAIN_PATH = {
-    "blt": "patches of varying length",
-    "gemma3n_text": "keys and values shared between layers",
-    "gemma4": "keys and values shared between layers",
-    "gemma4_text": "keys and values shared between layers",
-    "glm_moe_dsa": "the indexer's choice is carried between layers",
-    "hy_v4": "as axk2",
-    "inkling2_text": "block states are carried between layers",
-    "mllama": "cross-attention layers are not called on text",
-    "reformer": "two streams are carried between layers",
-    "rwkv": "the state is rescaled by loop position",
-    "zaya": "the router's state is carried between layers",
+    "inkling2_text": "the parent collects block states between layers",
+    "rwkv": "the parent rescales the state by loop position",
 }

@@ -1,0 +1,205 @@
+"""The fused forward: level by level, all states that keep a layer pass through it together, then the head in chunks.
+
+Shapes: U masks of a sweep, G states (distinct prefixes) at a depth, S calibration sequences, B sequences of a block,
+T tokens, N rows (states x sequences), V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from itertools import groupby
+
+import numpy as np
+from torch import Tensor, nn
+
+from layershap.calibration import IGNORE
+from layershap.forward.head import sequence_sums
+from layershap.forward.offload import held
+from layershap.forward.plan import Sweep, make_sweep
+from layershap.forward.replay import Replay
+from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
+from layershap.forward.state import State
+from layershap.model_io import vocabulary_size
+from layershap.protocols import FloatArray, MaskArray, Statistic
+from layershap.sublayers import Players
+
+
+class FusedForward:
+    """Measures masked models by replaying their layers.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In evaluation mode while this is used, as are gradients off.
+    stack : LayerStack or SublayerStack
+        The players: its layers or their sublayers.
+    tokens : Tokens
+        What to score, on the model's device.
+    statistics : tuple of {'nll', 'kl', 'hits'}
+        What to measure per scored token.
+    settings : EngineSettings
+        Batch and memory limits.
+
+    Attributes
+    ----------
+    state_bytes : int
+        Memory of one state on the whole calibration set.
+
+    Raises
+    ------
+    ReplayError
+        The model's layers can't be replayed.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: Players,
+        tokens: Tokens,
+        statistics: tuple[Statistic, ...],
+        settings: EngineSettings,
+    ) -> None:
+        self.stack = stack
+        self.tokens = tokens
+        self.statistics = statistics
+        self.settings = settings
+        self._replay = Replay(model, stack, tokens.ids_ST)
+        self._captures = [self._replay.capture(tokens.ids_ST[block]) for block in tokens.blocks]
+        if "kl" not in statistics:
+            for capture in self._captures:
+                capture.final = None
+        self.state_bytes = sum(capture.first.n_bytes for capture in self._captures)
+        self._rows = max(len(capture.ids_BT) for capture in self._captures)
+        self._device = tokens.ids_ST.device
+        vocabulary = vocabulary_size(model) or 1
+        self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary))
+
+    def layer_runs(self, masks_UL: MaskArray) -> int:
+        """Layer runs that `run` needs for distinct, sorted masks [U, L]."""
+        return make_sweep(masks_UL).layer_runs
+
+    def run(
+        self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None
+    ) -> dict[Statistic, FloatArray]:
+        """Statistics [U, S] of distinct, sorted masks [U, L] of one sweep, on the first blocks or all."""
+        blocks = range(len(self._captures))[:n_blocks]
+        states = self._final_states(make_sweep(masks_UL), blocks, progress)
+        return self._heads(states, blocks, progress)
+
+    def probe_player(self, player: int) -> None:
+        """Run one player on one state of the first block, for timing and counting."""
+        self._replay.run_player(player, self._captures[0].first, self._captures[0], 1)
+
+    def probe_head(self) -> None:
+        """Run the head on one state of the first block, for timing and counting."""
+        self._heads([[self._captures[0].first]], range(1), lambda work: None)
+
+    # -- layers ------------------------------------------------------------------------------------------------------
+
+    def _final_states(self, sweep: Sweep, blocks: Sequence[int], progress: Progress) -> list[list[State]]:
+        # states[g][b]: distinct prefix g on block b. A skipped layer shares its parent's tensors.
+        states = [[self._stored(self._captures[b].first) for b in blocks]]
+        layer_states = max(1, self.settings.batch_tokens // (self._rows * self.tokens.seq_len))
+        for player, level in enumerate(sweep.levels):
+            following: list[list[State]] = [states[parent] for parent in level.parent_G]
+            runs = np.flatnonzero(level.runs_G)
+            with held(self.stack.layers[self.stack.layer_of(player)]) if len(runs) else nullcontext():
+                inputs = [states[level.parent_G[g]] for g in runs]
+                for group in _alike([state[0] for state in inputs], layer_states):
+                    self._run_group(player, runs[group], inputs[group], following, blocks)
+                    progress(float(group.stop - group.start))
+            states = following
+        for capture in self._captures:
+            capture.forget_expanded()
+        return states
+
+    def _run_group(
+        self,
+        player: int,
+        runs: np.ndarray,
+        inputs: list[list[State]],
+        following: list[list[State]],
+        blocks: Sequence[int],
+    ) -> None:
+        batching = self._replay.batching
+        for g in runs:
+            following[g] = []
+        for position, b in enumerate(blocks):
+            joint = batching.join([state[position] for state in inputs]).to(self._device)
+            output = self._replay.run_player(player, joint, self._captures[b], len(runs))
+            for g, part in zip(runs, batching.part(output, len(runs)), strict=True):
+                following[g].append(self._stored(part))
+
+    def _stored(self, state: State) -> State:
+        """The state where it waits for its next layer: on the host, if the device can't hold a sweep's states."""
+        return state if self.settings.state_device is None else state.to(self.settings.state_device)
+
+    # -- head --------------------------------------------------------------------------------------------------------
+
+    def _heads(
+        self, states: list[list[State]], blocks: Sequence[int], progress: Progress
+    ) -> dict[Statistic, FloatArray]:
+        sums = empty_sums(self.statistics, len(states), sum(len(self._captures[b].ids_BT) for b in blocks))
+        column = 0
+        with self._replay.head() as head:
+            for position, b in enumerate(blocks):
+                rows = len(self._captures[b].ids_BT)
+                columns = slice(column, column + rows)
+                of_block = [state[position] for state in states]
+                for window in self._windows(rows):
+                    self._head_on_window(head, of_block, b, window, {n: v[:, columns] for n, v in sums.items()})
+                column += rows
+                progress(self.settings.head_cost * len(states) / len(blocks))
+        return sums
+
+    def _head_on_window(
+        self,
+        head: Callable[[State, Tensor], Tensor],
+        states: list[State],
+        block: int,
+        window: slice | None,
+        sums: dict[Statistic, FloatArray],
+    ) -> None:
+        """Add the statistics of some tokens of a block, for all states, to `sums` [U, B]."""
+        capture = self._captures[block]
+        ids_BT = _cut(capture.ids_BT, window)
+        labels_BT = _cut(self.tokens.labels_ST[self.tokens.blocks[block]], window)
+        if not bool((labels_BT != IGNORE).any()):
+            return
+        dense = None if capture.final is None else head(_window(capture.final, window), ids_BT)
+        size = max(1, self._head_tokens // labels_BT.numel())
+        for group in _alike(states, size):
+            parts = [_window(state, window) for state in states[group]]
+            logits_NTV = head(self._replay.batching.join(parts).to(self._device), ids_BT.repeat(len(parts), 1))
+            found = sequence_sums(logits_NTV, labels_BT.repeat(len(parts), 1), self.statistics, dense)
+            for name, value_N in found.items():
+                sums[name][group] += value_N.view(len(parts), -1).cpu().numpy()
+
+    def _windows(self, rows: int) -> Iterator[slice | None]:
+        """Cut a block along its tokens where even one state's logits exceed a chunk; None is the whole block."""
+        length = self.tokens.seq_len
+        size = max(1, self._head_tokens // rows)
+        if size >= length or not self._replay.sliceable:
+            yield None
+            return
+        for start in range(0, length, size):
+            yield slice(start, start + size)
+
+
+def _alike(states: Sequence[State], size: int) -> Iterator[slice]:
+    """Runs of at most `size` consecutive states that can be joined."""
+    start = 0
+    for _, run in groupby(states, key=lambda state: state.structure):
+        stop = start + len(list(run))
+        for first in range(start, stop, size):
+            yield slice(first, min(first + size, stop))
+        start = stop
+
+
+def _cut(tensor_BT: Tensor, window: slice | None) -> Tensor:
+    return tensor_BT if window is None else tensor_BT[:, window]
+
+
+def _window(state: State, window: slice | None) -> State:
+    return state if window is None else State(_cut(state.hidden, window), state.carried)

@@ -1,0 +1,65 @@
+"""The plain forward: the whole model with layers skipped, one mask at a time.
+
+Always right, and what the fused one must equal.
+
+Shapes: U masks of a sweep, S calibration sequences, B sequences of a block, T tokens, V vocabulary, L layers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from layershap.forward.head import sequence_sums
+from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
+from layershap.model_io import token_logits
+from layershap.protocols import FloatArray, MaskArray, Statistic
+from layershap.sublayers import Players
+
+
+class PlainForward:
+    """Measures masked models one by one, inside `skip_layers`.
+
+    Parameters
+    ----------
+    model, stack, tokens, statistics, settings
+        As for `layershap.forward.fused.FusedForward`.
+    """
+
+    state_bytes = 1
+    """It holds no states between layers: the memory budget is no limit."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        stack: Players,
+        tokens: Tokens,
+        statistics: tuple[Statistic, ...],
+        settings: EngineSettings,
+    ) -> None:
+        self.model = model
+        self.stack = stack
+        self.tokens = tokens
+        self.statistics = statistics
+        self.settings = settings
+
+    def layer_runs(self, masks_UL: MaskArray) -> int:
+        """Layer runs that `run` needs for masks [U, L]."""
+        return int(masks_UL.sum())
+
+    def run(
+        self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None
+    ) -> dict[Statistic, FloatArray]:
+        """Statistics [U, S] of masks [U, L], on the first blocks or all."""
+        blocks = self.tokens.blocks[:n_blocks]
+        sums = empty_sums(self.statistics, len(masks_UL), sum(block.stop - block.start for block in blocks))
+        for block in blocks:
+            ids_BT, labels_BT = self.tokens.ids_ST[block], self.tokens.labels_ST[block]
+            dense_BTV = token_logits(self.model, ids_BT) if "kl" in self.statistics else None
+            for u, mask_L in enumerate(masks_UL):
+                with self.stack.skip(np.flatnonzero(~mask_L)):
+                    logits_BTV = token_logits(self.model, ids_BT)
+                for name, value_B in sequence_sums(logits_BTV, labels_BT, self.statistics, dense_BTV).items():
+                    sums[name][u, block] = value_B.cpu().numpy()
+                progress((float(mask_L.sum()) + self.settings.head_cost) / len(blocks))
+        return sums

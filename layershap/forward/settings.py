@@ -1,0 +1,131 @@
+"""What the forwards share: limits resolved to numbers, and the tokens to score in blocks.
+
+Shapes: M masks, S calibration sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from layershap.calibration import Calibration
+from layershap.forward.head import shifted_labels
+from layershap.forward.offload import is_offloaded
+from layershap.model_io import part_of
+from layershap.protocols import FloatArray, Statistic
+from layershap.sublayers import Players
+
+Progress = Callable[[float], None]
+"""Called with work done since the last call, in layer runs."""
+
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+"""Tokens of one layer call. On two CPU cores a layer's time per token is flat from 256 to 2,560 tokens and a fifth
+higher from 5,120 on, where the activations leave the cache (`benchmarks/token_budget.py`)."""
+
+_HEAD_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+"""Logits held at once, in float32 bytes."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Limits of one engine, resolved to numbers.
+
+    Attributes
+    ----------
+    batch_tokens : int
+        Most tokens that pass through a layer in one call (one block of one state at least).
+    memory_budget : int
+        Bytes for the hidden states between layers. What one layer call and one chunk of logits need comes on top.
+    head_bytes : int
+        Bytes of float32 logits held at once.
+    head_cost : float
+        Cost of the head on one state, in layer runs: the ratio of their weights.
+    state_device : torch.device or None
+        Where states wait between layers; None for the model's own device.
+    """
+
+    batch_tokens: int
+    memory_budget: int
+    head_bytes: int
+    head_cost: float = 0.0
+    state_device: torch.device | None = None
+
+    @classmethod
+    def resolve(cls, batch_tokens: int | str, memory_budget: int | str, device: torch.device) -> EngineSettings:
+        """Turn 'auto' into numbers that depend on the machine's size only, never on its load or on timing."""
+        for name, value in (("batch_tokens", batch_tokens), ("memory_budget", memory_budget)):
+            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} must be a positive int or 'auto', got {value!r}")
+        kind = device.type if device.type in _BATCH_TOKENS else "cpu"
+        total = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory()
+        return cls(
+            _BATCH_TOKENS[kind] if batch_tokens == "auto" else int(batch_tokens),
+            total // 4 if memory_budget == "auto" else int(memory_budget),
+            _HEAD_BYTES[kind],
+        )
+
+    def for_model(self, model: nn.Module, stack: Players) -> EngineSettings:
+        """The same with what depends on the model's weights."""
+        embeddings = part_of(model, "get_output_embeddings")
+        head = 0 if embeddings is None else sum(p.numel() for p in embeddings.parameters())
+        layers = sum(p.numel() for layer in stack.layers for p in layer.parameters())
+        return replace(self, head_cost=head * len(stack) / max(layers, 1))
+
+    def with_states_on_the_host(self) -> EngineSettings:
+        """For offloaded layers, whose loading costs more than moving states: as many as the host's memory allows."""
+        return replace(self, state_device=torch.device("cpu"), memory_budget=_host_memory() // 4)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Calibration tokens on the model's device, cut into blocks of sequences.
+
+    Attributes
+    ----------
+    ids_ST : Tensor [S, T]
+        Token ids.
+    labels_ST : Tensor [S, T]
+        The token that follows each position.
+    blocks : sequence of slice
+        Sequences that pass through a layer in one call; a block of one state fits the token budget.
+    """
+
+    ids_ST: Tensor
+    labels_ST: Tensor
+    blocks: Sequence[slice]
+
+    @classmethod
+    def of(cls, calibration: Calibration, device: torch.device, batch_tokens: int) -> Tokens:
+        """Cut a calibration set into blocks."""
+        rows = max(1, batch_tokens // calibration.seq_len)
+        starts = range(0, calibration.n_sequences, rows)
+        return cls(
+            calibration.ids_ST.to(device),
+            shifted_labels(calibration.labels_ST).to(device),
+            [slice(start, min(start + rows, calibration.n_sequences)) for start in starts],
+        )
+
+    @cached_property
+    def seq_len(self) -> int:
+        """T."""
+        return int(self.ids_ST.shape[1])
+
+
+def any_offloaded(stack: Players) -> bool:
+    """Whether some layers' weights live elsewhere until their call."""
+    return any(map(is_offloaded, stack.layers))
+
+
+def empty_sums(statistics: Sequence[Statistic], n_masks: int, n_sequences: int) -> dict[Statistic, FloatArray]:
+    """Zeros [M, S] for each statistic."""
+    return {name: np.zeros((n_masks, n_sequences)) for name in statistics}
+
+
+def _host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

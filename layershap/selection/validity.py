@@ -1,0 +1,59 @@
+"""Removal sets that a model can't lose altogether: hybrids must keep one attention layer, whichever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.shapley import removal_order
+
+
+def with_one_kept(
+    removed: Iterable[int], groups: Sequence[Sequence[int]], contributions: FloatArray, removable: MaskArray
+) -> IntArray:
+    """The set of players to remove, changed where it holds a whole group of which one must stay.
+
+    Of such a group the player of the highest value stays; in its place goes the player of the lowest value that the
+    groups allow.
+
+    Parameters
+    ----------
+    removed : iterable of int
+        What a selector chose.
+    groups : sequence of sequences of int
+        `layershap.surgery.keep_one_of` of the model.
+    contributions : ndarray [L]
+        Values; NaN for protected players.
+    removable : ndarray [L] of bool
+        False for protected players.
+
+    Returns
+    -------
+    ndarray of int
+        Sorted, as many as `removed`.
+
+    Raises
+    ------
+    ValueError
+        So many can't be removed.
+    """
+    chosen = {int(player) for player in removed}
+    n_remove = len(chosen)
+    values = np.where(removable, contributions, np.inf)
+    for group in groups:
+        if chosen.issuperset(group):
+            chosen.remove(max(group, key=lambda player: values[player]))
+    for player in removal_order(contributions, removable):
+        if len(chosen) == n_remove:
+            break
+        joined = chosen | {int(player)}
+        if removable[player] and not any(joined.issuperset(group) for group in groups):
+            chosen = joined
+    if len(chosen) < n_remove:
+        raise ValueError(
+            f"{n_remove} players can't be removed: of each of these groups one must stay, {[list(g) for g in groups]}; "
+            f"at most {len(chosen)} can"
+        )
+    return np.array(sorted(chosen), dtype=np.int64)
