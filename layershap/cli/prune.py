@@ -15,7 +15,7 @@ from layershap.fingerprint import weights_digest
 from layershap.report import PruningReport
 from layershap.stack import find_layers
 from layershap.surgery import remove_layers
-from layershap.surgery.remove import pruning_recipe
+from layershap.surgery.recipe import pruning_recipe
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
