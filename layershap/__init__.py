@@ -7,6 +7,7 @@ small = pruner.transform(model, n_remove=6)
 from layershap import shapley, tasks, utilities
 from layershap.calibration import Calibration
 from layershap.checkpoint import load_pruned, save_pruned
+from layershap.comparison import MethodComparison, compare
 from layershap.exceptions import (
     CheckpointWarning,
     LayerNotRemovableError,
@@ -25,7 +26,7 @@ from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, Per
 from layershap.pruner import LayerPruner
 from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
-from layershap.scoring import PAPER_TASKS, Comparison, Evaluation, Score, compare, evaluate
+from layershap.scoring import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
 from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
 from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
@@ -41,8 +42,8 @@ __all__ = [
     "PERPLEXITY_PROTOCOLS",
     "Calibration",
     "CheckpointWarning",
-    "Comparison",
     "Evaluation",
+    "EvaluationTable",
     "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
@@ -50,6 +51,7 @@ __all__ = [
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "MethodComparison",
     "MissingExtraError",
     "NonFiniteScoreWarning",
     "PairwiseRidge",
@@ -78,6 +80,7 @@ __all__ = [
     "remove_sublayers",
     "save_pruned",
     "shapley",
+    "side_by_side",
     "skip_layers",
     "skip_sublayers",
     "tasks",

@@ -100,9 +100,9 @@ def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> in
 def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: int) -> tuple[int, int]:
     """How many masks there are in all, and how many of them the sampler draws; a searching selector has the rest.
 
-    By default 256 without a search; with one, what greedy removal would need for the same `max_remove`, or ten per
-    layer if that is more. The sampler draws a third, and no more than the search can spare; the leave-one-outs serve
-    both.
+    By default 256 without a search; with one, what it may need (for `SurrogateSearch`: what greedy removal needs for
+    the same `max_remove`), or 192 if that is more. The sampler draws a quarter, and no more than the search can spare;
+    the leave-one-outs serve both.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
             )
         return total, total
     required = selector.n_required(n_players, max_remove)
-    total = max(required, 10 * n_players) if n_masks is None else int(n_masks)
+    total = max(required, 192) if n_masks is None else int(n_masks)
     if total < max(required, n_players + 1):
         raise ValueError(
             f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them apart; "
@@ -128,7 +128,7 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
             f"{n_players} leave-one-outs included. The minimum is {max(required, n_players + 1)}, got {n_masks}. "
             "Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of its own."
         )
-    return total, min(max(n_players, total // 3), total - required + n_players)
+    return total, min(max(n_players, total // 4), total - required + n_players)
 
 
 def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:

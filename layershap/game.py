@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.fingerprint import fingerprint
+from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
@@ -180,6 +181,20 @@ class LayerGame:
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
         return self.engine.plan(self._pending(self._checked(masks)))
+
+    def estimate_cost(self, masks: MaskArray) -> CostEstimate:
+        """What evaluating these masks will cost, from their plan and a short timing; nothing is evaluated.
+
+        Raises
+        ------
+        ValueError
+            The utility is a plain callable, whose cost can't be known.
+        """
+        if not self._statistics:
+            raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
+        masks_ML = self._checked(masks)
+        new_M = np.array([mask_key(mask_L) not in self._rows for mask_L in masks_ML], dtype=bool)
+        return estimate_cost(self.engine, masks_ML[new_M])
 
     def _checked(self, masks: MaskArray) -> MaskArray:
         masks_ML = np.atleast_2d(np.asarray(masks))

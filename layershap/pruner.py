@@ -71,7 +71,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         better, or true Shapley values, averaged over all sizes.
     n_masks : int, optional
         The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
-        removal would need for the same `max_remove`, or ten per layer if that is more.
+        removal would need for the same `max_remove`, or 192 if that is more.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()

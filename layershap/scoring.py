@@ -92,11 +92,11 @@ class Evaluation:
         return cls(tuple(Score(**record) for record in records))
 
     def __str__(self) -> str:
-        return str(compare({"value": self}))
+        return str(side_by_side({"value": self}))
 
 
 @dataclass(frozen=True)
-class Comparison:
+class EvaluationTable:
     """The scores of several models side by side.
 
     Attributes
@@ -134,9 +134,9 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(evaluations: Mapping[str, Evaluation]) -> Comparison:
-    """A before/after table: ``print(compare({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
-    return Comparison(dict(evaluations))
+def side_by_side(evaluations: Mapping[str, Evaluation]) -> EvaluationTable:
+    """A table: ``print(side_by_side({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
+    return EvaluationTable(dict(evaluations))
 
 
 def evaluate(
@@ -179,7 +179,7 @@ def evaluate(
     Returns
     -------
     Evaluation
-        `compare` sets several side by side.
+        `side_by_side` sets several side by side.
 
     Raises
     ------

@@ -47,6 +47,10 @@ class LayerStack:
         """Index of the layer that a player belongs to: here the players are the layers."""
         return player
 
+    def kind_of(self, player: int) -> str:
+        """What a player is: here always "layer"."""
+        return "layer"
+
     @contextmanager
     def skip(self, players: Iterable[int]) -> Iterator[None]:
         """Run the model without these layers."""

@@ -140,6 +140,10 @@ class SublayerStack:
         """Index of the layer that a player belongs to."""
         return self.sublayers[player].layer
 
+    def kind_of(self, player: int) -> str:
+        """What a player is: "mixer", "feed_forward" or "layer"."""
+        return self.sublayers[player].kind
+
     def players_of(self, layers: Iterable[int]) -> list[int]:
         """Indices of the players that belong to some layers."""
         chosen = set(layers)

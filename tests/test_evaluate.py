@@ -19,10 +19,10 @@ from layershap import (
     MissingExtraError,
     PerplexityProtocol,
     Task,
-    compare,
     evaluate,
     perplexity,
     remove_layers,
+    side_by_side,
     tasks,
 )
 from layershap.datasets import load_evaluation_text, load_task
@@ -117,7 +117,7 @@ def test_before_and_after(gpt2, tmp_path):
         assert (found.protocol, found.n, found.higher_is_better) == ("seq128", 8, False)
         assert evaluation["copa", "acc"].n == 20
     assert before["novels", "perplexity"].value < after["novels", "perplexity"].value
-    table = compare({"dense": before, "pruned": after})
+    table = side_by_side({"dense": before, "pruned": after})
     lines = str(table).splitlines()
     assert lines[0].split() == ["task", "metric", "protocol", "dense", "pruned"]
     assert lines[1].split()[:3] == ["novels", "perplexity", "seq128"]
@@ -129,7 +129,7 @@ def test_before_and_after(gpt2, tmp_path):
 def test_figures_under_different_protocols_get_different_rows(gpt2):
     model, tokenizer = gpt2
     plain, bos = (evaluate(model, tokenizer, texts=TEXTS, n_sequences=2, protocol=p) for p in ("seq128", "seq128-bos"))
-    assert [row["protocol"] for row in compare({"a": plain, "b": bos}).to_records()] == ["seq128", "seq128-bos"]
+    assert [row["protocol"] for row in side_by_side({"a": plain, "b": bos}).to_records()] == ["seq128", "seq128-bos"]
     with pytest.raises(KeyError, match="no score"):
         plain["text", "acc"]
 

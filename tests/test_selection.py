@@ -9,7 +9,7 @@ from layershap import Greedy, LayerGame, PairwiseRidge, SurrogateSearch, shapley
 from layershap.record import RecordedGame
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
-from layershap.selection.neighbourhoods import best_predicted, children, subsets, swaps
+from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps
 
 
 def table_game(scores):
@@ -99,6 +99,7 @@ def test_neighbourhoods():
     mask = np.array([True, True, True, False, True])
     assert [np.flatnonzero(~m).tolist() for m in children(mask, free)] == [[1, 3], [2, 3], [3, 4]]
     assert [np.flatnonzero(~m).tolist() for m in swaps(mask, free)] == [[1], [2], [4]]
+    assert [np.flatnonzero(~m).tolist() for m in parents(~free, free)] == [[2, 3, 4], [1, 3, 4], [1, 2, 4], [1, 2, 3]]
     assert len(subsets(free, 2)) == 6
     assert subsets(free, 2)[:, 0].all()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from layershap.cli.answer import Answer
 from layershap.cli.inputs import add_evaluation_options, add_model_options, evaluation_options, load_model
-from layershap.scoring import Evaluation, compare, evaluate
+from layershap.scoring import Evaluation, evaluate, side_by_side
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -30,4 +30,4 @@ def run(arguments: argparse.Namespace) -> Answer:
     for source in arguments.models:
         model, tokenizer = load_model(source, arguments)
         found[source] = evaluate(model, tokenizer, **options)
-    return Answer(str(compare(found)), {name: evaluation.to_records() for name, evaluation in found.items()})
+    return Answer(str(side_by_side(found)), {name: evaluation.to_records() for name, evaluation in found.items()})

@@ -107,6 +107,12 @@ class PrefixPlan:
         return sum(sweep.n_masks for sweep in self.sweeps)
 
     @property
+    def runs_L(self) -> IntArray:
+        """Runs of each layer with shared prefixes [L]."""
+        runs = [[level.n_runs for level in sweep.levels] for sweep in self.sweeps]
+        return np.array(runs, dtype=np.int64).reshape(-1, self.n_layers).sum(axis=0)
+
+    @property
     def layer_runs(self) -> int:
         """Layer runs (one layer on the calibration set once) with shared prefixes."""
         return sum(sweep.layer_runs for sweep in self.sweeps)

@@ -29,6 +29,14 @@ def children(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
     return masks_NP
 
 
+def parents(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
+    """The sets with one removed layer put back [N, P]."""
+    layers = np.flatnonzero(~mask_P & free_P)
+    masks_NP = np.repeat(mask_P[None], len(layers), axis=0)
+    masks_NP[np.arange(len(layers)), layers] = True
+    return masks_NP
+
+
 def swaps(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
     """The sets with one removed layer put back and one free layer removed instead [N, P]."""
     removed, kept = np.flatnonzero(~mask_P), np.flatnonzero(mask_P & free_P)

@@ -12,7 +12,7 @@ from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvi
 from layershap.selection.best import best_evaluated, best_score
 from layershap.selection.bounds import largest_rise
 from layershap.selection.greedy import greedy_masks, greedy_path
-from layershap.selection.neighbourhoods import Predict, best_predicted, children, improved_by_swaps, swaps
+from layershap.selection.neighbourhoods import Predict, best_predicted, children, parents, swaps, top
 from layershap.surrogates.fresh import fresh_surrogate
 
 
@@ -21,17 +21,22 @@ class SurrogateSearch(BaseEstimator):
 
     In ``fit``: greedy's path is followed first, which makes the result never worse than greedy on the calibration
     data and teaches the surrogate where it matters; then a few random sets; then rounds. In each round the surrogate
-    is fitted to all that was evaluated and, for each n at once, proposes from its own best sets, the one-swap
-    neighbours of the best known set and the children of the best known set at n - 1. The best few are evaluated on
-    the real model in one fused pass. A size is left when a round around it finds nothing better; the search ends when
-    all are, or with the masks it may evaluate.
+    is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the best known
+    sets, and of all sets. These are evaluated on the real model in one fused pass. A size is left after `patience`
+    rounds in which neither it nor a neighbouring size gained; the search ends when all are, or with the masks it may
+    evaluate.
 
     Parameters
     ----------
-    n_candidates : int, default=3
-        Sets evaluated per size and round.
+    n_neighbours, n_global : int, default=3, 1
+        Sets evaluated per size and round: among the neighbours of the best known sets (one-swap neighbours at n,
+        children at n - 1, parents at n + 1), and among all that the surrogate prefers. A surrogate is surest near
+        what it has seen, so most go to the former.
     n_random : int, default=32
-        Random sets of layers that the surrogate should have seen before it proposes, the sampler's included.
+        Random sets that the surrogate should have seen before it proposes, the sampler's included; at most a third of
+        what is left after greedy's path.
+    patience : int, default=2
+        Rounds without a gain after which a size is left.
     width : int, default=32
         Beam width of the search over the surrogate.
     bounded : bool, default=True
@@ -39,9 +44,20 @@ class SurrogateSearch(BaseEstimator):
         never worse than greedy's on any game, not only where removing a layer seldom raises the score.
     """
 
-    def __init__(self, *, n_candidates: int = 3, n_random: int = 32, width: int = 32, bounded: bool = True) -> None:
-        self.n_candidates = n_candidates
+    def __init__(
+        self,
+        *,
+        n_neighbours: int = 3,
+        n_global: int = 1,
+        n_random: int = 32,
+        patience: int = 2,
+        width: int = 32,
+        bounded: bool = True,
+    ) -> None:
+        self.n_neighbours = n_neighbours
+        self.n_global = n_global
         self.n_random = n_random
+        self.patience = patience
         self.width = width
         self.bounded = bounded
 
@@ -55,18 +71,21 @@ class SurrogateSearch(BaseEstimator):
         n_drawn = int(((~game.masks).sum(axis=1) > 1).sum())
         greedy_path(game, max_remove, bounded=self.bounded)
         free_P = ~_hopeless(game, max_remove)
-        _evaluate(game, list(_random_sets(free_P, max_remove, self.n_random - n_drawn, rng)))
-        active = set(range(1, max_remove + 1))
-        while active and game.n_left > 0:
-            best_before = {n: best_score(game.masks, game.scores, n) for n in range(1, max_remove + 1)}
+        n_random = min(self.n_random - n_drawn, game.n_left // 3)
+        _evaluate(game, list(_random_sets(free_P, max_remove, n_random, rng)), n_random)
+        idle = dict.fromkeys(range(1, max_remove + 1), 0)
+        while game.n_left > 0 and (active := [n for n, rounds in idle.items() if rounds < self.patience]):
+            best_before = {n: best_score(game.masks, game.scores, n) for n in idle}
             predict = _fitted(surrogate, game, free_P, seed).predict
             predicted = best_predicted(predict, free_P, max(active), self.width)
-            proposals = [self._proposals(game, predict, free_P, n, predicted[n]) for n in sorted(active)]
-            if not _evaluate(game, _interleaved(proposals)):
+            proposals = [self._proposals(game, predict, free_P, n, predicted[n]) for n in active]
+            # A tight budget is spread over several rounds, each of which learns from the one before.
+            if not _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2)):
                 break
-            won = {n for n, score in best_before.items() if best_score(game.masks, game.scores, n) > score}
-            # A better set at n gives new children at n + 1 and tells of its neighbours at n - 1.
-            active = {n for m in won for n in (m - 1, m, m + 1) if 1 <= n <= max_remove}
+            won = {n for n in idle if best_score(game.masks, game.scores, n) > best_before[n]}
+            for n in idle:
+                # A better set at n gives new children at n + 1 and tells of its neighbours at n - 1.
+                idle[n] = 0 if won & {n - 1, n, n + 1} else idle[n] + (n in active)
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers of the best evaluated set of this size."""
@@ -78,17 +97,21 @@ class SurrogateSearch(BaseEstimator):
     def _proposals(
         self, game: EvaluatedGame, predict: Predict, free_P: MaskArray, n_remove: int, predicted_NP: MaskArray
     ) -> list[MaskArray]:
-        """The most promising sets of this size that were not evaluated yet, best first."""
-        pool = [predicted_NP]
-        best = best_evaluated(game.masks, game.scores, n_remove)
-        if best is not None:
-            pool += [best[None], swaps(best, free_P)]
-        smaller = best_evaluated(game.masks, game.scores, n_remove - 1)
-        if smaller is not None:
-            pool.append(children(smaller, free_P))
-        ranked = improved_by_swaps(predict, np.concatenate(pool), free_P, 2 * self.width)
+        """Sets of this size that were not evaluated yet: the best neighbours first, then the surrogate's own best."""
+        best = [best_evaluated(game.masks, game.scores, n) for n in (n_remove - 1, n_remove, n_remove + 1)]
+        near = [
+            around(mask_P, free_P)
+            for around, mask_P in zip((children, swaps, parents), best, strict=True)
+            if mask_P is not None
+        ]
         known = {mask.tobytes() for mask in game.masks}
-        return [mask_P for mask_P in ranked if mask_P.tobytes() not in known][: self.n_candidates]
+        proposals: list[MaskArray] = []
+        for pool, count in ((near, self.n_neighbours), ([*near, predicted_NP], self.n_global)):
+            ranked = top(predict, np.concatenate(pool), len(known) + self.width)
+            fresh = [mask_P for mask_P in ranked if mask_P.tobytes() not in known][:count]
+            known.update(mask_P.tobytes() for mask_P in fresh)
+            proposals += fresh
+        return proposals
 
 
 def _hopeless(game: EvaluatedGame, max_remove: int) -> MaskArray:
@@ -123,9 +146,9 @@ def _interleaved(proposals: list[list[MaskArray]]) -> list[MaskArray]:
     return [masks[rank] for rank in range(longest) for masks in proposals if rank < len(masks)]
 
 
-def _evaluate(game: EvaluatedGame, masks: list[MaskArray]) -> int:
-    """Evaluate as many of these masks as the budget allows; returns their number."""
-    affordable = masks[: game.n_left]
+def _evaluate(game: EvaluatedGame, masks: list[MaskArray], at_most: int) -> int:
+    """Evaluate the first of these masks, as many as asked for and as the budget allows; returns their number."""
+    affordable = masks[: min(at_most, game.n_left)]
     if affordable:
         game(np.array(affordable))
     return len(affordable)

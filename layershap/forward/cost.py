@@ -1,0 +1,167 @@
+"""What evaluating masks will cost, told before it runs: layer runs, FLOPs, memory, and after a short timing seconds.
+
+Shapes: M masks, P players (layers or sublayers).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from layershap.forward.engine import Engine
+from layershap.forward.fused import FusedForward
+from layershap.protocols import FloatArray, IntArray, MaskArray
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+_CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""torch counts the attention kernels of GPUs only."""
+
+
+@dataclass(frozen=True)
+class CostEstimate:
+    """Expected cost of evaluating masks. A layer run is one layer on the whole calibration set once.
+
+    Attributes
+    ----------
+    n_masks : int
+        Masks asked for.
+    n_distinct : int
+        Distinct ones, each evaluated once: also the number of head runs.
+    layer_runs : int
+        On the path that serves, shared prefixes run once.
+    layer_runs_one_by_one : int
+        If each mask asked for were run alone, its removed layers skipped.
+    layer_runs_zeroed : int
+        If each mask asked for were run with its removed layers' weights set to zero, as the paper's code does.
+    flops : float
+        Floating-point operations of matrix products and attention, counted on one run of each kind of layer.
+    peak_bytes : int
+        Hidden states and one chunk of logits, beyond the model's own memory and the working memory of one layer call.
+    seconds : float
+        From timing one run of each kind of layer and one of the head, on the first block of sequences.
+    path : {'fused', 'plain'}
+        Which forward serves.
+    n_players : int
+        P.
+    """
+
+    n_masks: int
+    n_distinct: int
+    layer_runs: int
+    layer_runs_one_by_one: int
+    layer_runs_zeroed: int
+    flops: float
+    peak_bytes: int
+    seconds: float
+    path: str
+    n_players: int
+
+    @property
+    def forwards_saved(self) -> float:
+        """Whole forwards saved against one mask at a time with its layers skipped."""
+        return (self.layer_runs_one_by_one - self.layer_runs) / self.n_players
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_masks} masks ({self.n_distinct} distinct), {self.path} path: {self.layer_runs:,} layer runs "
+            f"(one mask at a time {self.layer_runs_one_by_one:,}, zeroed {self.layer_runs_zeroed:,}), "
+            f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, about "
+            f"{self.seconds:,.0f} s"
+        )
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Cost of one run of each player [P] and of the head, on one block."""
+
+    players_P: FloatArray
+    head: float
+
+    def total(self, runs_P: IntArray, heads: int) -> float:
+        return float(runs_P @ self.players_P + heads * self.head)
+
+
+def estimate_cost(engine: Engine, masks_ML: MaskArray) -> CostEstimate:
+    """Plan the evaluation of masks [M, P] and measure what one run of each kind of layer takes.
+
+    Parameters
+    ----------
+    engine : Engine
+        Decides on its path first, if it has not yet.
+    masks_ML : ndarray [M, P] of bool
+        In any order, duplicates allowed.
+    """
+    plan = engine.plan(masks_ML)
+    forward = engine.forward
+    with engine.inference():
+        seconds, flops = _fused_units(engine, forward) if isinstance(forward, FusedForward) else _plain_units(engine)
+    fused = isinstance(forward, FusedForward)
+    runs_P = plan.runs_L if fused else np.sum([sweep.masks_UL.sum(axis=0) for sweep in plan.sweeps], axis=0)
+    n_blocks = len(engine.tokens.blocks)
+    states = (plan.peak_states + ("kl" in engine.statistics)) * forward.state_bytes if fused else 0
+    return CostEstimate(
+        n_masks=plan.n_requested,
+        n_distinct=plan.n_masks,
+        layer_runs=int(runs_P.sum()),
+        layer_runs_one_by_one=int(masks_ML.sum()),
+        layer_runs_zeroed=masks_ML.size,
+        flops=n_blocks * flops.total(runs_P, plan.n_masks),
+        peak_bytes=states + engine.settings.head_bytes,
+        seconds=n_blocks * seconds.total(runs_P, plan.n_masks),
+        path=engine.path,
+        n_players=masks_ML.shape[1],
+    )
+
+
+def _fused_units(engine: Engine, forward: FusedForward) -> tuple[_Unit, _Unit]:
+    """Seconds and FLOPs; layers of one class and size are measured once."""
+    kinds: dict[tuple[object, ...], tuple[float, float]] = {}
+    found = []
+    for player in range(len(engine.stack)):
+        layer = engine.stack.layers[engine.stack.layer_of(player)]
+        kind = (type(layer), sum(p.numel() for p in layer.parameters()), engine.stack.kind_of(player))
+        if kind not in kinds:
+            kinds[kind] = _measured(partial(forward.probe_player, player), engine)
+        found.append(kinds[kind])
+    head_seconds, head_flops = _measured(forward.probe_head, engine)
+    seconds_P, flops_P = np.array(found).T
+    return _Unit(seconds_P, head_seconds), _Unit(flops_P, head_flops)
+
+
+def _plain_units(engine: Engine) -> tuple[_Unit, _Unit]:
+    """Seconds and FLOPs of a whole forward, shared out by weight."""
+    n_players = len(engine.stack)
+    full = np.ones((1, n_players), dtype=bool)
+    measured = _measured(lambda: engine.forward.run(full, lambda work: None, n_blocks=1), engine)
+    share = 1 / (n_players + engine.settings.head_cost)
+    units = [_Unit(np.full(n_players, value * share), value * share * engine.settings.head_cost) for value in measured]
+    return units[0], units[1]
+
+
+def _measured(run: Callable[[], object], engine: Engine) -> tuple[float, float]:
+    """Seconds (the better of two, after a first run that warms up) and FLOPs of a call."""
+    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+        run()
+    seconds = []
+    for _ in range(2):
+        _synchronize(engine.tokens.ids_ST.device)
+        start = time.perf_counter()
+        run()
+        _synchronize(engine.tokens.ids_ST.device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), float(counter.get_total_flops())
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

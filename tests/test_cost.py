@@ -1,0 +1,81 @@
+"""The cost told before the work: against what the work then takes, and against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from layershap import Calibration, LayerGame
+from layershap.shapley import all_masks
+from layershap.utilities import KLDivergence
+
+from .test_forward import IDS
+from .test_forward_limits import CarriesAStream
+
+
+def test_layer_runs_and_masks_are_those_of_the_evaluation(stories, stories_calibration):
+    masks = all_masks(5)
+    masks = np.concatenate([masks, masks[:7]])
+    game = LayerGame(stories[0], stories_calibration)
+    cost = game.estimate_cost(masks)
+    assert game.n_evaluated == 0
+    game(masks)
+    assert game.layer_runs == cost.layer_runs
+    assert (cost.n_masks, cost.n_distinct, cost.layer_runs) == (39, 32, 31)
+    assert cost.layer_runs_one_by_one == masks.sum()
+    assert cost.layer_runs_zeroed == 39 * 5
+    assert cost.forwards_saved == (masks.sum() - 31) / 5
+    assert (cost.path, cost.seconds > 0) == ("fused", True)
+    assert "32 distinct" in str(cost)
+
+
+def test_flops_are_the_closed_form(stories, stories_calibration):
+    model, _ = stories
+    config = model.config
+    tokens = stories_calibration.ids_ST.numel()
+    width, length = config.hidden_size, stories_calibration.seq_len
+    key_value = config.num_key_value_heads * width // config.num_attention_heads
+    weights = 2 * width * width + 2 * width * key_value + 3 * width * config.intermediate_size
+    layer = 2 * tokens * weights + 2 * 2 * tokens * length * width  # products with weights; QK and AV
+    head = 2 * tokens * width * config.vocab_size
+    masks = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1]], dtype=bool)
+    cost = LayerGame(model, stories_calibration).estimate_cost(masks)
+    assert cost.layer_runs == 7
+    assert cost.flops == pytest.approx(7 * layer + 2 * head, rel=1e-6)
+
+
+def test_peak_memory_counts_states_and_logits(stories, stories_calibration):
+    model, _ = stories
+    state = stories_calibration.ids_ST.numel() * model.config.hidden_size * 4
+    one_mask = np.array([[True, True, False, True, True]])
+    ratio = LayerGame(model, stories_calibration).estimate_cost(one_mask).peak_bytes
+    kl = LayerGame(model, stories_calibration, utility=KLDivergence()).estimate_cost(one_mask).peak_bytes
+    assert kl - ratio == state
+    assert ratio == 3 * state + 32 * 2**20
+
+
+def test_the_plain_path_is_estimated_too():
+    model = CarriesAStream()
+    for block in model.blocks:
+        block.forward = _unreplayable(block.forward)
+    game = LayerGame(model, Calibration(IDS, IDS.clone()), layers="blocks")
+    cost = game.estimate_cost(all_masks(4))
+    assert cost.path == "plain"
+    assert cost.layer_runs == cost.layer_runs_one_by_one == 32
+    assert cost.seconds > 0
+    assert cost.flops > 0
+
+
+def _unreplayable(forward):
+    calls = [0]
+
+    def counted(hidden, stream):
+        calls[0] += 1
+        return forward(hidden + 1e-2 * np.sin(calls[0]), stream)
+
+    return counted
+
+
+def test_a_callable_has_no_known_cost(stories, stories_calibration):
+    with pytest.raises(ValueError, match="plain callable"):
+        LayerGame(stories[0], stories_calibration, utility=lambda model: 0.0).estimate_cost(all_masks(5))
