@@ -1,7 +1,7 @@
 """Train the models that `benchmarks/selection.py` needs and the repository does not ship.
 
-    python scripts/train_benchmark_models.py llama24      # 24 layers, about 25 minutes on one quiet core
-    python scripts/train_benchmark_models.py mamba        # 8 layers, about 15 minutes
+    python scripts/train_benchmark_models.py llama24      # 24 layers, about 20 minutes on one quiet core
+    python scripts/train_benchmark_models.py mamba        # 8 layers, about 12 minutes
 
 The training text is `benchmarks/data/books.jsonl.xz` (12 books in the public domain), the tokenizer the bundled one.
 Written to `benchmarks/models/NAME`, with the recipe and the measured perplexity in `training.json`. A run that is
@@ -30,7 +30,7 @@ def llama24(vocab: int, bos: int) -> tuple[Any, Recipe]:
         vocab_size=vocab, hidden_size=128, intermediate_size=340, num_hidden_layers=24, num_attention_heads=4,
         max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
     )
-    return LlamaForCausalLM(config), Recipe(steps=3000, lr=3e-3, batch=8, length=128, bf16=True)
+    return LlamaForCausalLM(config), Recipe(steps=2400, lr=3e-3, batch=8, length=128, bf16=True)
 
 
 def mamba(vocab: int, bos: int) -> tuple[Any, Recipe]:
@@ -39,7 +39,7 @@ def mamba(vocab: int, bos: int) -> tuple[Any, Recipe]:
         vocab_size=vocab, hidden_size=96, num_hidden_layers=8, state_size=8, bos_token_id=bos, eos_token_id=bos,
         pad_token_id=bos,
     )
-    return MambaForCausalLM(config), Recipe(steps=1200, lr=4e-3, batch=16, length=64)
+    return MambaForCausalLM(config), Recipe(steps=900, lr=4e-3, batch=16, length=64)
 
 
 BUILDERS = {"llama24": llama24, "mamba": mamba}
