@@ -248,6 +248,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             searches = isinstance(selector, SearchingSelector)
             max_remove = check_max_remove(self.max_remove, self.n_remove if searches else None, removable)
             n_masks, n_sampled = share_masks(self.n_masks, selector, n_players, max_remove)
+            game.progress.expect(n_masks)
             baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
             record = RecordedGame(game, removable, n_masks)
             players, scores = evaluate_masks(record, sampler, n_sampled, rng)

@@ -132,7 +132,10 @@ class DepthCurveDisplay:
         if self.logarithmic:
             ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
             ax.set_yscale("log")
-            ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+            values = np.concatenate([*self.curves.values()])
+            within_a_decade = np.nanmax(values) < 10 * np.nanmin(values)
+            locator = ticker.MaxNLocator(6) if within_a_decade else ticker.LogLocator(subs=(1.0, 2.0, 5.0))
+            ax.yaxis.set_major_locator(locator)
             ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
             ax.yaxis.set_minor_formatter(ticker.NullFormatter())
         ax.set(xlabel="layers removed", ylabel=self.ylabel, title="What removing layers costs")

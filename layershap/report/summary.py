@@ -102,7 +102,7 @@ def speed_table(outcome: PruningOutcome) -> Table:
             rows.append(_row(f"{decode}: tokens/s", old.decode_tokens_per_second, new.decode_tokens_per_second))
     first, where = outcome.before.speed[0], outcome.environment
     title = (
-        f"Without layers {_names(outcome)}: speed on {where.device}, {where.threads} threads; medians, "
+        f"Without layers {_names(outcome)}: speed on {where.device}, threads: {where.threads}; medians, "
         f"{first.prompt_tokens} prompt tokens, {first.new_tokens} new ones"
     )
     return Table(title, _BEFORE_AFTER, tuple(rows))
