@@ -36,6 +36,9 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+# A docstring may be one line where the types say the rest; the sections it has must be right.
+numpydoc_validation_checks = {"GL06", "GL07", "GL08", "PR02", "PR03", "PR05", "PR10", "SS01", "SS04", "RT04"}
+numpydoc_validation_exclude = {r"^layershap\.[A-Z_]+$", r"\.__\w+__$", r"set_\w+_request$"}
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
