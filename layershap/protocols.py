@@ -128,6 +128,15 @@ class ClosedFormSurrogate(Surrogate, Protocol):
         ...
 
 
+@runtime_checkable
+class RefittableSurrogate(Surrogate, Protocol):
+    """A surrogate that is linear in the scores: refitting it to many resamples of them is cheap."""
+
+    def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
+        """Values [B, L] had the masks [M, L] scored otherwise [B, M]."""
+        ...
+
+
 @dataclass(frozen=True)
 class SelectionEvidence:
     """What ``fit`` learned, for a `Selector` to choose by.
@@ -142,6 +151,8 @@ class SelectionEvidence:
         Fitted on the columns of the removable layers.
     masks, scores : ndarray [M, L], [M]
         The evaluated coalitions with finite scores.
+    keep_one_of : tuple of tuple of int
+        Groups of layers of which one must stay, whichever it is.
     """
 
     contributions: FloatArray
@@ -149,6 +160,12 @@ class SelectionEvidence:
     surrogate: Surrogate
     masks: MaskArray
     scores: FloatArray
+    keep_one_of: tuple[tuple[int, ...], ...] = ()
+
+    def allowed(self) -> MaskArray:
+        """Which of the masks are sets that the model can lose [M]."""
+        groups = [self.masks[:, list(group)].any(axis=1) for group in self.keep_one_of]
+        return np.all([self.masks.any(axis=1), *groups], axis=0)
 
 
 @runtime_checkable
@@ -181,6 +198,10 @@ class EvaluatedGame(Protocol):
     @property
     def n_left(self) -> int:
         """New masks that the budget still allows."""
+        ...
+
+    def allowed(self, masks: MaskArray) -> MaskArray:
+        """Whether the model can lose these sets at all [N] (a hybrid must keep one attention layer, say)."""
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:
