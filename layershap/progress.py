@@ -48,7 +48,8 @@ class Progress:
     def update(self, work: float) -> None:
         """Add work that is done."""
         if self._bar is not None:
-            self._bar.update(work)
+            # Sums of the same numbers in another order may differ in the last digit; tqdm minds that.
+            self._bar.update(min(work, self.work_planned - self._bar.n))
 
     def close(self) -> None:
         """End the bar; what was expected and never came is no longer waited for."""
