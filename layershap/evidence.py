@@ -99,6 +99,7 @@ def gather(
     if n_masks is None and max_layer_runs is not None:
         n_masks = int(max_layer_runs // mean_layer_runs(game.n_players))
     total, n_sampled = share_masks(n_masks, selector, n_players, limit)
+    game.progress.expect(total)
     baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
     record = RecordedGame(game, removable, total, game.keep_one_of, max_layer_runs)
     # A sampler learns in rounds; the user's own stays as it is.
