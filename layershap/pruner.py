@@ -10,43 +10,36 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.budget import spend
-from layershap.evaluation import check_n_remove, check_parts, random_generator
+from layershap.evaluation import check_parts, random_generator
 from layershap.evidence import diagnostics_of, gather
 from layershap.game import LayerGame, UtilityLike
-from layershap.halving import halve
+from layershap.halving import final_choice
 from layershap.inspection import inspect
-from layershap.protocols import (
-    FloatArray,
-    IntArray,
-    MaskArray,
-    Sampler,
-    SelectionEvidence,
-    Selector,
-    Surrogate,
-    Utility,
-)
+from layershap.protocols import FloatArray, IntArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.removal import LayerRemover
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.resampling import removal_probabilities
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
-from layershap.shapley import removal_order, strata_around
-from layershap.stack import LayersArgument, find_layers
-from layershap.surgery import remove_layers
+from layershap.shapley import removal_order
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate, surrogate_values
+from layershap.values import Weights, fit_surrogate, values_around
 
 
-class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Prune whole layers of a causal language model by their Shapley values.
 
     Parameters
@@ -81,6 +74,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Layers never removed. Layers that can't be removed alone are protected by themselves.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
+        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
     ledger : path, optional
         Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
         an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
@@ -109,6 +105,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
+    keep_one_of_ : tuple of tuple of int
+        Groups of which one layer is never removed (the attention layers of a hybrid).
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
     final_masks_ : ndarray [max_remove_, L] or None
@@ -162,6 +160,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
@@ -181,6 +180,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
+        self.granularity = granularity
         self.ledger = ledger
         self.batch_tokens = batch_tokens
         self.memory_budget = memory_budget
@@ -239,8 +239,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_layers = len(find_layers(model, self.layers))
-        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        n_players = len(find_players(model, self.layers, self.granularity))
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_players, self.max_remove)
         with self._game(model, spending.calib_data, tokenizer) as game:
             evidence = gather(
                 game,
@@ -254,16 +254,15 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 n_remove=self.n_remove,
                 rng=rng,
             )
-            diagnostics = diagnostics_of(game, evidence)
-            self.final_masks_ = None
-            if spending.more and isinstance(game.utility, Utility):
-                left = self.budget - diagnostics["layer_run_tokens"]
-                final = halve(game, evidence, spending.more, lambda part: self._game(model, part, further=True), left)
-                self.final_masks_ = final.masks
-                diagnostics["layer_run_tokens"] += final.layer_run_tokens
-                diagnostics["final_sequences"] = final.n_sequences
+            final = final_choice(game, evidence, spending, lambda part: self._game(model, part, further=True))
+            diagnostics = diagnostics_of(game, evidence) | final.diagnostics
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
+            self.inspection_ = replace(
+                inspect(model, self.layers, granularity=self.granularity, forward=False),
+                forward=game.path,
+                forward_note=game.path_note,
+            )
         removable, finite = evidence.removable, evidence.finite
         fitted = fit_surrogate(
             surrogate,
@@ -275,7 +274,6 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             n_marginals=self.n_marginals,
             rng=rng,
         )
-        self.inspection_ = inspect(model, self.layers)
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.max_remove_ = evidence.max_remove
@@ -288,6 +286,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.masks_, self.scores_ = evidence.masks, evidence.scores
         self.predictions_ = np.full(len(self.scores_), np.nan)
         self.predictions_[finite] = fitted.held_out.predictions
+        self.final_masks_ = final.masks
         self.baseline_score_ = evidence.baseline
         self.surrogate_ = fitted.surrogate
         self.removal_probabilities_ = removal_probabilities(
@@ -296,65 +295,26 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
         return self
 
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
-        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
-
-        Parameters
-        ----------
-        model : nn.Module
-            The fitted model or another with as many layers (quantised or fine-tuned since, say).
-        n_remove : int, optional
-            By default the constructor's.
-        """
-        layers = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
-        if len(stack) != self.n_layers_in_:
-            raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} layers, the model given has {len(stack)}; "
-                "fit it on that model"
-            )
-        return remove_layers(model, layers, copy=self.copy, stack=stack)
-
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
-        """Sorted indices of the layers that `transform` would remove."""
-        check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
-        selector = SurrogateSearch() if self.selector is None else self.selector
-        chosen = selector.select(self._evidence(), count)
-        # A selector of the user's need not know which sets a hybrid model can't lose.
-        kept = with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
-        return [int(layer) for layer in kept]
-
     def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
         """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
 
         Read from the fitted surrogate; no model is run. NaN for protected layers.
         """
         check_is_fitted(self)
-        count = check_n_remove(n_remove, self.removable_)
-        n_players = int(self.removable_.sum())
-        strata = strata_around(n_players, min(count, n_players - 1), width)
         rng = random_generator(self.random_state)
-        values = np.full(self.n_layers_in_, np.nan)
-        values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
-        return values
+        return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
 
-    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
-        """The game on some calibration data; what is played on further data has a ledger of its own."""
-        ledger = self.ledger
-        if ledger is not None and further:
-            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
-        return LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            tokenizer=tokenizer,
-            ledger=ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        )
+    @property
+    def report_(self) -> PruningReport:
+        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
+        check_is_fitted(self)
+        return PruningReport.from_estimator(self)
+
+    def _choose(self, n_remove: int) -> IntArray:
+        selector = SurrogateSearch() if self.selector is None else self.selector
+        chosen = selector.select(self._evidence(), n_remove)
+        # A selector of the user's need not know which sets a hybrid model can't lose.
+        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
 
     def _evidence(self) -> SelectionEvidence:
         finite = np.isfinite(self.scores_)
@@ -368,22 +328,20 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             self.final_masks_,
         )
 
-    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
-        """Which layers stay: a mask [L] (True = kept), or their indices."""
-        removed = self.removed_layers(n_remove)
-        support = np.ones(self.n_layers_in_, dtype=bool)
-        support[removed] = False
-        return np.flatnonzero(support) if indices else support
-
-    @property
-    def report_(self) -> PruningReport:
-        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
-        check_is_fitted(self)
-        return PruningReport.from_estimator(self)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
-        tags.no_validation = True
-        return tags
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
+        """The game on some calibration data; what is played on further data has a ledger of its own."""
+        ledger = self.ledger
+        if ledger is not None and further:
+            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            granularity=self.granularity,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )

@@ -20,9 +20,10 @@ from torch import nn
 from layershap.calibration import Calibration, as_calibration
 from layershap.evaluation import check_n_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
 from layershap.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
-from layershap.surgery import remove_layers, unremovable_layers
+from layershap.surgery import keep_one_of, remove_layers, unremovable_layers
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         L.
     removable_ : ndarray [L] of bool
         False for protected layers.
+    keep_one_of_ : tuple of tuple of int
+        Groups of which one layer is never removed (the attention layers of a hybrid).
     diagnostics_ : dict
         ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
         forward ones), ``seconds``.
@@ -139,6 +142,7 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         cost = self._fit(FitInput(model, stack, removable, calib_data, tokenizer))
         self.n_layers_in_ = len(stack)
         self.removable_ = removable
+        self.keep_one_of_ = keep_one_of(model, stack)
         self.diagnostics_ = {
             "n_evaluated": cost.masks,
             "layer_runs": cost.layer_runs,
@@ -150,7 +154,10 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_)
-        return sorted(int(layer) for layer in self._select(count))
+        # A hybrid keeps one attention layer: where the method would remove them all, the first stays and the deepest
+        # other layer goes.
+        depth = -np.arange(self.n_layers_in_, dtype=float)
+        return with_one_kept(self._select(count), self.keep_one_of_, depth, self.removable_).tolist()
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""
