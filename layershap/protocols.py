@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,14 @@ IntArray = NDArray[np.int64]
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""
 
-Statistic = Literal["nll", "kl", "hits"]
-"""What the forward can measure per scored token: the negative log-likelihood of the label (nats), the KL divergence
-from the dense model (nats), and whether the label is the most probable token (0 or 1)."""
+Statistic = str
+"""What the forward can measure per scored token:
+
+- ``nll``, the negative log-likelihood of the label (nats);
+- ``kl``, the KL divergence from the dense model (nats); ``kl_top20``, the same with all but the dense model's 20 most
+  probable tokens counted as one (any number of tokens);
+- ``hits``, whether the label is the most probable token (0 or 1).
+"""
 
 
 @dataclass(frozen=True)
