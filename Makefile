@@ -8,7 +8,18 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
 	touch $@
 
-.PHONY: demo test test-all architectures lint
+# GALLERY=0 shows the examples' code without running it (the tests run them): half a minute instead of several.
+GALLERY ?= 1
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
+.PHONY: demo test test-all architectures lint docs
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -D plot_gallery=$(GALLERY) -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 

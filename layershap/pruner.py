@@ -18,13 +18,22 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.budget import spend
+from layershap.calibration import Calibration
+from layershap.estimator import ModelPruner
 from layershap.evaluation import check_parts, random_generator
-from layershap.evidence import diagnostics_of, gather
+from layershap.evidence import diagnostics_of, expected_masks, gather
+from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.halving import final_choice
 from layershap.inspection import inspect
-from layershap.protocols import FloatArray, IntArray, Sampler, SelectionEvidence, Selector, Surrogate
-from layershap.removal import LayerRemover
+from layershap.protocols import (
+    FloatArray,
+    IntArray,
+    Sampler,
+    SelectionEvidence,
+    Selector,
+    Surrogate,
+)
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.resampling import removal_probabilities
@@ -34,12 +43,12 @@ from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity
+from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate, values_around
 
 
-class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Prune whole layers of a causal language model by their Shapley values.
 
     Parameters
@@ -105,8 +114,6 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
-    keep_one_of_ : tuple of tuple of int
-        Groups of which one layer is never removed (the attention layers of a hybrid).
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
     final_masks_ : ndarray [max_remove_, L] or None
@@ -239,9 +246,9 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_players = len(find_players(model, self.layers, self.granularity))
-        spending = spend(calib_data, tokenizer, self.budget, selector, n_players, self.max_remove)
-        with self._game(model, spending.calib_data, tokenizer) as game:
+        n_layers = len(self._players(model))
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
             evidence = gather(
                 game,
                 sampler,
@@ -254,7 +261,7 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
                 n_remove=self.n_remove,
                 rng=rng,
             )
-            final = final_choice(game, evidence, spending, lambda part: self._game(model, part, further=True))
+            final = final_choice(game, evidence, spending, lambda part: self._further_game(model, part))
             diagnostics = diagnostics_of(game, evidence) | final.diagnostics
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
@@ -295,6 +302,27 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
         self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
         return self
 
+    def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
+        """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
+
+        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. A `budget` is
+        a cost itself and isn't looked at.
+        """
+        sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
+        selector = SurrogateSearch() if self.selector is None else self.selector
+        rng = random_generator(self.random_state)
+        with self._game(model, calib_data, tokenizer, ledger=None) as game:
+            masks = expected_masks(
+                game,
+                sampler,
+                selector,
+                protect=self.protect,
+                n_masks=self.n_masks,
+                max_remove=self.max_remove,
+                rng=rng,
+            )
+            return game.estimate_cost(masks)
+
     def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
         """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
 
@@ -304,11 +332,27 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
         rng = random_generator(self.random_state)
         return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
 
-    @property
-    def report_(self) -> PruningReport:
-        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
-        check_is_fitted(self)
-        return PruningReport.from_estimator(self)
+    def _further_game(self, model: nn.Module, part: Calibration) -> LayerGame:
+        """The game on further calibration data, which has a ledger of its own."""
+        ledger = None if self.ledger is None else f"{os.fspath(self.ledger)}.{part.digest[:8]}"
+        return self._game(model, part, None, ledger)
+
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any, ledger: Any) -> LayerGame:
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            granularity=self.granularity,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )
+
+    def _players(self, model: nn.Module) -> Players:
+        return find_players(model, self.layers, self.granularity)
 
     def _choose(self, n_remove: int) -> IntArray:
         selector = SurrogateSearch() if self.selector is None else self.selector
@@ -328,20 +372,8 @@ class LayerPruner(LayerRemover, auto_wrap_output_keys=None):  # type: ignore[cal
             self.final_masks_,
         )
 
-    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
-        """The game on some calibration data; what is played on further data has a ledger of its own."""
-        ledger = self.ledger
-        if ledger is not None and further:
-            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
-        return LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            granularity=self.granularity,
-            tokenizer=tokenizer,
-            ledger=ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        )
+    @property
+    def report_(self) -> PruningReport:
+        """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
+        check_is_fitted(self)
+        return PruningReport.from_estimator(self)

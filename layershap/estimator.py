@@ -1,11 +1,12 @@
-"""What every fitted pruner offers: which layers go, which stay, and the model without them.
+"""What every pruner is to scikit-learn and to its users once fitted: a transformer of models.
 
-Shapes: L layers (or sublayers).
+Shapes: L layers. True in a mask = layer kept.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,36 @@ from torch import nn
 
 from layershap.evaluation import check_n_remove
 from layershap.protocols import IntArray, MaskArray
-from layershap.splitting import find_players
-from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity
+from layershap.sublayers import Players
 from layershap.surgery import remove_players
 
 
-class LayerRemover(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
-    """Base of a pruner: `fit` is its own, the rest follows from `_choose`.
+class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+    """Base of `layershap.LayerPruner` and of the baselines: from a fitted choice of layers to a smaller model.
 
-    Its constructor has `n_remove`, `layers`, `granularity` and `copy`; `fit` sets `n_layers_in_`, `removable_` and
-    `max_remove_`.
+    Attributes
+    ----------
+    n_layers_in_ : int
+        L.
+    removable_ : ndarray [L] of bool
+        False for protected layers.
+    max_remove_ : int
+        The most layers that `transform` can be asked for.
     """
 
     n_remove: int | None
-    layers: LayersArgument
-    granularity: Granularity
     copy: bool
     n_layers_in_: int
     removable_: MaskArray
     max_remove_: int
 
     @abstractmethod
-    def _choose(self, n_remove: int) -> IntArray:
-        """Sorted indices of the layers to remove."""
+    def _players(self, model: nn.Module) -> Players:
+        """The layers (or sublayers) of a model, as in `fit`."""
+
+    @abstractmethod
+    def _choose(self, n_remove: int) -> Sequence[int] | IntArray:
+        """The layers to remove, in any order."""
 
     def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
         """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
@@ -51,11 +58,11 @@ class LayerRemover(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=N
             By default the constructor's.
         """
         layers = self.removed_layers(n_remove)
-        players = find_players(model, self.layers, self.granularity)
+        players = self._players(model)
         if len(players) != self.n_layers_in_:
             raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
-                f"{len(players)}; fit it on that model"
+                f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} players (layers, or "
+                f"sublayers), the model given has {len(players)}; fit it on that model"
             )
         return remove_players(model, layers, players, copy=self.copy)
 
@@ -63,7 +70,7 @@ class LayerRemover(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=N
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
-        return [int(layer) for layer in self._choose(count)]
+        return sorted(int(layer) for layer in self._choose(count))
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""
@@ -74,6 +81,7 @@ class LayerRemover(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=N
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        # X is a model, not an array, and y its calibration data.
         tags.input_tags.two_d_array = False
         tags.target_tags.required = True
         tags.no_validation = True
