@@ -15,6 +15,7 @@ from layershap.baselines import (
     RelativeMagnitude,
     ShortenedLlama,
     ShortGPT,
+    SliceGPT,
 )
 
 DEFAULT = "layershap, default"
@@ -28,7 +29,9 @@ def paper(n_masks: int) -> str:
     return f"the paper's recipe, {n_masks:,} masks"
 
 
-def methods(n_layers: int, max_remove: int, paper_masks: tuple[int, ...]) -> dict[str, Callable[[int], Any]]:
+def methods(
+    n_layers: int, max_remove: int, paper_masks: tuple[int, ...], *, llama: bool
+) -> dict[str, Callable[[int], Any]]:
     """Name -> function of the seed; those that take a ``ledger`` are given one."""
     found: dict[str, Callable[[int], Any]] = {
         DEFAULT: lambda seed: LayerPruner(max_remove=max_remove, random_state=seed),
@@ -52,6 +55,8 @@ def methods(n_layers: int, max_remove: int, paper_masks: tuple[int, ...]) -> dic
         "last layers": lambda seed: LastLayers(),
         "random": lambda seed: RandomLayers(random_state=seed),
     }
+    if llama:
+        found["SliceGPT (width, as many parameters)"] = lambda seed: SliceGPT()
     if n_layers <= 7:
         found = {name: make for name, make in found.items() if "protected" not in name}
     if n_layers <= 12:

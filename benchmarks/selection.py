@@ -1,11 +1,11 @@
 """Which layers? Every method on trained models, against the optimum (or the best set that any method found).
 
-    python benchmarks/selection.py [--quick] [--models gpt2 stories llama24 mamba] [--write docs/choosing_tables.md]
+    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 mamba2] [--write docs/choosing.md]
 
-Prints Markdown tables with the command that made them. For each model, three calibration sets of 10 x 128 tokens, and
-every number of removed layers from 1 to two thirds. The models that are not shipped are trained by
-`scripts/train_benchmark_models.py`. Evaluated masks are kept in `benchmarks/results`, so that a second run is cheap;
-the costs shown are those of a first one.
+Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
+model, three calibration sets of 10 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
+that are not shipped are trained by `scripts/train_benchmark_models.py`. Evaluated masks are kept in
+`benchmarks/results`, so that a second run is cheap; the costs shown are those of a first one.
 
 Shapes: L layers, N numbers of removed layers, R calibration sets.
 """
@@ -24,7 +24,14 @@ from typing import Any
 import numpy as np
 import torch
 from methods import DEFAULT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, methods
-from oracle import all_calibration_perplexities, calibration_perplexities, counted, held_out_perplexities, ledger_of
+from oracle import (
+    all_calibration_perplexities,
+    calibration_perplexities,
+    counted,
+    held_out_perplexities,
+    ledger_of,
+    perplexities,
+)
 from problems import LENGTH, PROBLEMS, SEEDS, SEQUENCES, Problem
 
 from layershap import LayerGame, StratifiedSampler
@@ -33,6 +40,7 @@ from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks, exact_from_table
 
 PAPER_MASKS = 8000
+BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
 @dataclass(frozen=True)
@@ -62,19 +70,33 @@ def measured(problem: Problem, seed: int, masks: MaskArray) -> tuple[FloatArray,
     """Calibration and test perplexities [N]; NaN for an all-False row."""
     possible = masks.any(axis=1)
     found = []
-    for perplexities in (
+    for values in (
         calibration_perplexities(problem, seed, masks[possible]),
         held_out_perplexities(problem, masks[possible]),
     ):
         full = np.full(len(masks), np.nan)
-        full[possible] = perplexities
+        full[possible] = values
         found.append(full)
+    return found[0], found[1]
+
+
+def narrowed(problem: Problem, seed: int, fitted: Any, max_remove: int) -> tuple[FloatArray, FloatArray]:
+    """The same for a method that narrows the model instead of removing layers."""
+    found = np.full((2, max_remove), np.nan)
+    for n in range(1, max_remove + 1):
+        try:
+            narrow = fitted.transform(problem.model, n)
+        except ValueError:
+            continue
+        for row, text in zip(found, (problem.calibrations[seed], problem.test)):
+            row[n - 1] = perplexities(LayerGame(narrow, text), np.ones((1, problem.n_layers), dtype=bool))[0]
     return found[0], found[1]
 
 
 def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: tuple[int, ...]) -> dict[str, Result]:
     results: dict[str, Result] = {}
-    every = methods(problem.n_layers, max_remove, paper_masks)
+    llama = problem.model.config.model_type == "llama"
+    every = methods(problem.n_layers, max_remove, paper_masks, llama=llama)
     for name, make in every.items():
         rows, masks, runs = [], [], []
         for seed in seeds:
@@ -84,7 +106,10 @@ def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: 
             with counted() as spent, warnings.catch_warnings():
                 warnings.simplefilter("ignore", SurrogateQualityWarning)
                 method.fit(problem.model, problem.calibrations[seed])
-            rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
+            if hasattr(method, "removed_layers"):
+                rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
+            else:
+                rows.append(narrowed(problem, seed, method, max_remove))
             masks.append(spent.masks)
             # Methods that read hidden states or gradients play no game; they count their runs themselves.
             runs.append(spent.layer_runs or method.diagnostics_["layer_runs"])
@@ -115,9 +140,9 @@ def paper_layer_runs(problem: Problem) -> int:
     return LayerGame(problem.model, problem.calibrations[0]).plan(masks).layer_runs
 
 
-def excess(perplexities: FloatArray, best: FloatArray) -> FloatArray:
+def excess(values: FloatArray, best: FloatArray) -> FloatArray:
     """Percent above the best."""
-    return 100 * (perplexities / best - 1)
+    return 100 * (values / best - 1)
 
 
 def percent(value: float) -> str:
@@ -165,9 +190,11 @@ def reach(problem: Problem, results: dict[str, Result], paper_runs: int) -> list
     if OPTIMUM in results:
         regret = float(excess(default.calibration, results[OPTIMUM].calibration).mean())
         lines.append(f"calibration regret of the default against the optimum: {regret:.3f}% (target 0.1%)")
+    here, there = paper_runs / default.layer_runs, PAPER_MASKS * problem.n_layers / default.layer_runs
     lines.append(
-        f"its cost against the paper's {PAPER_MASKS:,} masks: 1/{paper_runs / default.layer_runs:.0f} "
-        "of the layer runs x tokens (target 1/20)"
+        f"its cost in layer runs x tokens against the paper's {PAPER_MASKS:,} masks: 1/{here:.0f} of what they cost "
+        f"here, with shared prefixes and each mask once; 1/{there:,.0f} of what they cost in the authors' code, which "
+        "runs every layer for every mask (target 1/20)"
     )
     others = {name: r for name, r in results.items() if not name.startswith("layershap") and name != OPTIMUM}
     mean_default = default.test.mean(axis=0)
@@ -202,11 +229,11 @@ def reach(problem: Problem, results: dict[str, Result], paper_runs: int) -> list
     return lines
 
 
-def report(name: str, quick: bool) -> str:
+def report(name: str, quick: bool, full: bool) -> str:
     problem = PROBLEMS[name]()
     seeds = SEEDS[:1] if quick else SEEDS
     max_remove = 2 * problem.n_layers // 3
-    paper_masks = (512,) if quick else (512, 2000) if name == "llama24" else (512, 2000, PAPER_MASKS)
+    paper_masks = (512,) if quick or not (full or problem.enumerable) else (512, 2000, PAPER_MASKS)
     results = run(problem, max_remove, paper_masks, seeds)
     if problem.enumerable:
         results["exact Shapley values, ranked"] = exact_ranking(problem, max_remove, seeds)
@@ -231,7 +258,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--quick", action="store_true", help="one calibration set, the paper's recipe with 512 masks")
-    parser.add_argument("--write", type=Path, help="also write the tables to this file")
+    parser.add_argument(
+        "--full", action="store_true", help="the paper's 8,000 masks also where 2^L is more than that (hours)"
+    )
+    parser.add_argument("--write", type=Path, help=f"also put the tables between {BEGIN} and {END} in this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     command = " ".join(["python", "benchmarks/selection.py", *sys.argv[1:]])
@@ -241,12 +271,14 @@ def main() -> None:
     ]
     for name in args.models:
         try:
-            parts.append(report(name, args.quick))
+            parts.append(report(name, args.quick, args.full))
         except FileNotFoundError as error:
             parts.append(f"### {name}\n\nSkipped: {error}.")
         print(parts[-1], flush=True)
     if args.write:
-        args.write.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+        before, rest = args.write.read_text(encoding="utf-8").split(BEGIN)
+        tables = "\n\n".join([BEGIN, *parts, END])
+        args.write.write_text(before + tables + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ import numpy as np
 from sklearn.base import clone
 from torch import nn
 
-from layershap.calibration import as_calibration
+from layershap.calibration import Calibration, as_calibration
+from layershap.display import DepthCurveDisplay
 from layershap.game import LayerGame
-from layershap.protocols import IntArray, MaskArray, Utility
-from layershap.stack import LayersArgument
+from layershap.protocols import FloatArray, MaskArray, Utility
+from layershap.stack import LayersArgument, find_layers
 from layershap.utilities import NegativeLogLikelihood
 
 TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
@@ -25,7 +26,10 @@ TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
 
 
 class DepthPruningMethod(Protocol):
-    """What `compare` asks of a method: `LayerPruner` and all of `layershap.baselines` qualify."""
+    """What `compare` asks of a method: `LayerPruner` and `layershap.baselines` qualify.
+
+    A method without `removed_layers` (`SliceGPT`) is measured on what its ``transform(model, n_remove)`` returns.
+    """
 
     diagnostics_: dict[str, Any]
 
@@ -49,7 +53,7 @@ class Choice:
     n_remove : int
         Layers removed.
     layers : tuple of int
-        Which ones.
+        Which ones; none for a method that narrows the model instead.
     perplexity : float
         Of the pruned model on the evaluation data: mean token NLL, exponentiated once.
     tasks : dict of str to float
@@ -150,24 +154,19 @@ class MethodComparison:
         lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
-    def plot(self, ax: Any = None, task: str | None = None) -> Any:
-        """Draw one curve for each method on matplotlib axes (a new figure by default) and return the axes.
-
-        Perplexities are drawn on a logarithmic axis. Needs the extra ``plot``.
-        """
-        if ax is None:
-            from matplotlib import pyplot
-
-            ax = pyplot.subplots(layout="constrained")[1]
-        for method in self.costs:
-            ax.plot(self.n_removes, self.curve(method, task), marker="o", markersize=3, label=method)
+    def display(self, task: str | None = None) -> DepthCurveDisplay:
+        """The numbers of the picture: one curve for each method, from the model with all its layers on."""
         whole = self.dense.perplexity if task is None else self.dense.tasks[task]
-        ax.axhline(whole, color="black", linewidth=0.8, linestyle=":", label="all layers")
-        if task is None:
-            ax.set_yscale("log")
-        ax.set(xlabel=f"layers removed of {self.n_layers}", ylabel="perplexity" if task is None else task)
-        ax.legend(fontsize="small")
-        return ax
+        return DepthCurveDisplay(
+            np.array([0, *self.n_removes]),
+            {method: np.array([whole, *self.curve(method, task)]) for method in self.costs},
+            "perplexity on the evaluation data" if task is None else task,
+            logarithmic=task is None,
+        )
+
+    def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:
+        """Draw the curves on matplotlib axes (a new figure by default). Needs the extra ``plot``."""
+        return self.display(task).plot(ax)
 
 
 def compare(
@@ -206,7 +205,7 @@ def compare(
     Raises
     ------
     ValueError
-        No methods or no numbers; or a number that no method can remove.
+        No methods or no numbers; a number that no method can remove; or a method that counts sublayers.
 
     Examples
     --------
@@ -225,9 +224,11 @@ def compare(
     numbers = tuple(int(n) for n in n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
-    calibration = as_calibration(calib_data, tokenizer)
+    calibration, held_out = as_calibration(calib_data, tokenizer), as_calibration(eval_data, tokenizer)
+    n_layers = len(find_layers(model, layers))
     costs: dict[str, Cost] = {}
-    chosen: dict[tuple[str, int], tuple[int, ...]] = {}
+    chosen: dict[tuple[str, int], tuple[int, ...]] = {("", 0): ()}
+    narrowed: list[Choice] = []
     for name, method in methods.items():
         fitted = clone(method)
         start = time.perf_counter()
@@ -235,26 +236,32 @@ def compare(
         seconds = time.perf_counter() - start
         diagnostics = fitted.diagnostics_
         costs[name] = Cost(int(diagnostics["n_evaluated"]), int(diagnostics["layer_runs"]), seconds)
-        for n in numbers:
-            layers_removed = _removed(fitted, n)
-            if layers_removed is not None:
-                chosen[name, n] = layers_removed
-    unreached = [n for n in numbers if not any(number == n for _, number in chosen)]
+        if not hasattr(fitted, "removed_layers"):
+            for n in numbers:
+                narrow = fitted.transform(model, n)
+                full_1L = np.ones((1, len(find_layers(narrow))), dtype=bool)
+                narrowed += _measured(narrow, held_out, {(name, n): ()}, full_1L, tasks or {}, None)
+        elif fitted.n_layers_in_ != n_layers:
+            raise ValueError(
+                f"{name} chooses among {fitted.n_layers_in_} players, the model has {n_layers} layers; compare sets "
+                "methods side by side that remove whole layers (or as many parameters)"
+            )
+        else:
+            chosen |= {(name, n): removed for n in numbers if (removed := _removed(fitted, n)) is not None}
+    unreached = [n for n in numbers if n not in {number for _, number in [*chosen, *_keys(narrowed)]}]
     if unreached:
         raise ValueError(f"no method can remove {unreached} layers of this model")
+    masks_ML = np.ones((len(chosen), n_layers), dtype=bool)
+    for mask_L, removed in zip(masks_ML, chosen.values()):
+        mask_L[list(removed)] = False
+    dense, *found = _measured(model, held_out, chosen, masks_ML, tasks or {}, layers)
+    by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
+    ordered = [by_key[name, n] for name in methods for n in numbers if (name, n) in by_key]
+    return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs)
 
-    with LayerGame(model, as_calibration(eval_data, tokenizer), utility=NegativeLogLikelihood(), layers=layers) as game:
-        masks_ML = _masks(list(chosen.values()), game.n_players)
-        with np.errstate(over="ignore"):
-            perplexities = np.exp(-game(masks_ML))
-    scores = {name: _task_scores(model, task, masks_ML, layers) for name, task in (tasks or {}).items()}
-    rows = [
-        Choice(name, n, removed, float(perplexity), {task: float(values[index]) for task, values in scores.items()})
-        for index, (((name, n), removed), perplexity) in enumerate(
-            zip([(("", 0), ()), *chosen.items()], perplexities, strict=True)
-        )
-    ]
-    return MethodComparison(masks_ML.shape[1], numbers, rows[0], tuple(rows[1:]), costs)
+
+def _keys(choices: Sequence[Choice]) -> list[tuple[str, int]]:
+    return [(choice.method, choice.n_remove) for choice in choices]
 
 
 def _removed(fitted: DepthPruningMethod, n_remove: int) -> tuple[int, ...] | None:
@@ -265,23 +272,27 @@ def _removed(fitted: DepthPruningMethod, n_remove: int) -> tuple[int, ...] | Non
         return None
 
 
-def _masks(sets: Sequence[tuple[int, ...]], n_layers: int) -> MaskArray:
-    """The full mask, then one for each set [1 + sets, L]."""
-    masks_ML = np.ones((1 + len(sets), n_layers), dtype=bool)
-    for mask_L, removed in zip(masks_ML[1:], sets):
-        indices: IntArray = np.array(removed, dtype=np.int64)
-        mask_L[indices] = False
-    return masks_ML
-
-
-def _task_scores(model: nn.Module, task: TaskLike, masks_ML: MaskArray, layers: LayersArgument) -> Any:
-    if isinstance(task, tuple):
-        utility, data = task
+def _measured(
+    model: nn.Module,
+    held_out: Calibration,
+    chosen: Mapping[tuple[str, int], tuple[int, ...]],
+    masks_ML: MaskArray,
+    tasks: Mapping[str, TaskLike],
+    layers: LayersArgument,
+) -> list[Choice]:
+    """Perplexity and task scores of one mask per choice."""
+    with LayerGame(model, held_out, utility=NegativeLogLikelihood(), layers=layers) as game, np.errstate(over="ignore"):
+        perplexity_M = np.exp(-game(masks_ML))
+    scores: dict[str, FloatArray] = {}
+    for name, task in tasks.items():
+        # A game wants data even where a callable brings its own.
+        utility, data = task if isinstance(task, tuple) else (task, held_out)
         with LayerGame(model, data, utility=utility, layers=layers) as game:
-            return game(masks_ML)
-    # A game wants data even where its utility brings its own; two tokens satisfy it.
-    with LayerGame(model, np.zeros((1, 2), dtype=np.int64), utility=task, layers=layers) as game:
-        return game(masks_ML)
+            scores[name] = game(masks_ML)
+    return [
+        Choice(name, n, removed, float(perplexity_M[m]), {task: float(values[m]) for task, values in scores.items()})
+        for m, ((name, n), removed) in enumerate(chosen.items())
+    ]
 
 
 def _number(value: float) -> str:

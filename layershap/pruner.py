@@ -11,45 +11,42 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.evaluation import (
-    check_max_remove,
-    check_n_remove,
-    evaluate_masks,
-    finite_scores,
-    random_generator,
-    share_masks,
-)
+from layershap.budget import spend
+from layershap.evaluation import check_n_remove, check_parts, random_generator
+from layershap.evidence import diagnostics_of, gather
 from layershap.game import LayerGame, UtilityLike
+from layershap.halving import halve
 from layershap.inspection import inspect
 from layershap.protocols import (
+    FloatArray,
     IntArray,
     MaskArray,
     Sampler,
-    SearchingSelector,
     SelectionEvidence,
     Selector,
     Surrogate,
+    Utility,
 )
-from layershap.record import RecordedGame
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
-from layershap.samplers import StratifiedSampler, strata_of
+from layershap.resampling import removal_probabilities
+from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
-from layershap.shapley import removal_order
+from layershap.shapley import removal_order, strata_around
 from layershap.splitting import find_players
-from layershap.stack import LayersArgument, check_layer_indices
+from layershap.stack import LayersArgument
 from layershap.sublayers import Granularity
 from layershap.surgery import remove_players
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate
+from layershap.values import Weights, fit_surrogate, surrogate_values
 
 
 class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -63,8 +60,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         What a masked model is worth; a callable is ``f(model) -> float``.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True)
         Which masks to evaluate.
-    surrogate : Surrogate, default=PairwiseRidge()
-        Any regressor from masks to scores.
+    surrogate : Surrogate or 'auto', default=PairwiseRidge()
+        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge` and `PaperMLP` on
+        held-out masks.
     selector : Selector, default=SurrogateSearch()
         Which layers to remove. A selector that searches evaluates sets of its own in `fit`.
     max_remove : int, optional
@@ -76,6 +74,10 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     n_masks : int, optional
         The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
         removal would need for the same `max_remove`, or 192 if that is more.
+    budget : float, optional
+        Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
+        first, then as many of the calibration sequences as it pays for (`layershap.budget`); where it can't pay for
+        all, the final choice among the best sets is made on more of them, by sequential halving.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
@@ -104,15 +106,19 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     contributions_ : ndarray [L]
         Value of each layer, NaN for protected ones, which are no players.
     contributions_std_ : ndarray [L]
-        Standard errors (jackknife over the masks).
+        Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
+        sequences. `diagnostics_` has them apart.
+    removal_probabilities_ : ndarray [max_remove_, L]
+        Row n - 1: how often each layer is among the n removed when the calibration sequences are resampled. NaN where
+        they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
-    keep_one_of_ : tuple of tuple of int
-        Groups of which one layer is never removed (the attention layers of a hybrid).
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+    final_masks_ : ndarray [max_remove_, L] or None
+        Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
@@ -153,11 +159,12 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | Literal["auto"] | None = None,
         selector: Selector | None = None,
         max_remove: int | None = None,
         weights: Weights = "strata",
         n_masks: int | None = None,
+        budget: float | None = None,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
@@ -177,6 +184,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.max_remove = max_remove
         self.weights = weights
         self.n_masks = n_masks
+        self.budget = budget
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
@@ -238,63 +246,30 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
-        with LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            granularity=self.granularity,
-            tokenizer=tokenizer,
-            ledger=self.ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        ) as game:
-            protected = {
-                **game.unremovable,
-                **dict.fromkeys(check_layer_indices(self.protect, game.n_players), "named in protect"),
-            }
-            removable = np.ones(game.n_players, dtype=bool)
-            removable[list(protected)] = False
-            n_players = int(removable.sum())
-            searches = isinstance(selector, SearchingSelector)
-            max_remove = check_max_remove(self.max_remove, self.n_remove if searches else None, removable)
-            n_masks, n_sampled = share_masks(self.n_masks, selector, n_players, max_remove)
-            baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
-            record = RecordedGame(game, removable, n_masks)
-            players, scores = evaluate_masks(record, sampler, n_sampled, rng)
-            strata = strata_of(sampler, players)
-            if isinstance(selector, SearchingSelector) and np.isfinite(scores).any():
-                n_before = len(record.masks)
-                selector.search(record, surrogate, max_remove, rng)
-                players = np.concatenate([players, record.masks[n_before:]])
-                scores = np.concatenate([scores, record.scores[n_before:]])
-            masks = record.widened(players)
-            finite = finite_scores(masks, scores)
-            fitted = fit_surrogate(
+        check_parts(sampler, surrogate, selector)
+        n_layers = len(find_players(model, self.layers, self.granularity))
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer) as game:
+            evidence = gather(
+                game,
+                sampler,
                 surrogate,
-                players[finite],
-                scores[finite],
-                weights=self.weights,
-                strata=strata,
-                n_marginals=self.n_marginals,
+                selector,
+                protect=self.protect,
+                n_masks=self.n_masks,
+                max_layer_runs=spending.max_layer_runs,
+                max_remove=self.max_remove,
+                n_remove=self.n_remove,
                 rng=rng,
             )
-            diagnostics: dict[str, Any] = {
-                "held_out_r2": fitted.held_out_r2,
-                "held_out_spearman": fitted.held_out_spearman,
-                "n_evaluated": game.n_evaluated,
-                "n_non_finite": int((~finite).sum()),
-                "layer_runs": game.layer_runs,
-                "path": game.path,
-                "path_note": game.path_note,
-                "calibration": {
-                    **game.calibration.provenance,
-                    "n_sequences": game.calibration.n_sequences,
-                    "seq_len": game.calibration.seq_len,
-                },
-                "protected": protected,
-            }
+            diagnostics = diagnostics_of(game, evidence)
+            self.final_masks_ = None
+            if spending.more and isinstance(game.utility, Utility):
+                left = self.budget - diagnostics["layer_run_tokens"]
+                final = halve(game, evidence, spending.more, lambda part: self._game(model, part, further=True), left)
+                self.final_masks_ = final.masks
+                diagnostics["layer_run_tokens"] += final.layer_run_tokens
+                diagnostics["final_sequences"] = final.n_sequences
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
             self.inspection_ = replace(
@@ -302,21 +277,35 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 forward=game.path,
                 forward_note=game.path_note,
             )
+        removable, finite = evidence.removable, evidence.finite
+        fitted = fit_surrogate(
+            surrogate,
+            evidence.masks[finite][:, removable],
+            evidence.scores[finite],
+            evidence.resampled,
+            weights=self.weights,
+            strata=evidence.strata,
+            n_marginals=self.n_marginals,
+            rng=rng,
+        )
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
-        self.max_remove_ = max_remove if searches else min(n_players, len(removable) - 1)
+        self.max_remove_ = evidence.max_remove
         self.removable_ = removable
         self.contributions_ = np.full(len(removable), np.nan)
         self.contributions_std_ = np.full(len(removable), np.nan)
         self.contributions_[removable] = fitted.values
         self.contributions_std_[removable] = fitted.standard_errors
         self.removal_order_ = removal_order(self.contributions_, removable)
-        self.masks_, self.scores_ = masks, scores
-        self.predictions_ = np.full(len(scores), np.nan)
-        self.predictions_[finite] = fitted.predictions
-        self.baseline_score_ = baseline
+        self.masks_, self.scores_ = evidence.masks, evidence.scores
+        self.predictions_ = np.full(len(self.scores_), np.nan)
+        self.predictions_[finite] = fitted.held_out.predictions
+        self.baseline_score_ = evidence.baseline
         self.surrogate_ = fitted.surrogate
-        self.diagnostics_ = {**diagnostics, "seconds": time.perf_counter() - start}
+        self.removal_probabilities_ = removal_probabilities(
+            selector, self._evidence(), evidence.resampled, fitted.resampled_values, self.max_remove_
+        )
+        self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
         return self
 
     def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
@@ -334,8 +323,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         if len(stack) != self.n_layers_in_:
             raise ValueError(
                 f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
-                f"{len(stack)}; "
-                "fit it on that model"
+                f"{len(stack)}; fit it on that model"
             )
         return remove_players(model, layers, stack, copy=self.copy)
 
@@ -343,13 +331,55 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
-        finite = np.isfinite(self.scores_)
-        evidence = SelectionEvidence(
-            self.contributions_, self.removable_, self.surrogate_, self.masks_[finite], self.scores_[finite]
-        )
         selector = SurrogateSearch() if self.selector is None else self.selector
-        chosen = selector.select(evidence, count)
-        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_).tolist()
+        chosen = selector.select(self._evidence(), count)
+        # A selector of the user's need not know which sets a hybrid model can't lose.
+        kept = with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
+        return [int(layer) for layer in kept]
+
+    def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
+        """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
+
+        Read from the fitted surrogate; no model is run. NaN for protected layers.
+        """
+        check_is_fitted(self)
+        count = check_n_remove(n_remove, self.removable_)
+        n_players = int(self.removable_.sum())
+        strata = strata_around(n_players, min(count, n_players - 1), width)
+        rng = random_generator(self.random_state)
+        values = np.full(self.n_layers_in_, np.nan)
+        values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
+        return values
+
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
+        """The game on some calibration data; what is played on further data has a ledger of its own."""
+        ledger = self.ledger
+        if ledger is not None and further:
+            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            granularity=self.granularity,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )
+
+    def _evidence(self) -> SelectionEvidence:
+        finite = np.isfinite(self.scores_)
+        return SelectionEvidence(
+            self.contributions_,
+            self.removable_,
+            self.surrogate_,
+            self.masks_[finite],
+            self.scores_[finite],
+            self.keep_one_of_,
+            self.final_masks_,
+        )
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""

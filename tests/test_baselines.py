@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import combinations, pairwise
 
 import numpy as np
@@ -11,10 +12,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
 
-from layershap import skip_layers
+from layershap import CheckpointWarning, skip_layers
 from layershap.baselines import (
     SLEB,
     AngularDistance,
+    BlockPruner,
     BruteForce,
     LastLayers,
     RandomLayers,
@@ -164,6 +166,31 @@ def test_slebs_barriers_and_max_remove(stories, stories_calibration):
     assert not {0, 4} & set(fitted.removal_order_)
     with pytest.raises(ValueError, match="max_remove"):
         fitted.removed_layers(3)
+
+
+def test_block_pruner_is_greedy_elimination_of_sublayers(stories, stories_calibration):
+    """Against zeroing the output projections by hand, which silences a sublayer of a Llama."""
+    model = copy.deepcopy(stories[0])
+    outputs = [part for layer in model.model.layers for part in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+    removed = []
+    with torch.no_grad():
+        for _ in range(3):
+            found = {}
+            for player, output in enumerate(outputs):
+                if player not in removed:
+                    weight = output.weight.clone()
+                    output.weight.zero_()
+                    found[player] = mean_nll(model, stories_calibration, [])
+                    output.weight.copy_(weight)
+            removed.append(min(found, key=found.get))
+            outputs[removed[-1]].weight.zero_()
+    fitted = BlockPruner(max_remove=3).fit(stories[0], stories_calibration)
+    assert fitted.removal_order_.tolist() == removed
+    with pytest.warns(CheckpointWarning):
+        small = fitted.transform(stories[0], n_remove=3)
+    with torch.no_grad():
+        masked = model(stories_calibration.ids_ST, use_cache=False).logits
+        torch.testing.assert_close(small(stories_calibration.ids_ST).logits, masked, atol=1e-4, rtol=1e-4)
 
 
 def test_brute_force_finds_the_enumerated_optimum(stories, stories_calibration):

@@ -15,7 +15,7 @@ from layershap.calibration import IGNORE, Calibration
 from layershap.calls import patched
 from layershap.exceptions import UnsupportedModelError
 from layershap.model_io import evaluation_mode, input_device, token_logits
-from layershap.stack import LayerStack
+from layershap.sublayers import Players
 
 _BLOCK_TOKENS = 2048
 
@@ -28,7 +28,7 @@ def token_blocks(calibration: Calibration, device: torch.device) -> Iterator[tup
 
 
 def boundary_states(
-    model: nn.Module, stack: LayerStack, calibration: Calibration
+    model: nn.Module, stack: Players, calibration: Calibration
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Run the whole model on a few sequences at a time.
 
@@ -45,7 +45,7 @@ def boundary_states(
             yield found, labels_BT != IGNORE
 
 
-def _capture(model: nn.Module, stack: LayerStack, ids_BT: Tensor) -> list[Tensor]:
+def _capture(model: nn.Module, stack: Players, ids_BT: Tensor) -> list[Tensor]:
     entering: dict[int, Tensor] = {}
     leaving: list[Tensor] = []
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from layershap.baselines.activations import boundary_states
-from layershap.baselines.base import Cost, DepthPruner, FitInput
+from layershap.baselines.base import DepthPruner, FitInput, Outcome
 
 
 class AngularDistance(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -27,7 +27,7 @@ class AngularDistance(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[
     No healing by fine-tuning, as for all methods here. A block never spans a protected layer.
     """
 
-    def _fit(self, inputs: FitInput) -> Cost:
+    def _fit(self, inputs: FitInput) -> Outcome:
         n_states = len(inputs.stack) + 1
         sums, sequences = np.zeros((n_states, n_states)), 0
         for states, counted_BT in boundary_states(inputs.model, inputs.stack, inputs.calibration):
@@ -41,7 +41,7 @@ class AngularDistance(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[
             sequences += len(last_B)
         self.distances_ = sums / sequences
         np.fill_diagonal(self.distances_, 0.0)
-        return Cost(layer_runs=len(inputs.stack))
+        return Outcome(layer_runs=len(inputs.stack))
 
     def _select(self, n_remove: int) -> list[int]:
         starts = [

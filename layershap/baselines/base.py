@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -18,12 +18,14 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.evaluation import check_n_remove
+from layershap.evaluation import check_max_remove, check_n_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
-from layershap.surgery import keep_one_of, remove_layers, unremovable_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument, check_layer_indices
+from layershap.sublayers import Granularity, Players, SublayerStack
+from layershap.surgery import keep_one_of, remove_layers, remove_sublayers, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class FitInput:
     ----------
     model : nn.Module
         To be read only.
-    stack : LayerStack
-        Its layers.
+    stack : LayerStack or SublayerStack
+        Its players: the layers, or their sublayers.
     removable : ndarray [L] of bool
         False for protected layers.
     calib_data, tokenizer : Any
@@ -43,10 +45,19 @@ class FitInput:
     """
 
     model: nn.Module
-    stack: LayerStack
+    stack: Players
     removable: MaskArray
     calib_data: Any
     tokenizer: Any
+
+    @property
+    def most(self) -> int:
+        """The most layers that can be removed: all removable ones, but one layer stays."""
+        return min(int(self.removable.sum()), len(self.removable) - 1)
+
+    def checked_max_remove(self, max_remove: int | None) -> int:
+        """How many layers a search goes up to: `most` unless told otherwise."""
+        return self.most if max_remove is None else check_max_remove(max_remove, None, self.removable)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -55,8 +66,8 @@ class FitInput:
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a fit has spent.
+class Outcome:
+    """What a fit has spent, and how far it went.
 
     Attributes
     ----------
@@ -64,10 +75,13 @@ class Cost:
         Masked models evaluated.
     layer_runs : int
         Runs of one layer on the whole calibration set; a backward pass counts as two forward ones.
+    max_remove : int, optional
+        The most layers that the method can now choose; None if as many as are removable.
     """
 
     masks: int = 0
     layer_runs: int = 0
+    max_remove: int | None = None
 
 
 class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -92,10 +106,14 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         False for protected layers.
     keep_one_of_ : tuple of tuple of int
         Groups of which one layer is never removed (the attention layers of a hybrid).
+    max_remove_ : int
+        The most layers that `transform` can be asked for.
     diagnostics_ : dict
         ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
         forward ones), ``seconds``.
     """
+
+    _granularity: ClassVar[Granularity] = "layer"
 
     def __init__(
         self,
@@ -111,7 +129,7 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         self.copy = copy
 
     @abstractmethod
-    def _fit(self, inputs: FitInput) -> Cost:
+    def _fit(self, inputs: FitInput) -> Outcome:
         """Learn what `_select` needs. May clear entries of ``inputs.removable``."""
 
     @abstractmethod
@@ -135,17 +153,19 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         self
         """
         start = time.perf_counter()
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self._granularity)
         removable = np.ones(len(stack), dtype=bool)
-        removable[list(unremovable_layers(model, stack))] = False
+        removable[list(unremovable_players(model, stack))] = False
         removable[check_layer_indices(self.protect, len(stack))] = False
-        cost = self._fit(FitInput(model, stack, removable, calib_data, tokenizer))
+        inputs = FitInput(model, stack, removable, calib_data, tokenizer)
+        outcome = self._fit(inputs)
         self.n_layers_in_ = len(stack)
         self.removable_ = removable
         self.keep_one_of_ = keep_one_of(model, stack)
+        self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
         self.diagnostics_ = {
-            "n_evaluated": cost.masks,
-            "layer_runs": cost.layer_runs,
+            "n_evaluated": outcome.masks,
+            "layer_runs": outcome.layer_runs,
             "seconds": time.perf_counter() - start,
         }
         return self
@@ -153,7 +173,7 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     def removed_layers(self, n_remove: int | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_)
+        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
         # A hybrid keeps one attention layer: where the method would remove them all, the first stays and the deepest
         # other layer goes.
         depth = -np.arange(self.n_layers_in_, dtype=float)
@@ -169,12 +189,14 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
         """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``)."""
         removed = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self._granularity)
         if len(stack) != self.n_layers_in_:
             raise ValueError(
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} layers, the model given has "
                 f"{len(stack)}; fit it on that model"
             )
+        if isinstance(stack, SublayerStack):
+            return remove_sublayers(model, removed, copy=self.copy, stack=stack)
         return remove_layers(model, removed, copy=self.copy, stack=stack)
 
     def __sklearn_tags__(self) -> Any:
@@ -197,14 +219,14 @@ class RankingPruner(DepthPruner, ABC, auto_wrap_output_keys=None):  # type: igno
     """
 
     @abstractmethod
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         """Ratings [L], lowest removed first, and what they cost."""
 
-    def _fit(self, inputs: FitInput) -> Cost:
-        importance, cost = self._importance(inputs)
+    def _fit(self, inputs: FitInput) -> Outcome:
+        importance, outcome = self._importance(inputs)
         self.importance_ = np.where(inputs.removable, importance, np.nan)
         self.removal_order_ = removal_order(self.importance_, inputs.removable)
-        return cost
+        return outcome
 
     def _select(self, n_remove: int) -> IntArray:
         return self.removal_order_[:n_remove]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.evaluation import random_generator
 from layershap.protocols import FloatArray
 from layershap.stack import LayersArgument
@@ -38,12 +38,12 @@ class RandomLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[c
         super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
         self.random_state = random_state
 
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
-        return random_generator(self.random_state).permutation(len(inputs.stack)).astype(np.float64), Cost()
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
+        return random_generator(self.random_state).permutation(len(inputs.stack)).astype(np.float64), Outcome()
 
 
 class LastLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Remove the last n layers. Parameters and attributes: see `RankingPruner`."""
 
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
-        return -np.arange(len(inputs.stack), dtype=np.float64), Cost()
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
+        return -np.arange(len(inputs.stack), dtype=np.float64), Outcome()

@@ -12,9 +12,8 @@ from math import comb
 
 import numpy as np
 
-from layershap.baselines.base import Cost, DepthPruner, FitInput
+from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import perplexity_game
-from layershap.evaluation import check_n_remove
 from layershap.stack import LayersArgument
 
 
@@ -58,10 +57,9 @@ class BruteForce(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-
         self.max_masks = max_masks
         self.ledger = ledger
 
-    def _fit(self, inputs: FitInput) -> Cost:
+    def _fit(self, inputs: FitInput) -> Outcome:
         players = np.flatnonzero(inputs.removable)
-        most = min(len(players), len(inputs.stack) - 1)
-        largest = check_n_remove(most if self.max_remove is None else self.max_remove, inputs.removable)
+        largest = inputs.checked_max_remove(self.max_remove)
         count = sum(comb(len(players), n) for n in range(1, largest + 1))
         if count > self.max_masks:
             raise ValueError(
@@ -74,18 +72,13 @@ class BruteForce(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-
             mask_L[list(chosen)] = False
         with perplexity_game(inputs, self.ledger) as game:
             nll_M = -np.asarray(game(masks_ML))
-            cost = Cost(game.n_evaluated, game.layer_runs)
+            outcome = Outcome(game.n_evaluated, game.layer_runs, largest)
         sizes_M = (~masks_ML).sum(axis=1)
         ranked_M = np.nan_to_num(nll_M, nan=np.inf)
         best = [int(np.where(sizes_M == n, ranked_M, np.inf).argmin()) for n in range(1, largest + 1)]
         self.best_sets_ = [sets[index] for index in best]
         self.best_nll_ = nll_M[best]
-        return cost
+        return outcome
 
     def _select(self, n_remove: int) -> tuple[int, ...]:
-        if n_remove > len(self.best_sets_):
-            raise ValueError(
-                f"this BruteForce was fitted for up to {len(self.best_sets_)} removals (max_remove), got {n_remove}; "
-                "fit it with a larger max_remove"
-            )
         return self.best_sets_[n_remove - 1]

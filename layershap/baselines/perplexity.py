@@ -12,6 +12,7 @@ import numpy as np
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
 from layershap.protocols import Game, IntArray, MaskArray
+from layershap.sublayers import SublayerStack
 from layershap.utilities import NegativeLogLikelihood
 
 
@@ -22,6 +23,7 @@ def perplexity_game(inputs: FitInput, ledger: str | os.PathLike[str] | None) -> 
         inputs.calibration,
         utility=NegativeLogLikelihood(),
         layers=inputs.stack.path or inputs.stack.layers,
+        granularity="sublayer" if isinstance(inputs.stack, SublayerStack) else "layer",
         ledger=ledger,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layershap.baselines.activations import boundary_states
-from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.protocols import FloatArray
 
 
@@ -28,7 +28,7 @@ class RelativeMagnitude(RankingPruner, auto_wrap_output_keys=None):  # type: ign
     Departure: the ratio of norms, where the papers write the norm of a ratio of vectors.
     """
 
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         sums_L, tokens = np.zeros(len(inputs.stack)), 0
         for states, counted_BT in boundary_states(inputs.model, inputs.stack, inputs.calibration):
             for index, (entering, leaving) in enumerate(pairwise(states)):
@@ -36,4 +36,4 @@ class RelativeMagnitude(RankingPruner, auto_wrap_output_keys=None):  # type: ign
                 ratio_BT = added_BT / torch.linalg.vector_norm(leaving, dim=-1)
                 sums_L[index] += float(ratio_BT[counted_BT].double().sum())
             tokens += int(counted_BT.sum())
-        return sums_L / tokens, Cost(layer_runs=len(inputs.stack))
+        return sums_L / tokens, Outcome(layer_runs=len(inputs.stack))

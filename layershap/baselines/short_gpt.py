@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from layershap.baselines.activations import boundary_states
-from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.protocols import FloatArray
 
 
@@ -28,11 +28,11 @@ class ShortGPT(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-
     section 3.2. No departure but the calibration text (PG19 there).
     """
 
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         sums_L, tokens = np.zeros(len(inputs.stack)), 0
         for states, counted_BT in boundary_states(inputs.model, inputs.stack, inputs.calibration):
             for index, (entering, leaving) in enumerate(pairwise(states)):
                 cosine_BT = torch.cosine_similarity(entering, leaving, dim=-1)
                 sums_L[index] += float(cosine_BT[counted_BT].double().sum())
             tokens += int(counted_BT.sum())
-        return 1 - sums_L / tokens, Cost(layer_runs=len(inputs.stack))
+        return 1 - sums_L / tokens, Outcome(layer_runs=len(inputs.stack))

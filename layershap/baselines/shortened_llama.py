@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from layershap.baselines.activations import token_blocks
-from layershap.baselines.base import Cost, FitInput, RankingPruner
+from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.baselines.perplexity import leave_one_out_masks, perplexity_game
 from layershap.calibration import IGNORE
 from layershap.model_io import evaluation_mode, input_device, token_logits
@@ -74,7 +74,7 @@ class ShortenedLlama(RankingPruner, auto_wrap_output_keys=None):  # type: ignore
         self.protect_ends = protect_ends
         self.ledger = ledger
 
-    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+    def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         if self.protect_ends:
             inputs.removable[:_FIRST] = False
             inputs.removable[-_LAST:] = False
@@ -86,17 +86,17 @@ class ShortenedLlama(RankingPruner, auto_wrap_output_keys=None):  # type: ignore
         if self.criterion == "perplexity":
             return self._perplexity(inputs)
         if self.criterion == "taylor":
-            return taylor_importance(inputs), Cost(layer_runs=3 * len(inputs.stack))
+            return taylor_importance(inputs), Outcome(layer_runs=3 * len(inputs.stack))
         if self.criterion == "magnitude":
             sums = [sum(float(w.detach().double().abs().sum()) for w in weights(m)) for m in inputs.stack.layers]
-            return np.array(sums), Cost()
+            return np.array(sums), Outcome()
         raise ValueError(f"criterion must be 'perplexity', 'taylor' or 'magnitude', got {self.criterion!r}")
 
-    def _perplexity(self, inputs: FitInput) -> tuple[FloatArray, Cost]:
+    def _perplexity(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         with perplexity_game(inputs, self.ledger) as game:
             importance_L = np.full(len(inputs.stack), np.nan)
             importance_L[inputs.removable] = -game(leave_one_out_masks(inputs.removable))
-            return importance_L, Cost(game.n_evaluated, game.layer_runs)
+            return importance_L, Outcome(game.n_evaluated, game.layer_runs)
 
 
 def weights(layer: nn.Module) -> list[nn.Parameter]:

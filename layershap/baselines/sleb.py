@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from layershap.baselines.base import Cost, DepthPruner, FitInput
+from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import greedy_order, perplexity_game
-from layershap.evaluation import check_n_remove
 from layershap.protocols import IntArray
 from layershap.stack import LayersArgument
 
@@ -59,22 +58,16 @@ class SLEB(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
         self.max_remove = max_remove
         self.ledger = ledger
 
-    def _fit(self, inputs: FitInput) -> Cost:
+    def _fit(self, inputs: FitInput) -> Outcome:
         n_layers = len(inputs.stack)
         if self.early_barrier < 0 or self.latter_barrier < 0:
             raise ValueError(f"barriers must not be negative, got {self.early_barrier} and {self.latter_barrier}")
         inputs.removable[: self.early_barrier] = False
         inputs.removable[n_layers - self.latter_barrier :] = False
-        most = min(int(inputs.removable.sum()), n_layers - 1)
-        steps = check_n_remove(most if self.max_remove is None else self.max_remove, inputs.removable)
+        steps = inputs.checked_max_remove(self.max_remove)
         with perplexity_game(inputs, self.ledger) as game:
             self.removal_order_ = greedy_order(game, inputs.removable, steps)
-            return Cost(game.n_evaluated, game.layer_runs)
+            return Outcome(game.n_evaluated, game.layer_runs, steps)
 
     def _select(self, n_remove: int) -> IntArray:
-        if n_remove > len(self.removal_order_):
-            raise ValueError(
-                f"this SLEB was fitted for up to {len(self.removal_order_)} removals (max_remove), got {n_remove}; "
-                "fit it with a larger max_remove"
-            )
         return self.removal_order_[:n_remove]

@@ -1,0 +1,45 @@
+"""The selection benchmark runs from a clean clone and writes its tables."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def selection(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import oracle
+    import selection
+
+    monkeypatch.setattr(oracle, "RESULTS", tmp_path)
+    return selection
+
+
+def test_quick_selection_benchmark_writes_tables(selection, monkeypatch, tmp_path, capsys):
+    document = tmp_path / "choosing.md"
+    document.write_text(f"before\n{selection.BEGIN}\nold\n{selection.END}\nafter\n")
+    monkeypatch.setattr(
+        sys, "argv", ["selection.py", "--quick", "--models", "stories", "--write", str(document)]
+    )
+    selection.main()
+    written = document.read_text()
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert "old" not in written
+    rows = [line.split(" | ") for line in written.splitlines() if line.startswith("| best on the calibration text")]
+    assert rows[0][1] == "0.00 (0.00)"  # the optimum has no regret
+    assert "stories260K" in capsys.readouterr().out
+
+
+def test_a_model_that_is_not_trained_is_skipped_with_the_command_that_trains_it(selection, monkeypatch, capsys):
+    import problems
+
+    monkeypatch.setattr(problems, "HERE", Path("/nowhere"))
+    monkeypatch.setattr(sys, "argv", ["selection.py", "--models", "llama24"])
+    selection.main()
+    assert "python scripts/train_benchmark_models.py llama24" in capsys.readouterr().out
