@@ -131,6 +131,9 @@ def test_fit_on_a_task_uses_its_utility(gpt2):
     assert pruner.baseline_score_ == LayerGame(model, task)(MASKS[:1])[0]
     assert pruner.diagnostics_["calibration"]["task"] == "multiple_choice"
     assert pruner.transform(model, 2).config.n_layer == 10
+    # The errors include what other questions would have said: whole questions are drawn.
+    assert np.isfinite(pruner.contributions_std_).all()
+    assert np.isfinite(pruner.removal_probabilities_).all()
 
 
 def test_rows_come_from_lists_files_and_datasets(gpt2, tmp_path):
