@@ -248,9 +248,7 @@ def test_evaluation_mode_is_for_the_time_of_the_game_only(stories_calibration):
 def test_encoder_only_and_other_models_are_refused():
     from transformers import BertConfig, BertForMaskedLM, BertModel, T5Config, T5ForConditionalGeneration
 
-    config = BertConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
-    )
+    config = BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     with pytest.raises(UnsupportedModelError, match="not causal"):
         find_layers(BertForMaskedLM(config))
     with pytest.raises(UnsupportedModelError, match="logits"):

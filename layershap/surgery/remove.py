@@ -115,10 +115,12 @@ def remove_sublayers(
         Causal language model whose layers `layershap.find_sublayers` can split.
     sublayers : iterable of int
         Indices into ``find_sublayers(model).names``; negative ones count from the end.
-    copy, check
+    copy : bool, default=True
         As in `remove_layers`.
     stack : SublayerStack, str or sequence of nn.Module, optional
         The sublayers if already known, or where the layers are.
+    check : {"auto", True, False}, default="auto"
+        As in `remove_layers`.
 
     Returns
     -------
