@@ -60,6 +60,10 @@ class Evidence:
     strata: list[int]
     resampled: FloatArray
 
+    def allowed(self, keep_one_of: Sequence[Sequence[int]]) -> MaskArray:
+        """Which masks stand for sets that the model can lose [M]."""
+        return np.all([self.masks.any(axis=1), *(self.masks[:, list(g)].any(axis=1) for g in keep_one_of)], axis=0)
+
 
 def gather(
     game: LayerGame,

@@ -56,6 +56,11 @@ def part_of(model: nn.Module, getter: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a module holds weights that are not plain floating-point tensors (torchao, bitsandbytes, ...)."""
+    return any(not p.is_floating_point() or hasattr(p, "__tensor_flatten__") for p in module.parameters())
+
+
 def vocabulary_size(model: nn.Module) -> int | None:
     """Number of token ids the model accepts, or None if it does not say."""
     size = getattr(part_of(model, "get_input_embeddings"), "num_embeddings", None)

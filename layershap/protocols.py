@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,14 @@ IntArray = NDArray[np.int64]
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""
 
-Statistic = Literal["nll", "kl", "hits"]
-"""What the forward can measure per scored token: the negative log-likelihood of the label (nats), the KL divergence
-from the dense model (nats), and whether the label is the most probable token (0 or 1)."""
+Statistic = str
+"""What the forward can measure per scored token:
+
+- ``nll``, the negative log-likelihood of the label (nats);
+- ``kl``, the KL divergence from the dense model (nats); ``kl_top20``, the same with all but the dense model's 20 most
+  probable tokens counted as one (any number of tokens);
+- ``hits``, whether the label is the most probable token (0 or 1).
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,18 @@ class SequenceStatistics:
     dense: dict[Statistic, FloatArray]
     counts: FloatArray
     sequences: IntArray | None = None
+
+    def of_masks(self, rows: IntArray) -> SequenceStatistics:
+        """The statistics of some of the masks (indices into M)."""
+        return SequenceStatistics({name: value[rows] for name, value in self.sums.items()}, self.dense, self.counts)
+
+    def with_sequences(self, more: SequenceStatistics) -> SequenceStatistics:
+        """The same masks on more calibration sequences."""
+        return SequenceStatistics(
+            sums={name: np.concatenate([value, more.sums[name]], axis=1) for name, value in self.sums.items()},
+            dense={name: np.concatenate([value, more.dense[name]]) for name, value in self.dense.items()},
+            counts=np.concatenate([self.counts, more.counts]),
+        )
 
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
         """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
@@ -153,6 +170,8 @@ class SelectionEvidence:
         The evaluated coalitions with finite scores.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay, whichever it is.
+    final_masks : ndarray [N, L], optional
+        Row n - 1: the set of n layers already chosen among the best, on more calibration text.
     """
 
     contributions: FloatArray
@@ -161,6 +180,7 @@ class SelectionEvidence:
     masks: MaskArray
     scores: FloatArray
     keep_one_of: tuple[tuple[int, ...], ...] = ()
+    final_masks: MaskArray | None = None
 
     def allowed(self) -> MaskArray:
         """Which of the masks are sets that the model can lose [M]."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,12 +18,22 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.budget import within_budget
+from layershap.budget import spend
 from layershap.evaluation import check_n_remove, check_parts, random_generator
 from layershap.evidence import diagnostics_of, gather
 from layershap.game import LayerGame, UtilityLike
+from layershap.halving import halve
 from layershap.inspection import inspect
-from layershap.protocols import FloatArray, IntArray, MaskArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.protocols import (
+    FloatArray,
+    IntArray,
+    MaskArray,
+    Sampler,
+    SelectionEvidence,
+    Selector,
+    Surrogate,
+    Utility,
+)
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.resampling import removal_probabilities
@@ -30,8 +41,10 @@ from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order, strata_around
-from layershap.stack import LayersArgument, find_layers
-from layershap.surgery import remove_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity
+from layershap.surgery import remove_players
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate, surrogate_values
 
@@ -63,13 +76,17 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         removal would need for the same `max_remove`, or 192 if that is more.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
-        first, then as many of the calibration sequences as it pays for (`layershap.budget`).
+        first, then as many of the calibration sequences as it pays for (`layershap.budget`); where it can't pay for
+        all, the final choice among the best sets is made on more of them, by sequential halving.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
         Layers never removed. Layers that can't be removed alone are protected by themselves.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
+        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
     ledger : path, optional
         Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
         an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
@@ -100,6 +117,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+    final_masks_ : ndarray [max_remove_, L] or None
+        Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
@@ -149,6 +168,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
@@ -168,6 +188,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
+        self.granularity = granularity
         self.ledger = ledger
         self.batch_tokens = batch_tokens
         self.memory_budget = memory_budget
@@ -226,21 +247,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_layers = len(find_layers(model, self.layers))
-        calib_data, max_layer_runs = within_budget(
-            calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove
-        )
-        with LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            tokenizer=tokenizer,
-            ledger=self.ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        ) as game:
+        n_layers = len(find_players(model, self.layers, self.granularity))
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer) as game:
             evidence = gather(
                 game,
                 sampler,
@@ -248,14 +257,26 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 selector,
                 protect=self.protect,
                 n_masks=self.n_masks,
-                max_layer_runs=max_layer_runs,
+                max_layer_runs=spending.max_layer_runs,
                 max_remove=self.max_remove,
                 n_remove=self.n_remove,
                 rng=rng,
             )
             diagnostics = diagnostics_of(game, evidence)
+            self.final_masks_ = None
+            if spending.more and isinstance(game.utility, Utility):
+                left = self.budget - diagnostics["layer_run_tokens"]
+                final = halve(game, evidence, spending.more, lambda part: self._game(model, part, further=True), left)
+                self.final_masks_ = final.masks
+                diagnostics["layer_run_tokens"] += final.layer_run_tokens
+                diagnostics["final_sequences"] = final.n_sequences
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
+            self.inspection_ = replace(
+                inspect(model, self.layers, granularity=self.granularity, forward=False),
+                forward=game.path,
+                forward_note=game.path_note,
+            )
         removable, finite = evidence.removable, evidence.finite
         fitted = fit_surrogate(
             surrogate,
@@ -267,7 +288,6 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             n_marginals=self.n_marginals,
             rng=rng,
         )
-        self.inspection_ = inspect(model, self.layers)
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
         self.max_remove_ = evidence.max_remove
@@ -299,13 +319,13 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             By default the constructor's.
         """
         layers = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
+        stack = find_players(model, self.layers, self.granularity)
         if len(stack) != self.n_layers_in_:
             raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} layers, the model given has {len(stack)}; "
-                "fit it on that model"
+                f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
+                f"{len(stack)}; fit it on that model"
             )
-        return remove_layers(model, layers, copy=self.copy, stack=stack)
+        return remove_players(model, layers, stack, copy=self.copy)
 
     def removed_layers(self, n_remove: int | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
@@ -331,6 +351,24 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
         return values
 
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
+        """The game on some calibration data; what is played on further data has a ledger of its own."""
+        ledger = self.ledger
+        if ledger is not None and further:
+            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            granularity=self.granularity,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )
+
     def _evidence(self) -> SelectionEvidence:
         finite = np.isfinite(self.scores_)
         return SelectionEvidence(
@@ -340,6 +378,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             self.masks_[finite],
             self.scores_[finite],
             self.keep_one_of_,
+            self.final_masks_,
         )
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:

@@ -51,7 +51,7 @@ def removal_probabilities(
         contributions = evidence.contributions.copy()
         if len(resampled_values_BL):
             contributions[evidence.removable] = resampled_values_BL[b]
-        again = replace(evidence, scores=scores_M, contributions=contributions)
+        again = replace(evidence, scores=scores_M, contributions=contributions, final_masks=None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", TiedSelectionWarning)
             for n_remove in range(1, max_remove + 1):

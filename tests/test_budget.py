@@ -20,8 +20,8 @@ from layershap import (
     TiedSelectionWarning,
     shapley,
 )
-from layershap.budget import affordable
-from layershap.datasets import tiny_random
+from layershap.budget import spend
+from layershap.datasets import load_calibration_text, tiny_random
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
 
@@ -42,18 +42,36 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
     ids = torch.arange(8 * 32).reshape(8, 32) + 100
     calibration = Calibration(ids, ids.clone())
     one_mask = 6 * 32
-    for sequences in (1, 3, 8):
-        budget = sequences * 192 * one_mask
-        assert affordable(calibration, budget, SurrogateSearch(), 12, None).n_sequences == sequences
-    taken = affordable(calibration, 2 * 192 * one_mask, SurrogateSearch(), 12, None)
+    for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
+        spending = spend(calibration, None, sequences * 192 * one_mask, SurrogateSearch(), 12, None)
+        assert spending.calib_data.n_sequences == searched
+        assert [part.n_sequences for part in spending.more] == more
+        assert spending.max_layer_runs == sequences * 192 * one_mask / (searched * 32)
+    taken = spend(calibration, None, 3 * 192 * one_mask, SurrogateSearch(), 12, None).calib_data
     assert torch.equal(taken.ids_ST, ids[[0, 4]])
     assert taken.provenance["sequences_given"] == 8
-    budget = 2 * 192 * one_mask
+    assert spend(calibration, None, 3 * 192 * one_mask, ShapleyRanking(), 12, None).calib_data.n_sequences == 3
+    untouched = spend("text", None, None, SurrogateSearch(), 12, None)
+    assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
+
+
+def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
+    ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
+    calibration = Calibration(ids, ids.clone())
+    budget = 3 * 192 * 6 * 32
     pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
-    assert pruner.diagnostics_["layer_run_tokens"] <= budget
-    assert pruner.diagnostics_["layer_run_tokens"] == pruner.diagnostics_["layer_runs"] * 2 * 32
-    assert pruner.diagnostics_["calibration"]["n_sequences"] == 2
-    assert pruner.removed_layers(4)
+    search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
+    assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
+    searched, final = pruner.diagnostics_["calibration"]["n_sequences"], pruner.diagnostics_["final_sequences"]
+    assert (searched, final) == (2, 8)
+    # Halving written out: the best 8 on 2 sequences, the best 4 of them on 4, the best 2 of these on all 8.
+    games = [LayerGame(gpt2[0], Calibration(ids[rows], ids[rows])) for rows in ([0, 4], [0, 2, 4, 6], range(8))]
+    for n_remove in range(1, 5):
+        alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
+        for game, kept in zip(games, (4, 2, 1), strict=True):
+            alive = alive[np.argsort(-game(alive))[:kept]]
+        assert np.array_equal(pruner.get_support(n_remove), alive[0])
+        assert np.array_equal(pruner.final_masks_[n_remove - 1], alive[0])
 
 
 def test_too_small_a_budget_says_what_each_part_needs(tiny):

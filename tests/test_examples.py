@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"quickstart.py", "context_dependence.py", "state_space.py"}
+TESTED = {
+    "quickstart.py",
+    "context_dependence.py",
+    "state_space.py",
+    # tests/test_composition.py
+    "prune_then_quantise.py",
+    "quantise_then_prune.py",
+    "prune_then_heal.py",
+    "prune_twice.py",
+}
 
 
 def run(name: str, *arguments: object) -> str:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from layershap import LayerGame, LayerPruner, load_pruned, save_pruned, skip_layers
-from layershap.exceptions import CheckpointWarning
+from layershap import LayerGame, LayerPruner, ShapleyRanking, load_pruned, save_pruned, skip_layers
+from layershap.exceptions import CheckpointWarning, SurrogateQualityWarning
 from layershap.selection.validity import with_one_kept
 from layershap.surgery import remove_layers
 from layershap.utilities import NegativeLogLikelihood
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::layershap.exceptions.SurrogateQ
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_fit_transform_generate_reload(model_type, tmp_path):
     model = build(model_type)
-    pruner = LayerPruner(n_masks=12, random_state=0, utility=NegativeLogLikelihood()).fit(model, token_ids(tokens=10))
+    pruner = LayerPruner(n_masks=16, max_remove=2, random_state=0).fit(model, token_ids(tokens=10))
     if model_type == "rwkv":
         assert not pruner.removable_[0]
     removed = pruner.removed_layers(2)
@@ -80,3 +80,18 @@ def test_more_than_the_groups_allow_cannot_be_removed():
     assert list(with_one_kept([0, 1], [(0, 1)], values, removable)) == [0, 2]
     with pytest.raises(ValueError, match="at most 2 can"):
         with_one_kept([0, 1, 2], [(0, 1)], values, removable)
+
+
+@pytest.mark.parametrize("selector", [None, ShapleyRanking()])
+def test_the_pruner_never_chooses_what_surgery_refuses(selector):
+    model = build("lfm2")
+    with torch.no_grad():
+        for index in ATTENTION["lfm2"]:
+            model.model.layers[index].self_attn.out_proj.weight.zero_()
+            model.model.layers[index].feed_forward.w2.weight.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateQualityWarning)
+        pruner = LayerPruner(selector=selector, max_remove=5, random_state=0, utility=NegativeLogLikelihood())
+        pruner.fit(model, token_ids())
+    for n_remove in range(1, 6):
+        assert len(pruner.transform(model, n_remove=n_remove).model.layers) == 6 - n_remove

@@ -13,6 +13,7 @@ from torch import nn
 
 from layershap import (
     LayerGame,
+    LayerPruner,
     find_layers,
     find_sublayers,
     remove_layers,
@@ -163,6 +164,28 @@ def test_exact_shapley_values_of_ten_sublayers(stories_calibration):
     with LayerGame(model, stories_calibration, utility=NegativeLogLikelihood()) as layers:
         kept = np.array(list(itertools.product([False, True], repeat=5)))
         assert np.allclose(layers(kept), [table[tuple(np.repeat(mask, 2))] for mask in kept], rtol=0, atol=1e-6)
+
+
+def test_the_pruner_from_values_to_a_checkpoint(stories_calibration, tmp_path):
+    model = stories()
+    pruner = LayerPruner(granularity="sublayer", random_state=0, protect=[-1], max_remove=8)
+    pruner.fit(model, stories_calibration)
+    assert pruner.contributions_.shape == (10,)
+    assert not pruner.removable_[9]
+    removed = pruner.removed_layers(3)
+    with skip_sublayers(model, removed):
+        expected = logits(model)
+    small = pruner.transform(model, n_remove=3)
+    assert torch.equal(logits(small), expected)
+    assert torch.equal(logits(load_pruned(save_pruned(small, tmp_path))), expected)
+    for n_remove in range(1, 9):  # never all mixers
+        pruner.transform(model, n_remove=n_remove)
+    report = pruner.report_
+    assert [layer.mixer == "none" for layer in report.layers] == [False, True] * 5
+    assert report.removal(3).layers == tuple(removed)
+    assert report.removal(3).n_parameters == small.num_parameters()
+    with pytest.raises(ValueError, match="fitted on a model of 10 sublayers"):
+        pruner.transform(small, n_remove=1)
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_exact_match_is_greedy_decoding(gpt2):
 def test_fit_on_a_task_uses_its_utility(gpt2):
     model, tokenizer = gpt2
     task = tasks.multiple_choice(load_task("copa")[:8], tokenizer)
-    pruner = LayerPruner(n_masks=16, random_state=0).fit(model, task)
+    pruner = LayerPruner(max_remove=2, n_masks=32, random_state=0).fit(model, task)
     assert pruner.baseline_score_ == LayerGame(model, task)(MASKS[:1])[0]
     assert pruner.diagnostics_["calibration"]["task"] == "multiple_choice"
     assert pruner.transform(model, 2).config.n_layer == 10

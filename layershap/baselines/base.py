@@ -20,11 +20,12 @@ from torch import nn
 from layershap.calibration import Calibration, as_calibration
 from layershap.evaluation import check_max_remove, check_n_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument, check_layer_indices
 from layershap.sublayers import Granularity, Players, SublayerStack
-from layershap.surgery import remove_layers, remove_sublayers, unremovable_players
+from layershap.surgery import keep_one_of, remove_layers, remove_sublayers, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,8 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         False for protected layers.
     max_remove_ : int
         The most layers that `transform` can be asked for.
+    keep_one_of_ : tuple of tuple of int
+        Groups of which one layer is never removed (the attention layers of a hybrid).
     diagnostics_ : dict
         ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
         forward ones), ``seconds``.
@@ -159,6 +162,7 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         self.n_layers_in_ = len(stack)
         self.removable_ = removable
         self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
+        self.keep_one_of_ = keep_one_of(model, stack)
         self.diagnostics_ = {
             "n_evaluated": outcome.masks,
             "layer_runs": outcome.layer_runs,
@@ -170,7 +174,10 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
-        return sorted(int(layer) for layer in self._select(count))
+        # A hybrid keeps one attention layer: where the method would remove them all, the first stays and the deepest
+        # other layer goes.
+        depth = -np.arange(self.n_layers_in_, dtype=float)
+        return with_one_kept(self._select(count), self.keep_one_of_, depth, self.removable_).tolist()
 
     def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""

@@ -38,7 +38,7 @@ def removable_sets(game: EvaluatedGame) -> tuple[MaskArray, FloatArray]:
 
 
 def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:
-    """Sorted indices of the layers of the best evaluated set of this size.
+    """Sorted indices of the layers of the best evaluated set of this size; of the final choice, where there was one.
 
     Raises
     ------
@@ -50,6 +50,8 @@ def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:
     TiedSelectionWarning
         Another evaluated set of this size scores the same.
     """
+    if evidence.final_masks is not None and n_remove <= len(evidence.final_masks):
+        return np.flatnonzero(~evidence.final_masks[n_remove - 1])
     rows = evidence.allowed()
     masks, scores = evidence.masks[rows], evidence.scores[rows]
     best = best_evaluated(masks, scores, n_remove)
