@@ -86,5 +86,5 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "gpt2": gpt2,
     "stories": stories,
     "llama24": lambda: trained("llama24", "Llama, 24 layers", enumerable=False),
-    "mamba": lambda: trained("mamba", "Mamba, 8 layers", enumerable=True),
+    "mamba2": lambda: trained("mamba2", "Mamba-2, 10 layers", enumerable=True),
 }

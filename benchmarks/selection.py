@@ -1,6 +1,6 @@
 """Which layers? Every method on trained models, against the optimum (or the best set that any method found).
 
-    python benchmarks/selection.py [--quick] [--models gpt2 stories llama24 mamba] [--write docs/choosing.md]
+    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 mamba2] [--write docs/choosing.md]
 
 Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
 model, three calibration sets of 10 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
@@ -229,11 +229,11 @@ def reach(problem: Problem, results: dict[str, Result], paper_runs: int) -> list
     return lines
 
 
-def report(name: str, quick: bool) -> str:
+def report(name: str, quick: bool, full: bool) -> str:
     problem = PROBLEMS[name]()
     seeds = SEEDS[:1] if quick else SEEDS
     max_remove = 2 * problem.n_layers // 3
-    paper_masks = (512,) if quick else (512, 2000) if name == "llama24" else (512, 2000, PAPER_MASKS)
+    paper_masks = (512,) if quick or not (full or problem.enumerable) else (512, 2000, PAPER_MASKS)
     results = run(problem, max_remove, paper_masks, seeds)
     if problem.enumerable:
         results["exact Shapley values, ranked"] = exact_ranking(problem, max_remove, seeds)
@@ -258,6 +258,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=PROBLEMS, default=list(PROBLEMS))
     parser.add_argument("--quick", action="store_true", help="one calibration set, the paper's recipe with 512 masks")
+    parser.add_argument(
+        "--full", action="store_true", help="the paper's 8,000 masks also where 2^L is more than that (hours)"
+    )
     parser.add_argument("--write", type=Path, help=f"also put the tables between {BEGIN} and {END} in this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -268,7 +271,7 @@ def main() -> None:
     ]
     for name in args.models:
         try:
-            parts.append(report(name, args.quick))
+            parts.append(report(name, args.quick, args.full))
         except FileNotFoundError as error:
             parts.append(f"### {name}\n\nSkipped: {error}.")
         print(parts[-1], flush=True)

@@ -57,7 +57,9 @@ def part_of(model: nn.Module, getter: str) -> nn.Module | None:
 
 
 def is_quantized(module: nn.Module) -> bool:
-    """Whether a module holds weights that are not plain floating-point tensors (torchao, bitsandbytes, ...)."""
+    """Whether a model was loaded quantised, or a module holds other weights than plain floating-point tensors."""
+    if getattr(module, "is_quantized", False):  # set by transformers' quantisers
+        return True
     return any(not p.is_floating_point() or hasattr(p, "__tensor_flatten__") for p in module.parameters())
 
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from layershap import LayerGame, LayerPruner, ShapleyRanking, load_pruned, save_pruned, skip_layers
+from layershap.baselines import LastLayers
 from layershap.exceptions import CheckpointWarning, SurrogateQualityWarning
 from layershap.selection.validity import with_one_kept
 from layershap.surgery import remove_layers
@@ -73,6 +74,14 @@ def test_a_hybrid_keeps_an_attention_layer_whatever_was_chosen(model_type):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", CheckpointWarning)
                 assert torch.isfinite(logits(remove_layers(model, removed))).all()
+
+
+def test_baselines_keep_an_attention_layer_too():
+    model = build("lfm2")
+    baseline = LastLayers().fit(model)
+    assert baseline.removed_layers(4) == [2, 3, 4, 5]
+    assert baseline.removed_layers(5) == [0, 2, 3, 4, 5]
+    assert len(baseline.transform(model, n_remove=5).model.layers) == 1
 
 
 def test_more_than_the_groups_allow_cannot_be_removed():

@@ -23,7 +23,12 @@ from layershap import (
     skip_sublayers,
 )
 from layershap.checkpoint import load_pruned, save_pruned
-from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, UnsupportedModelError
+from layershap.exceptions import (
+    CheckpointWarning,
+    LayerNotRemovableError,
+    LedgerMismatchError,
+    UnsupportedModelError,
+)
 from layershap.inspection import inspect
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.utilities import NegativeLogLikelihood
@@ -246,3 +251,11 @@ def test_inspect_sees_what_is_gone():
         found = inspect(remove_sublayers(stories(), [0, 3]))
     assert [layer.mixer == "none" for layer in found.layers] == [True, False, False, False, False]
     assert [layer.feed_forward for layer in found.layers] == ["mlp", "none", "mlp", "mlp", "mlp"]
+
+
+def test_a_ledger_of_layers_is_not_taken_for_one_of_sublayers(stories_calibration, tmp_path):
+    model = stories()
+    with LayerGame(model, stories_calibration, ledger=tmp_path / "ledger") as game:
+        game(np.ones((1, 5), dtype=bool))
+    with pytest.raises(LedgerMismatchError, match="granularity"):
+        LayerGame(model, stories_calibration, ledger=tmp_path / "ledger", granularity="sublayer")

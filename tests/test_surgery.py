@@ -12,10 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from layershap import LayerGame
 from layershap.checkpoint import RECIPE_FILE, load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, SurgeryCheckError, UnsupportedModelError
-from layershap.inspection import inspect
 from layershap.stack import find_layers, skip_layers
 from layershap.surgery import families, remove_layers, unremovable_layers
 from layershap.surgery.indices import rename
@@ -378,37 +376,3 @@ def test_rename():
     assert rename("model.layers.2.mlp", "model.layers", positions) == "model.layers.1.mlp"
     assert rename("model.layers.1", "model.layers", positions) is None
     assert rename("model.norm", "model.layers", positions) == "model.norm"
-
-
-def test_inspect():
-    model = stories()
-    found = inspect(model)
-    assert (found.path, found.n_layers) == ("model.layers", 5)
-    assert found.n_parameters == sum(p.numel() for p in model.parameters())
-    pruned = remove_layers(model, [0])
-    assert found.layers[0].n_parameters == found.n_parameters - sum(p.numel() for p in pruned.parameters())
-    assert found.layers[0].n_bytes == 4 * found.layers[0].n_parameters
-    assert str(found).count("\n") == 7
-
-
-@pytest.mark.parametrize(("model_type", "forward"), [("llama", "fused"), ("rwkv", "plain"), ("xlnet", "none")])
-def test_inspect_names_the_forward_that_serves(model_type, forward):
-    model = build(model_type)
-    found = inspect(model)
-    assert found.forward == forward
-    assert bool(found.forward_note) == (forward != "fused")
-    assert f"forward for masked models: {forward}" in str(found)
-    if forward != "none":
-        with LayerGame(model, token_ids()) as game:
-            assert game.path == forward
-
-
-def test_inspect_names_the_kinds_and_the_unremovable():
-    gemma = inspect(build("gemma4_text"))
-    assert [layer.mixer for layer in gemma.layers][:2] == ["sliding_attention", "full_attention"]
-    assert [layer.index for layer in gemma.layers if not layer.removable] == [2, 3]
-    assert "shared KV" in str(gemma)
-    assert {layer.mixer for layer in inspect(build("mamba")).layers} == {"mamba"}
-    deepseek = inspect(build("deepseek_v3"))
-    assert [layer.feed_forward for layer in deepseek.layers] == ["mlp"] * 2 + ["moe"] * 4
-    assert [layer.feed_forward for layer in inspect(build("gpt2")).layers] == ["mlp"] * 6

@@ -104,10 +104,10 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         L.
     removable_ : ndarray [L] of bool
         False for protected layers.
-    max_remove_ : int
-        The most layers that `transform` can be asked for.
     keep_one_of_ : tuple of tuple of int
         Groups of which one layer is never removed (the attention layers of a hybrid).
+    max_remove_ : int
+        The most layers that `transform` can be asked for.
     diagnostics_ : dict
         ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
         forward ones), ``seconds``.
@@ -161,8 +161,8 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         outcome = self._fit(inputs)
         self.n_layers_in_ = len(stack)
         self.removable_ = removable
-        self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
         self.keep_one_of_ = keep_one_of(model, stack)
+        self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
         self.diagnostics_ = {
             "n_evaluated": outcome.masks,
             "layer_runs": outcome.layer_runs,

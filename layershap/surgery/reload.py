@@ -90,6 +90,7 @@ def round_trip(config: Any) -> Any:
 def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) -> str | None:
     fresh_modules, live_modules = dict(fresh.named_modules()), dict(live.named_modules())
     switched: tuple[str, ...] = ()
+    quantized = is_quantized(live)
     for name, module in fresh_modules.items():
         other: Any = live_modules.get(name)
         if type(other) is not type(module) and {type(other).__name__, type(module).__name__} <= _RUNTIME_CHOICES:
@@ -97,9 +98,8 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
         other = getattr(other, "base_layer", other)
-        loaded_so = getattr(getattr(live, "config", None), "quantization_config", None) is not None
-        if is_quantized(other) and (loaded_so or isinstance(other, type(module))):
-            continue  # packed weights have another shape; loading with a quantization_config may change the class too
+        if quantized and isinstance(module, nn.Linear):
+            continue  # another class, or packed weights of another shape
         if _differ(type(other).__name__, type(module).__name__):
             return f"the config makes {name} a {type(module).__name__}, it is a {type(other).__name__}"
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:

@@ -1,4 +1,7 @@
-"""The game's forward on every type: whatever path serves, its scores are those of the model with the layers skipped."""
+"""The game in some families: whatever forward serves, its scores are those of the model with the layers skipped.
+
+The matrix measures the forward of every type.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from layershap.stack import LayerStack, skip_layers
 from layershap.surgery import unremovable_layers
 from layershap.utilities import NegativeLogLikelihood
 
-from .build import build, model_types, token_ids
+from .build import build, token_ids
 from .expected import NOT_CAUSAL, PLAIN_PATH, UNSUPPORTED
 from .matrix import SLOW_TYPES
 from .test_matrix import FAST
@@ -50,10 +53,4 @@ def assert_fused_is_plain(model_type: str) -> None:
 
 @pytest.mark.parametrize("model_type", [name for name in FAST if name not in UNSUPPORTED | NOT_CAUSAL])
 def test_fused_is_plain_in_some_families(model_type):
-    assert_fused_is_plain(model_type)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model_type", [name for name in model_types() if name not in UNSUPPORTED | NOT_CAUSAL])
-def test_fused_is_plain(model_type):
     assert_fused_is_plain(model_type)
