@@ -107,16 +107,16 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
     contributions_std_ : ndarray [L]
         Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
         sequences. `diagnostics_` has them apart.
-    removal_probabilities_ : ndarray [max_remove_, L]
-        Row n - 1: how often each layer is among the n removed when the calibration sequences are resampled. NaN where
-        they can't be.
+    removal_probabilities_ : ndarray [N, L]
+        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences are
+        resampled. NaN where they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
-    final_masks_ : ndarray [max_remove_, L] or None
+    final_masks_ : ndarray [N, L] or None
         Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
@@ -146,7 +146,7 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
     >>> from layershap import LayerPruner
     >>> from layershap.datasets import load_calibration_text, load_tiny_gpt2
     >>> model, tokenizer = load_tiny_gpt2()
-    >>> pruner = LayerPruner(n_masks=64, random_state=0)
+    >>> pruner = LayerPruner(n_masks=64, max_remove=4, random_state=0)
     >>> small = pruner.fit(model, load_calibration_text(), tokenizer=tokenizer).transform(model, n_remove=4)
     >>> small.config.n_layer
     8
