@@ -4,8 +4,8 @@
     python scripts/train_benchmark_models.py mamba2       # 10 layers, about 4 minutes
 
 The training text is `benchmarks/data/books.jsonl.xz` (12 books in the public domain), the tokenizer the bundled one.
-Written to `OUT/NAME` (`benchmarks/models/NAME`), with the recipe and the measured perplexity in `training.json`. A run that is
-interrupted goes on from its last checkpoint (every 200 steps) when the command is given again.
+Written to `OUT/NAME` (`benchmarks/models/NAME`), with the recipe and the measured perplexity in `training.json`. A run
+that is interrupted goes on from its last checkpoint (every 200 steps) when the command is given again.
 """
 
 from __future__ import annotations
