@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import types
 import warnings
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -34,6 +36,9 @@ autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
+# A docstring may be one line where the types say the rest; the sections it has must be right.
+numpydoc_validation_checks = {"GL06", "GL07", "GL08", "PR02", "PR03", "PR05", "PR10", "SS01", "SS04", "RT04"}
+numpydoc_validation_exclude = {r"^layershap\.[A-Z_]+$", r"\.__\w+__$", r"set_\w+_request$"}
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -51,14 +56,58 @@ sphinx_gallery_conf = {
 }
 warnings.filterwarnings("ignore", message=".*FigureCanvasAgg is non-interactive.*")
 
+GENERATED = Path(__file__).parent / "generated"
 
-def _write_command_line_help() -> None:
+# Public modules in the order of the API page; a name is listed where it comes first.
+MODULES = (
+    "layershap",
+    "layershap.samplers",
+    "layershap.surrogates",
+    "layershap.selection",
+    "layershap.utilities",
+    "layershap.tasks",
+    "layershap.protocols",
+    "layershap.shapley",
+    "layershap.interop",
+    "layershap.baselines",
+    "layershap.report",
+    "layershap.display",
+    "layershap.datasets",
+    "layershap.testing",
+)
+
+
+def write_command_line() -> None:
     """All commands' --help, for docs/command_line.md."""
     from layershap.cli.main import help_texts
 
-    target = Path(__file__).parent / "generated" / "command_line.txt"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text("\n\n".join(help_texts().values()), encoding="utf-8")
+    (GENERATED / "command_line.txt").write_text("\n\n".join(help_texts().values()), encoding="utf-8")
 
 
-_write_command_line_help()
+def write_api() -> None:
+    """One autosummary per module, of all its public names: nothing public can be missing."""
+    text = ["API reference", "=============", ""]
+    text += [
+        "L layers, M masks, S calibration sequences, T tokens in a sequence. True in a mask: the layer is kept.",
+        "",
+    ]
+    seen: set[int] = set()
+    for name in MODULES:
+        module = importlib.import_module(name)
+        fresh = [n for n in _public_names(module) if id(getattr(module, n)) not in seen]
+        seen.update(id(getattr(module, n)) for n in fresh)
+        text += [name, "-" * len(name), "", ".. autosummary::", "   :toctree: .", "   :nosignatures:", ""]
+        text += [f"   {name}.{n}" for n in fresh] + [""]
+    (GENERATED / "api.rst").write_text("\n".join(text), encoding="utf-8")
+
+
+def _public_names(module: types.ModuleType) -> list[str]:
+    """``__all__``, or else the functions and classes that the module itself defines; no modules."""
+    defined = [n for n, v in vars(module).items() if getattr(v, "__module__", "") == module.__name__ and n[0] != "_"]
+    names = getattr(module, "__all__", defined)
+    return [n for n in names if not isinstance(getattr(module, n), types.ModuleType)]
+
+
+GENERATED.mkdir(exist_ok=True)
+write_command_line()
+write_api()

@@ -1,13 +1,14 @@
 """
-Prune the bundled model: values, perplexity before and after, a checkpoint
-===========================================================================
+Prune the bundled model: values, perplexity before and after, a checkpoint, a report
+=====================================================================================
 
 Fits `LayerPruner` on the bundled 12-layer GPT-2 and text, prints what each layer is worth and what removing layers
-costs on held-out books against two simple rules, and writes the pruned checkpoint and one picture.
+costs on held-out books against two simple rules, and writes the pruned checkpoint, a picture and an HTML report.
 
     python examples/quickstart.py [--out demo_output] [--n-masks 128] [--n-remove 4]
 """
 
+# %%
 from __future__ import annotations
 
 import argparse
@@ -21,83 +22,85 @@ import matplotlib.pyplot as plt
 import torch
 from transformers import AutoModelForCausalLM
 
-from layershap import Calibration, LayerGame, LayerPruner
+from layershap import PERPLEXITY_PROTOCOLS, Calibration, LayerPruner, compare
+from layershap.baselines import RandomLayers, ShortenedLlama
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
+from layershap.display import ContributionDisplay, DepthCurveDisplay
 
+parser = argparse.ArgumentParser()
+parser.add_argument("--out", type=Path, default=Path("demo_output"))
+parser.add_argument("--n-masks", type=int, default=128)
+parser.add_argument("--n-remove", type=int, default=4)
+arguments = parser.parse_args()
+out, n_remove = arguments.out, arguments.n_remove
+out.mkdir(parents=True, exist_ok=True)
 
-def perplexities(game: LayerGame, masks: np.ndarray) -> np.ndarray:
-    """Perplexity of each masked model [M] on the game's text."""
-    statistics = game.statistics(masks)
-    return np.exp(statistics.sums["nll"].sum(axis=1) / statistics.counts.sum())
+# %%
+# What each layer is worth
+# ------------------------
+# One fit serves every number of removed layers.
+model, tokenizer = load_tiny_gpt2()
+calibration = Calibration.from_texts(load_calibration_text(), tokenizer)
+pruner = LayerPruner(n_masks=arguments.n_masks, random_state=0, verbose=1).fit(model, calibration)
 
+rank = np.argsort(pruner.removal_order_)
+print(f"\nheld-out R2 of the surrogate: {pruner.diagnostics_['held_out_r2']:.3f}\n")
+print("layer   value   +/-     rank")
+for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contributions_std_, strict=True)):
+    print(f"{layer:5d}  {value:6.3f}  {error:.3f}  {rank[layer] + 1:4d}.")
 
-def mask_without(n_layers: int, removed: list[int]) -> np.ndarray:
-    mask = np.ones(n_layers, dtype=bool)
-    mask[removed] = False
-    return mask
+# %%
+# What removing layers costs, on other books
+# ------------------------------------------
+# One-shot perplexity removes the layers whose removal alone hurts least. All sets are evaluated together.
+protocol = PERPLEXITY_PROTOCOLS["seq128"]
+evaluation = protocol.sequences(load_evaluation_text(), tokenizer, n_sequences=32)
+randoms = {f"random {seed}": RandomLayers(random_state=seed) for seed in range(5)}
+methods = {"layershap": LayerPruner(n_masks=arguments.n_masks, random_state=0), "one-shot": ShortenedLlama(), **randoms}
+counts = list(range(1, pruner.n_layers_in_ // 2 + 1))
+table = compare(model, calibration, evaluation, methods, counts)
 
+chance = np.median([table.curve(name) for name in randoms], axis=0)
+print(f"\nheld-out perplexity (protocol {protocol.name}), dense model: {table.dense.perplexity:.1f}")
+print("removed  layershap  one-shot  random (median of 5)   layers")
+rows = zip(counts, table.curve("layershap"), table.curve("one-shot"), chance, strict=True)
+for n, ours, static, random in rows:
+    print(f"{n:7d}  {ours:9.1f}  {static:8.1f}  {random:20.1f}   {pruner.removed_layers(n)}")
 
-def main(out: Path, n_masks: int = 128, n_remove: int = 4, n_evaluation: int = 32) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = load_tiny_gpt2()
-    calibration = Calibration.from_texts(load_calibration_text(), tokenizer)
-    evaluation = Calibration.from_texts(load_evaluation_text(), tokenizer, n_sequences=n_evaluation)
-    n_layers = model.config.n_layer
+# %%
+# Both in one picture
+# -------------------
+figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 3.8), layout="constrained")
+ContributionDisplay.from_estimator(pruner, n_remove=n_remove).plot(left)
+curves = {"layershap": table.curve("layershap"), "one-shot perplexity": table.curve("one-shot"), "random": chance}
+DepthCurveDisplay(
+    np.array([0, *counts]),
+    {name: np.array([table.dense.perplexity, *curve]) for name, curve in curves.items()},
+    f"held-out perplexity ({protocol.name})",
+    logarithmic=True,
+).plot(right)
+figure.savefig(out / "quickstart.png", dpi=120)
 
-    pruner = LayerPruner(n_masks=n_masks, random_state=0, verbose=1).fit(model, calibration)
-    rank = np.argsort(pruner.removal_order_)
-    print(f"\nheld-out R2 of the surrogate: {pruner.diagnostics_['held_out_r2']:.3f}\n")
-    print("layer   value   +/-     removed")
-    for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contributions_std_, strict=True)):
-        print(f"{layer:5d}  {value:6.3f}  {error:.3f}  {rank[layer] + 1:5d}.")
+# %%
+# An ordinary, smaller checkpoint
+# -------------------------------
+small = pruner.transform(model, n_remove)
+folder = out / f"tiny_gpt2_minus_{n_remove}"
+small.save_pretrained(folder)
+tokenizer.save_pretrained(folder)
+reloaded = AutoModelForCausalLM.from_pretrained(folder)
+with torch.inference_mode():
+    ids = evaluation.ids_ST[:2]
+    gap = float((reloaded(ids).logits - small(ids).logits).abs().max())
+print(f"\npruned checkpoint: {folder} ({small.num_parameters():,} of {model.num_parameters():,} parameters),")
+print(f"reloaded with AutoModelForCausalLM: largest difference of logits {gap:.1e}")
 
-    # One-shot perplexity removes the layers whose removal alone hurts least.
-    with LayerGame(model, calibration) as game:
-        one_shot = np.argsort(-game(~np.eye(n_layers, dtype=bool)))
-    random_orders = [np.random.default_rng(seed).permutation(n_layers) for seed in range(5)]
-    counts = list(range(1, n_layers // 2 + 1))
-    with LayerGame(model, evaluation) as game:
-        dense = float(perplexities(game, np.ones((1, n_layers), dtype=bool))[0])
-        ours, static, chance = [], [], []
-        for n in counts:
-            sets = [pruner.removed_layers(n), list(one_shot[:n]), *[list(order[:n]) for order in random_orders]]
-            found = perplexities(game, np.array([mask_without(n_layers, removed) for removed in sets]))
-            ours.append(found[0])
-            static.append(found[1])
-            chance.append(float(np.median(found[2:])))
-    print(f"\nheld-out perplexity (128-token sequences, no BOS), dense model: {dense:.1f}")
-    print("removed  layershap  one-shot  random (median of 5)   layers")
-    for n, a, b, c in zip(counts, ours, static, chance, strict=True):
-        print(f"{n:7d}  {a:9.1f}  {b:8.1f}  {c:20.1f}   {pruner.removed_layers(n)}")
-
-    small = pruner.transform(model, n_remove)
-    folder = out / f"tiny_gpt2_minus_{n_remove}"
-    small.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    reloaded = AutoModelForCausalLM.from_pretrained(folder)
-    with torch.inference_mode():
-        ids = evaluation.ids_ST[:2]
-        gap = float((reloaded(ids).logits - small(ids).logits).abs().max())
-    print(f"\npruned checkpoint: {folder} ({small.num_parameters():,} of {model.num_parameters():,} parameters),")
-    print(f"reloaded with AutoModelForCausalLM: largest difference of logits {gap:.1e}")
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    left.bar(range(n_layers), pruner.contributions_, yerr=pruner.contributions_std_, color="#4477aa", capsize=2)
-    left.set(xlabel="layer", ylabel="contribution to PPL_orig / PPL", title="What each layer is worth")
-    right.plot([0, *counts], [dense, *ours], "o-", label="layershap")
-    right.plot([0, *counts], [dense, *static], "s--", label="one-shot perplexity")
-    right.plot([0, *counts], [dense, *chance], "^:", label="random (median of 5)")
-    right.set(xlabel="layers removed", ylabel="held-out perplexity", yscale="log", title="What removing layers costs")
-    right.legend()
-    figure.savefig(out / "quickstart.png", dpi=120)
-    plt.close(figure)
-    print(f"picture: {out / 'quickstart.png'}")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path, default=Path("demo_output"))
-    parser.add_argument("--n-masks", type=int, default=128)
-    parser.add_argument("--n-remove", type=int, default=4)
-    arguments = parser.parse_args()
-    main(arguments.out, arguments.n_masks, arguments.n_remove)
+# %%
+# The report
+# ----------
+# What the fit knows, with perplexity and speed of both models: tables here, a page with pictures, a model card.
+report = pruner.report_.measure(model, small, tokenizer, texts=load_evaluation_text(), n_sequences=32)
+report.to_html(out / "report.html")
+report.to_model_card(n_remove, name=folder.name).save(folder / "README.md")
+print(f"\n{report.tables()['outcome_1']}\n\n{report.tables()['speed_1']}")
+print(f"\npicture: {out / 'quickstart.png'}\nreport: {out / 'report.html'}")

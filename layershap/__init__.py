@@ -18,6 +18,7 @@ from layershap.exceptions import (
     ReportFormatError,
     SurgeryCheckError,
     SurrogateQualityWarning,
+    TiedSelectionWarning,
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
@@ -25,14 +26,14 @@ from layershap.inspection import inspect
 from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.pruner import LayerPruner
 from layershap.report import PruningReport
-from layershap.samplers import StratifiedSampler
+from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
 from layershap.scoring import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
-from layershap.selection import Greedy, ShapleyRanking, SurrogateSearch
+from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
 from layershap.splitting import find_sublayers, skip_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.sublayers import SublayerStack
 from layershap.surgery import remove_layers, remove_sublayers
-from layershap.surrogates import PairwiseRidge, PaperMLP
+from layershap.surrogates import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.tasks import Task
 
 __version__ = "0.1.0"
@@ -40,10 +41,14 @@ __version__ = "0.1.0"
 __all__ = [
     "PAPER_TASKS",
     "PERPLEXITY_PROTOCOLS",
+    "AllocatingSampler",
+    "AntitheticSampler",
+    "BootstrapEnsemble",
     "Calibration",
     "CheckpointWarning",
     "Evaluation",
     "EvaluationTable",
+    "Exhaustive",
     "Greedy",
     "LayerGame",
     "LayerNotRemovableError",
@@ -51,6 +56,7 @@ __all__ = [
     "LayerShapError",
     "LayerStack",
     "LedgerMismatchError",
+    "LinearRidge",
     "MethodComparison",
     "MissingExtraError",
     "NonFiniteScoreWarning",
@@ -64,10 +70,12 @@ __all__ = [
     "ShapleyRanking",
     "StratifiedSampler",
     "SublayerStack",
+    "SubsetSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "SurrogateSearch",
     "Task",
+    "TiedSelectionWarning",
     "UnsupportedModelError",
     "compare",
     "evaluate",

@@ -17,10 +17,12 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils.modeling import get_state_dict_offloaded_model
 from safetensors.torch import load_file
 from torch import nn
 
-from layershap.exceptions import CheckpointWarning
+from layershap.exceptions import CheckpointWarning, UnsupportedModelError
+from layershap.model_io import is_quantized
 from layershap.splitting import find_sublayers
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
 from layershap.surgery.reload import base_model
@@ -30,15 +32,18 @@ RECIPE_FILE = "layershap_recipe.json"
 _FORMAT = 1
 
 
-def save_pruned(model: nn.Module, folder: str | PathLike[str]) -> Path:
+def save_pruned(model: nn.Module, folder: str | PathLike[str], *, tokenizer: Any = None) -> Path:
     """Save a pruned model so that `load_pruned` gives it back exactly.
 
     Parameters
     ----------
     model : nn.Module
-        A transformers model returned by `layershap.remove_layers`.
+        A transformers model returned by `layershap.remove_layers` or `remove_sublayers`, offloaded by accelerate or
+        not. Its generation config goes with it.
     folder : path
         Created if missing.
+    tokenizer : PreTrainedTokenizerBase or ProcessorMixin, optional
+        Saved beside the model with its chat template, so that ``AutoTokenizer.from_pretrained(folder)`` finds it.
 
     Returns
     -------
@@ -49,6 +54,8 @@ def save_pruned(model: nn.Module, folder: str | PathLike[str]) -> Path:
     ------
     TypeError
         The model is not one that `remove_layers` returned, or not a transformers model.
+    UnsupportedModelError
+        Its weights are quantised: they can't be put into a model built from its config.
     """
     recipe = pruning_recipe(model)
     if recipe is None:
@@ -56,10 +63,24 @@ def save_pruned(model: nn.Module, folder: str | PathLike[str]) -> Path:
             f"save_pruned needs a transformers model returned by layershap.remove_layers, got {type(model).__name__} "
             "without a recipe. Save other modules with their own method (save_pretrained, or their state_dict)."
         )
+    base = base_model(model)
+    if is_quantized(base):
+        raise UnsupportedModelError(
+            f"save_pruned must rebuild the {type(base).__name__} from its config, which does not hold for quantised "
+            "weights. Prune, save_pruned, load_pruned and quantise then; or, if remove_layers did not warn, use the "
+            "model's own save_pretrained."
+        )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    # save_original_format would rename and split weights for other loaders; this folder has its own.
-    base_model(model).save_pretrained(target, save_original_format=False)
+    offloaded = any(parameter.device.type == "meta" for parameter in base.parameters())
+    base.save_pretrained(
+        target,
+        state_dict=get_state_dict_offloaded_model(base) if offloaded else None,
+        # It would rename and split weights for other loaders; this folder has its own.
+        save_original_format=False,
+    )
+    if tokenizer is not None:
+        tokenizer.save_pretrained(target)
     text = json.dumps({"format": _FORMAT, "transformers": transformers.__version__, **asdict(recipe)}, indent=2)
     (target / RECIPE_FILE).write_text(text + "\n", encoding="utf-8")
     return target

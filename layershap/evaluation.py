@@ -70,6 +70,23 @@ def random_generator(random_state: Any) -> np.random.Generator:
     return np.random.default_rng(int(check_random_state(random_state).randint(2**31)))
 
 
+def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
+    """Raise unless each part has the methods of its protocol, before anything is paid for."""
+    for name, part, methods in (
+        ("sampler", sampler, ("sample",)),
+        ("surrogate", surrogate, ("fit", "predict")),
+        ("selector", selector, ("select",)),
+    ):
+        missing = [method for method in methods if not callable(getattr(part, method, None))]
+        if isinstance(part, type):
+            raise TypeError(f"{name} must be an object, got the class {part.__name__}; write {part.__name__}()")
+        if missing and not (name == "surrogate" and part == "auto"):
+            raise TypeError(
+                f"a {name} must have {' and '.join(methods)} (layershap.protocols.{name.capitalize()}); "
+                f"{part!r} has no {' and no '.join(missing)}"
+            )
+
+
 def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> int:
     """The most layers that `fit` searches for: two thirds of the removable ones, rounded up, unless told otherwise.
 

@@ -35,6 +35,10 @@ class SurrogateQualityWarning(UserWarning):
     """The surrogate predicts held-out masks poorly, so values read from it can't be trusted."""
 
 
+class TiedSelectionWarning(UserWarning):
+    """The layers removed are one choice of several that the calibration data can't tell apart."""
+
+
 class NonFiniteScoreWarning(UserWarning):
     """Some masked models score NaN or infinity; they are kept in the record and left out of the surrogate's fit."""
 

@@ -51,6 +51,9 @@ def weights_digest(model: nn.Module) -> str:
 
 
 def _sample(tensor: Tensor) -> bytes:
+    if hasattr(tensor, "__tensor_flatten__"):  # quantised by torchao: a subclass that holds plain tensors
+        names, _ = tensor.__tensor_flatten__()
+        return b"".join(_sample(getattr(tensor, name)) for name in names)
     flat = tensor.reshape(-1)
     total = b""
     if flat.numel() > _WHOLE:

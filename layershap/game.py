@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.fingerprint import fingerprint
@@ -23,6 +22,7 @@ from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
 from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument
@@ -30,8 +30,6 @@ from layershap.sublayers import Granularity, Players
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
-
-_BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 UtilityLike = Utility | Callable[[nn.Module], float]
 
@@ -122,7 +120,7 @@ class LayerGame:
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, settings, always_kept=self.unremovable
         )
-        self.verbose = verbose
+        self.progress = Progress(shown=bool(verbose))
         self.n_evaluated = 0
         self.layer_runs = 0
         self.fingerprint = fingerprint(model, self.stack, self.calibration, self._statistics or ("score",), settings)
@@ -153,7 +151,8 @@ class LayerGame:
         self.close()
 
     def close(self) -> None:
-        """Close the ledger's file."""
+        """Close the ledger's file and end the progress bar."""
+        self.progress.close()
         if self._ledger is not None:
             self._ledger.close()
 
@@ -225,23 +224,24 @@ class LayerGame:
         prefix_plan = self.engine.plan(pending_UL)
         head_cost = self.engine.settings.head_cost
         work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
-        # The bar shows the fraction of planned work, not of masks: masks differ in what they cost.
-        with tqdm(total=work, desc=f"{prefix_plan.n_masks} masks", bar_format=_BAR, disable=not self.verbose) as bar:
-            for sweep in prefix_plan.sweeps:
-                known = self._known(sweep.masks_UL)
-                todo_UL = sweep.masks_UL[~known]
-                if len(todo_UL):
-                    found = self.engine.run(todo_UL, bar.update)
-                    rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
-                    self._keep(todo_UL, rows)
-                    self.layer_runs += self.engine.layer_runs(todo_UL)
-                if known.any():
-                    bar.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
+        self.progress.plan(prefix_plan.n_masks, work)
+        for sweep in prefix_plan.sweeps:
+            known = self._known(sweep.masks_UL)
+            todo_UL = sweep.masks_UL[~known]
+            if len(todo_UL):
+                found = self.engine.run(todo_UL, self.progress.update)
+                rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
+                self._keep(todo_UL, rows)
+                self.layer_runs += self.engine.layer_runs(todo_UL)
+            if known.any():
+                self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
 
     def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
         utility = self.utility
         assert not isinstance(utility, Utility)
-        for mask_L in tqdm(masks_UL, unit="mask", disable=not self.verbose):
+        self.progress.plan(len(masks_UL), len(masks_UL))
+        for mask_L in masks_UL:
+            self.progress.update(1)
             if self._known(mask_L[None])[0]:
                 continue
             with (

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from layershap.stack import LayersArgument, LayerStack, find_layers
-from layershap.sublayers import AbsentSublayer
+from layershap.calibration import as_calibration
+from layershap.calls import probe_ids
+from layershap.exceptions import UnsupportedModelError
+from layershap.forward.engine import Engine
+from layershap.forward.settings import EngineSettings
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument, find_layers
+from layershap.sublayers import AbsentSublayer, Granularity, Players, SublayerStack
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
-from layershap.surgery.removable import unremovable_layers
+from layershap.surgery.removable import unremovable_players
 
 # Word in a submodule's class name -> kind of token mixer; the first that matches names the layer. A class named only
 # "...Attention" is the fallback, since hybrids call their other mixers attention too.
@@ -31,12 +39,14 @@ _MIXERS = (
 
 @dataclass(frozen=True)
 class LayerInspection:
-    """One decoder layer.
+    """One decoder layer, or one sublayer.
 
     Attributes
     ----------
     index : int
         Its place in the stack.
+    name : str
+        The index as text, or a sublayer's name ("3.mixer").
     mixer : str
         How it mixes tokens: "full_attention", "sliding_attention", "attention", "mamba", "linear_attention", ... as
         the config names it, else as its modules' class names tell.
@@ -53,6 +63,7 @@ class LayerInspection:
     """
 
     index: int
+    name: str
     mixer: str
     feed_forward: str
     n_parameters: int
@@ -74,7 +85,12 @@ class ModelInspection:
     n_parameters, n_bytes : int
         Of the whole model, shared parameters counted once.
     layers : tuple of LayerInspection
-        One per layer.
+        One per layer, or per sublayer.
+    forward : str
+        The forward that will score masked models: "fused", "plain", "" if it was not looked for, "none" for a model
+        that a game refuses.
+    forward_note : str
+        Why it is not the fused one.
     """
 
     model_class: str
@@ -82,10 +98,12 @@ class ModelInspection:
     n_parameters: int
     n_bytes: int
     layers: tuple[LayerInspection, ...]
+    forward: str = ""
+    forward_note: str = ""
 
     @property
     def n_layers(self) -> int:
-        """Number of layers."""
+        """Number of layers, or of sublayers."""
         return len(self.layers)
 
     def __str__(self) -> str:
@@ -94,11 +112,14 @@ class ModelInspection:
             f"{self.model_class}: {self.n_layers} layers at {self.path or '(given one by one)'}, "
             f"{self.n_parameters:,} parameters ({share:.0%} in the layers), {self.n_bytes / 2**20:,.1f} MiB"
         )
+        if self.forward:
+            why = f" ({self.forward_note})" if self.forward_note else ""
+            head += f"\nforward for masked models: {self.forward}{why}"
         rows = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
         for layer in self.layers:
             size = f"{layer.n_bytes / 2**20:,.2f}"
             removable = "yes" if layer.removable else f"no: {layer.reason}"
-            row = (str(layer.index), layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
+            row = (layer.name, layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
             rows.append(row)
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         right = (0, 3, 4)
@@ -110,15 +131,21 @@ class ModelInspection:
         return "\n".join([head, *lines])
 
 
-def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
-    """Describe the decoder layers of a model.
+def inspect(
+    model: nn.Module, layers: LayersArgument = None, *, granularity: Granularity = "layer", forward: bool = True
+) -> ModelInspection:
+    """Describe the decoder layers of a model, or their sublayers.
 
     Parameters
     ----------
     model : nn.Module
-        Any model that `layershap.stack.find_layers` accepts, causal or not.
+        Any model that `layershap.find_layers` accepts, causal or not.
     layers : str or sequence of nn.Module, optional
         Dotted path of the layer list, or the layers themselves, where the rule can't know.
+    granularity : {"layer", "sublayer"}, default="layer"
+        What to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
+    forward : bool, default=True
+        Also find out which forward will score masked models, at the price of some ten short forwards.
 
     Returns
     -------
@@ -127,7 +154,7 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
     Raises
     ------
     UnsupportedModelError
-        No list of layers is found.
+        No list of layers is found, or no layer can be split into sublayers.
 
     Examples
     --------
@@ -136,19 +163,27 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
     >>> model, _ = load_tiny_gpt2()
     >>> inspect(model).path
     'transformer.h'
+    >>> inspect(model).forward
+    'fused'
     """
-    stack = find_layers(model, layers, causal=False)
-    blocked = unremovable_layers(model, stack)
-    holders = _holders(model, stack)
-    named = layer_kinds(model, stack.path, len(stack))
+    players = find_players(model, layers, granularity, causal=False)
+    blocked = unremovable_players(model, players)
+    holders = _holders(model, players)
+    named = layer_kinds(model, players.path, len(players.layers))
     described = []
-    for index, layer in enumerate(stack.layers):
-        own = [p for p in layer.parameters() if holders[id(p)] == 1]
+    for index in range(len(players)):
+        layer = players.layers[players.layer_of(index)]
+        sublayer = players.sublayers[index] if isinstance(players, SublayerStack) else None
+        modules = [part.module for part in sublayer.parts] if sublayer and sublayer.parts else [layer]
+        own = [p for module in modules for p in module.parameters() if holders[id(p)] == 1]
+        kind = sublayer.kind if sublayer else "layer"
+        configured = named[players.layer_of(index)] if named else ""
         described.append(
             LayerInspection(
                 index=index,
-                mixer=_kind(layer, named[index] if named else ""),
-                feed_forward=_feed_forward(layer),
+                name=sublayer.name if sublayer else str(index),
+                mixer="none" if kind == "feed_forward" else _kind(layer, configured),
+                feed_forward="none" if kind == "mixer" else _feed_forward(layer),
                 n_parameters=sum(p.numel() for p in own),
                 n_bytes=sum(p.numel() * p.element_size() for p in own),
                 removable=index not in blocked,
@@ -156,16 +191,31 @@ def inspect(model: nn.Module, layers: LayersArgument = None) -> ModelInspection:
             )
         )
     parameters = list(model.parameters())
+    found, note = _serving_forward(model, players, blocked) if forward else ("", "")
     return ModelInspection(
         model_class=type(model).__name__,
-        path=stack.path,
+        path=players.path,
         n_parameters=sum(p.numel() for p in parameters),
         n_bytes=sum(p.numel() * p.element_size() for p in parameters),
         layers=tuple(described),
+        forward=found,
+        forward_note=note,
     )
 
 
-def _holders(model: nn.Module, stack: LayerStack) -> Counter[int]:
+def _serving_forward(model: nn.Module, players: Players, blocked: Collection[int]) -> tuple[str, str]:
+    """The forward that a game on this model will use, and why not the fused one."""
+    try:
+        find_layers(model, players.layers, causal=True)
+    except UnsupportedModelError as error:
+        return "none", str(error)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    settings = EngineSettings.resolve("auto", "auto", device)
+    engine = Engine(model, players, as_calibration(probe_ids(model).cpu(), None), ("nll",), settings, blocked)
+    return engine.path, engine.note
+
+
+def _holders(model: nn.Module, stack: Players) -> Counter[int]:
     """In how many layers, or other parts of the model, each parameter (by id) lives."""
     inside = {id(module) for layer in stack.layers for module in layer.modules()}
     holders = Counter(id(p) for layer in stack.layers for p in layer.parameters())

@@ -56,6 +56,13 @@ def part_of(model: nn.Module, getter: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether a model was loaded quantised, or a module holds other weights than plain floating-point tensors."""
+    if getattr(module, "is_quantized", False):  # set by transformers' quantisers
+        return True
+    return any(not p.is_floating_point() or hasattr(p, "__tensor_flatten__") for p in module.parameters())
+
+
 def vocabulary_size(model: nn.Module) -> int | None:
     """Number of token ids the model accepts, or None if it does not say."""
     size = getattr(part_of(model, "get_input_embeddings"), "num_embeddings", None)

@@ -203,5 +203,5 @@ def perplexity(
     nll = float(statistics.sums["nll"].sum() / statistics.counts.sum())
     means_S = statistics.sums["nll"][0] / statistics.counts
     spread = float(np.std(means_S, ddof=1)) / math.sqrt(len(means_S)) if len(means_S) > 1 else math.nan
-    value = math.exp(nll) if nll < 700 else math.inf
+    value = math.inf if nll > 700 else math.exp(nll)  # NaN stays NaN
     return Perplexity(value, nll, value * spread, int(statistics.counts.sum()), len(means_S), chosen.name)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,14 @@ IntArray = NDArray[np.int64]
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""
 
-Statistic = Literal["nll", "kl", "hits"]
-"""What the forward can measure per scored token: the negative log-likelihood of the label (nats), the KL divergence
-from the dense model (nats), and whether the label is the most probable token (0 or 1)."""
+Statistic = str
+"""What the forward can measure per scored token:
+
+- ``nll``, the negative log-likelihood of the label (nats);
+- ``kl``, the KL divergence from the dense model (nats); ``kl_top20``, the same with all but the dense model's 20 most
+  probable tokens counted as one (any number of tokens);
+- ``hits``, whether the label is the most probable token (0 or 1).
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,18 @@ class SequenceStatistics:
     dense: dict[Statistic, FloatArray]
     counts: FloatArray
     sequences: IntArray | None = None
+
+    def of_masks(self, rows: IntArray) -> SequenceStatistics:
+        """The statistics of some of the masks (indices into M)."""
+        return SequenceStatistics({name: value[rows] for name, value in self.sums.items()}, self.dense, self.counts)
+
+    def with_sequences(self, more: SequenceStatistics) -> SequenceStatistics:
+        """The same masks on more calibration sequences."""
+        return SequenceStatistics(
+            sums={name: np.concatenate([value, more.sums[name]], axis=1) for name, value in self.sums.items()},
+            dense={name: np.concatenate([value, more.dense[name]]) for name, value in self.dense.items()},
+            counts=np.concatenate([self.counts, more.counts]),
+        )
 
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
         """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
@@ -128,6 +145,15 @@ class ClosedFormSurrogate(Surrogate, Protocol):
         ...
 
 
+@runtime_checkable
+class RefittableSurrogate(Surrogate, Protocol):
+    """A surrogate that is linear in the scores: refitting it to many resamples of them is cheap."""
+
+    def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
+        """Values [B, L] had the masks [M, L] scored otherwise [B, M]."""
+        ...
+
+
 @dataclass(frozen=True)
 class SelectionEvidence:
     """What ``fit`` learned, for a `Selector` to choose by.
@@ -142,6 +168,10 @@ class SelectionEvidence:
         Fitted on the columns of the removable layers.
     masks, scores : ndarray [M, L], [M]
         The evaluated coalitions with finite scores.
+    keep_one_of : tuple of tuple of int
+        Groups of layers of which one must stay, whichever it is.
+    final_masks : ndarray [N, L], optional
+        Row n - 1: the set of n layers already chosen among the best, on more calibration text.
     """
 
     contributions: FloatArray
@@ -149,6 +179,13 @@ class SelectionEvidence:
     surrogate: Surrogate
     masks: MaskArray
     scores: FloatArray
+    keep_one_of: tuple[tuple[int, ...], ...] = ()
+    final_masks: MaskArray | None = None
+
+    def allowed(self) -> MaskArray:
+        """Which of the masks are sets that the model can lose [M]."""
+        groups = [self.masks[:, list(group)].any(axis=1) for group in self.keep_one_of]
+        return np.all([self.masks.any(axis=1), *groups], axis=0)
 
 
 @runtime_checkable
@@ -181,6 +218,10 @@ class EvaluatedGame(Protocol):
     @property
     def n_left(self) -> int:
         """New masks that the budget still allows."""
+        ...
+
+    def allowed(self, masks: MaskArray) -> MaskArray:
+        """Whether the model can lose these sets at all [N] (a hybrid must keep one attention layer, say)."""
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:

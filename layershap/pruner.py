@@ -10,45 +10,45 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.evaluation import (
-    check_max_remove,
-    check_n_remove,
-    evaluate_masks,
-    finite_scores,
-    random_generator,
-    share_masks,
-)
+from layershap.budget import spend
+from layershap.calibration import Calibration
+from layershap.estimator import ModelPruner
+from layershap.evaluation import check_parts, random_generator
+from layershap.evidence import diagnostics_of, expected_masks, gather
+from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
+from layershap.halving import final_choice
 from layershap.inspection import inspect
 from layershap.protocols import (
+    FloatArray,
     IntArray,
-    MaskArray,
     Sampler,
-    SearchingSelector,
     SelectionEvidence,
     Selector,
     Surrogate,
 )
-from layershap.record import RecordedGame
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
-from layershap.samplers import StratifiedSampler, strata_of
+from layershap.resampling import removal_probabilities
+from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
+from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.stack import LayersArgument, check_layer_indices, find_layers
-from layershap.surgery import remove_layers
+from layershap.splitting import find_players
+from layershap.stack import LayersArgument
+from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate
+from layershap.values import Weights, fit_surrogate, values_around
 
 
-class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Prune whole layers of a causal language model by their Shapley values.
 
     Parameters
@@ -59,8 +59,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         What a masked model is worth; a callable is ``f(model) -> float``.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True)
         Which masks to evaluate.
-    surrogate : Surrogate, default=PairwiseRidge()
-        Any regressor from masks to scores.
+    surrogate : Surrogate or 'auto', default=PairwiseRidge()
+        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge` and `PaperMLP` on
+        held-out masks.
     selector : Selector, default=SurrogateSearch()
         Which layers to remove. A selector that searches evaluates sets of its own in `fit`.
     max_remove : int, optional
@@ -72,12 +73,19 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     n_masks : int, optional
         The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
         removal would need for the same `max_remove`, or 192 if that is more.
+    budget : float, optional
+        Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
+        first, then as many of the calibration sequences as it pays for (`layershap.budget`); where it can't pay for
+        all, the final choice among the best sets is made on more of them, by sequential halving.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
         Layers never removed. Layers that can't be removed alone are protected by themselves.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`).
+    granularity : {"layer", "sublayer"}, default="layer"
+        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
+        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
     ledger : path, optional
         Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
         an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
@@ -97,13 +105,19 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     contributions_ : ndarray [L]
         Value of each layer, NaN for protected ones, which are no players.
     contributions_std_ : ndarray [L]
-        Standard errors (jackknife over the masks).
+        Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
+        sequences. `diagnostics_` has them apart.
+    removal_probabilities_ : ndarray [N, L]
+        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences are
+        resampled. NaN where they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+    final_masks_ : ndarray [N, L] or None
+        Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
@@ -132,7 +146,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
     >>> from layershap import LayerPruner
     >>> from layershap.datasets import load_calibration_text, load_tiny_gpt2
     >>> model, tokenizer = load_tiny_gpt2()
-    >>> pruner = LayerPruner(n_masks=64, random_state=0)
+    >>> pruner = LayerPruner(n_masks=64, max_remove=4, random_state=0)
     >>> small = pruner.fit(model, load_calibration_text(), tokenizer=tokenizer).transform(model, n_remove=4)
     >>> small.config.n_layer
     8
@@ -144,14 +158,16 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
-        surrogate: Surrogate | None = None,
+        surrogate: Surrogate | Literal["auto"] | None = None,
         selector: Selector | None = None,
         max_remove: int | None = None,
         weights: Weights = "strata",
         n_masks: int | None = None,
+        budget: float | None = None,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
+        granularity: Granularity = "layer",
         ledger: str | os.PathLike[str] | None = None,
         batch_tokens: int | str = "auto",
         memory_budget: int | str = "auto",
@@ -167,9 +183,11 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.max_remove = max_remove
         self.weights = weights
         self.n_masks = n_masks
+        self.budget = budget
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
+        self.granularity = granularity
         self.ledger = ledger
         self.batch_tokens = batch_tokens
         self.memory_budget = memory_budget
@@ -227,127 +245,135 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
-        with LayerGame(
-            model,
-            calib_data,
-            utility=self.utility,
-            layers=self.layers,
-            tokenizer=tokenizer,
-            ledger=self.ledger,
-            batch_tokens=self.batch_tokens,
-            memory_budget=self.memory_budget,
-            verbose=self.verbose,
-        ) as game:
-            protected = {
-                **game.unremovable,
-                **dict.fromkeys(check_layer_indices(self.protect, game.n_players), "named in protect"),
-            }
-            removable = np.ones(game.n_players, dtype=bool)
-            removable[list(protected)] = False
-            n_players = int(removable.sum())
-            searches = isinstance(selector, SearchingSelector)
-            max_remove = check_max_remove(self.max_remove, self.n_remove if searches else None, removable)
-            n_masks, n_sampled = share_masks(self.n_masks, selector, n_players, max_remove)
-            baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
-            record = RecordedGame(game, removable, n_masks)
-            players, scores = evaluate_masks(record, sampler, n_sampled, rng)
-            strata = strata_of(sampler, players)
-            if isinstance(selector, SearchingSelector) and np.isfinite(scores).any():
-                n_before = len(record.masks)
-                selector.search(record, surrogate, max_remove, rng)
-                players = np.concatenate([players, record.masks[n_before:]])
-                scores = np.concatenate([scores, record.scores[n_before:]])
-            masks = record.widened(players)
-            finite = finite_scores(masks, scores)
-            fitted = fit_surrogate(
+        check_parts(sampler, surrogate, selector)
+        n_layers = len(self._players(model))
+        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
+            evidence = gather(
+                game,
+                sampler,
                 surrogate,
-                players[finite],
-                scores[finite],
-                weights=self.weights,
-                strata=strata,
-                n_marginals=self.n_marginals,
+                selector,
+                protect=self.protect,
+                n_masks=self.n_masks,
+                max_layer_runs=spending.max_layer_runs,
+                max_remove=self.max_remove,
+                n_remove=self.n_remove,
                 rng=rng,
             )
-            diagnostics: dict[str, Any] = {
-                "held_out_r2": fitted.held_out_r2,
-                "held_out_spearman": fitted.held_out_spearman,
-                "n_evaluated": game.n_evaluated,
-                "n_non_finite": int((~finite).sum()),
-                "layer_runs": game.layer_runs,
-                "path": game.path,
-                "path_note": game.path_note,
-                "calibration": {
-                    **game.calibration.provenance,
-                    "n_sequences": game.calibration.n_sequences,
-                    "seq_len": game.calibration.seq_len,
-                },
-                "protected": protected,
-            }
+            final = final_choice(game, evidence, spending, lambda part: self._further_game(model, part))
+            diagnostics = diagnostics_of(game, evidence) | final.diagnostics
             self.fingerprint_ = game.fingerprint
-        self.inspection_ = inspect(model, self.layers)
+            self.keep_one_of_ = game.keep_one_of
+            self.inspection_ = replace(
+                inspect(model, self.layers, granularity=self.granularity, forward=False),
+                forward=game.path,
+                forward_note=game.path_note,
+            )
+        removable, finite = evidence.removable, evidence.finite
+        fitted = fit_surrogate(
+            surrogate,
+            evidence.masks[finite][:, removable],
+            evidence.scores[finite],
+            evidence.resampled,
+            weights=self.weights,
+            strata=evidence.strata,
+            n_marginals=self.n_marginals,
+            rng=rng,
+        )
         self.environment_ = current_environment(model)
         self.n_layers_in_ = len(removable)
-        self.max_remove_ = max_remove if searches else min(n_players, len(removable) - 1)
+        self.max_remove_ = evidence.max_remove
         self.removable_ = removable
         self.contributions_ = np.full(len(removable), np.nan)
         self.contributions_std_ = np.full(len(removable), np.nan)
         self.contributions_[removable] = fitted.values
         self.contributions_std_[removable] = fitted.standard_errors
         self.removal_order_ = removal_order(self.contributions_, removable)
-        self.masks_, self.scores_ = masks, scores
-        self.predictions_ = np.full(len(scores), np.nan)
-        self.predictions_[finite] = fitted.predictions
-        self.baseline_score_ = baseline
+        self.masks_, self.scores_ = evidence.masks, evidence.scores
+        self.predictions_ = np.full(len(self.scores_), np.nan)
+        self.predictions_[finite] = fitted.held_out.predictions
+        self.final_masks_ = final.masks
+        self.baseline_score_ = evidence.baseline
         self.surrogate_ = fitted.surrogate
-        self.diagnostics_ = {**diagnostics, "seconds": time.perf_counter() - start}
+        self.removal_probabilities_ = removal_probabilities(
+            selector, self._evidence(), evidence.resampled, fitted.resampled_values, self.max_remove_
+        )
+        self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
         return self
 
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
-        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
+    def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
+        """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
-        Parameters
-        ----------
-        model : nn.Module
-            The fitted model or another with as many layers (quantised or fine-tuned since, say).
-        n_remove : int, optional
-            By default the constructor's.
+        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. A `budget` is
+        a cost itself and isn't looked at.
         """
-        layers = self.removed_layers(n_remove)
-        stack = find_layers(model, self.layers)
-        if len(stack) != self.n_layers_in_:
-            raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} layers, the model given has {len(stack)}; "
-                "fit it on that model"
-            )
-        return remove_layers(model, layers, copy=self.copy, stack=stack)
-
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
-        """Sorted indices of the layers that `transform` would remove."""
-        check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
-        finite = np.isfinite(self.scores_)
-        evidence = SelectionEvidence(
-            self.contributions_, self.removable_, self.surrogate_, self.masks_[finite], self.scores_[finite]
-        )
+        sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
-        return [int(layer) for layer in selector.select(evidence, count)]
+        rng = random_generator(self.random_state)
+        with self._game(model, calib_data, tokenizer, ledger=None) as game:
+            masks = expected_masks(
+                game,
+                sampler,
+                selector,
+                protect=self.protect,
+                n_masks=self.n_masks,
+                max_remove=self.max_remove,
+                rng=rng,
+            )
+            return game.estimate_cost(masks)
 
-    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
-        """Which layers stay: a mask [L] (True = kept), or their indices."""
-        removed = self.removed_layers(n_remove)
-        support = np.ones(self.n_layers_in_, dtype=bool)
-        support[removed] = False
-        return np.flatnonzero(support) if indices else support
+    def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
+        """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
+
+        Read from the fitted surrogate; no model is run. NaN for protected layers.
+        """
+        check_is_fitted(self)
+        rng = random_generator(self.random_state)
+        return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
+
+    def _further_game(self, model: nn.Module, part: Calibration) -> LayerGame:
+        """The game on further calibration data, which has a ledger of its own."""
+        ledger = None if self.ledger is None else f"{os.fspath(self.ledger)}.{part.digest[:8]}"
+        return self._game(model, part, None, ledger)
+
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any, ledger: Any) -> LayerGame:
+        return LayerGame(
+            model,
+            calib_data,
+            utility=self.utility,
+            layers=self.layers,
+            granularity=self.granularity,
+            tokenizer=tokenizer,
+            ledger=ledger,
+            batch_tokens=self.batch_tokens,
+            memory_budget=self.memory_budget,
+            verbose=self.verbose,
+        )
+
+    def _players(self, model: nn.Module) -> Players:
+        return find_players(model, self.layers, self.granularity)
+
+    def _choose(self, n_remove: int) -> IntArray:
+        selector = SurrogateSearch() if self.selector is None else self.selector
+        chosen = selector.select(self._evidence(), n_remove)
+        # A selector of the user's need not know which sets a hybrid model can't lose.
+        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
+
+    def _evidence(self) -> SelectionEvidence:
+        finite = np.isfinite(self.scores_)
+        return SelectionEvidence(
+            self.contributions_,
+            self.removable_,
+            self.surrogate_,
+            self.masks_[finite],
+            self.scores_[finite],
+            self.keep_one_of_,
+            self.final_masks_,
+        )
 
     @property
     def report_(self) -> PruningReport:
         """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
         check_is_fitted(self)
         return PruningReport.from_estimator(self)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
-        tags.no_validation = True
-        return tags

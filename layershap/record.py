@@ -5,6 +5,8 @@ Shapes: M masks evaluated, N masks asked for, P players (removable layers), L la
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from layershap.ledger import mask_key
@@ -22,11 +24,24 @@ class RecordedGame:
         The players.
     max_masks : int
         Distinct masks that may be evaluated.
+    keep_one_of : sequence of sequences of int
+        Groups of layers of which one must stay (`layershap.surgery.keep_one_of`).
+    max_layer_runs : float, optional
+        Layer runs that may be spent; `n_left` keeps within it, and it needs a game that counts its `layer_runs`.
     """
 
-    def __init__(self, game: Game, removable: MaskArray, max_masks: int) -> None:
+    def __init__(
+        self,
+        game: Game,
+        removable: MaskArray,
+        max_masks: int,
+        keep_one_of: Sequence[Sequence[int]] = (),
+        max_layer_runs: float | None = None,
+    ) -> None:
         self._game = game
         self._removable = removable
+        self._groups = [np.isin(np.arange(len(removable)), group) for group in keep_one_of]
+        self._max_layer_runs = max_layer_runs
         self.max_masks = max_masks
         self._row: dict[bytes, int] = {}
         self.masks: MaskArray = np.empty((0, self.n_players), dtype=bool)
@@ -39,8 +54,17 @@ class RecordedGame:
 
     @property
     def n_left(self) -> int:
-        """New masks that may still be evaluated."""
-        return self.max_masks - len(self.masks)
+        """New masks that may still be evaluated, whatever they share."""
+        left = self.max_masks - len(self.masks)
+        if self._max_layer_runs is None:
+            return left
+        affordable = (self._max_layer_runs - getattr(self._game, "layer_runs", 0)) // len(self._removable)
+        return max(0, min(left, int(affordable)))
+
+    def allowed(self, masks_NP: MaskArray) -> MaskArray:
+        """Whether the model can lose these sets [N]: it keeps at least one layer, and one of each group."""
+        full_NL = self.widened(masks_NP)
+        return np.all([full_NL.any(axis=1), *(full_NL[:, group_L].any(axis=1) for group_L in self._groups)], axis=0)
 
     def __call__(self, masks: MaskArray) -> FloatArray:
         """Scores [N] of masks [N, P].
@@ -54,9 +78,9 @@ class RecordedGame:
         if masks_NP.ndim != 2 or masks_NP.shape[1] != self.n_players or masks_NP.dtype != np.bool_:
             raise ValueError(f"masks must be booleans [N, {self.n_players}], got {masks_NP.dtype} {masks_NP.shape}")
         new = {mask_key(mask): mask for mask in masks_NP if mask_key(mask) not in self._row}
-        if len(new) > self.n_left:
+        if len(new) > self.max_masks - len(self.masks):
             raise ValueError(
-                f"{len(new)} new masks were asked for and {self.n_left} of {self.max_masks} are left; a selector must "
+                f"{len(new)} new masks were asked for, after {len(self.masks)} of {self.max_masks}; a selector must "
                 "keep within game.n_left"
             )
         if new:

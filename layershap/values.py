@@ -1,6 +1,6 @@
 """From evaluated masks to a surrogate, its quality on held-out masks, and the layers' values.
 
-Shapes: M masks, L layers (here the removable ones), G folds.
+Shapes: M masks, L layers (here the removable ones), G folds, B resamples of the calibration sequences.
 """
 
 from __future__ import annotations
@@ -11,25 +11,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
 
+from layershap.evaluation import check_n_remove
 from layershap.exceptions import SurrogateQualityWarning
-from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, Surrogate
-from layershap.shapley import permutation, stratified_marginals
+from layershap.heldout import HeldOut, choose_surrogate, held_out
+from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
+from layershap.shapley import permutation, strata_around, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate
 
 Weights = Literal["strata", "shapley"]
 
-_FOLDS = 5
 _POOR_R2 = 0.5
 _N_PERMUTATIONS = 2000
 
 
 @dataclass(frozen=True)
 class SurrogateFit:
-    """A surrogate fitted on all masks, with what cross-validation says of it.
+    """A surrogate fitted on all masks, with what cross-validation and a bootstrap say of it.
 
     Attributes
     ----------
@@ -37,26 +35,48 @@ class SurrogateFit:
         Fitted on all M masks.
     values : ndarray [L]
         Read from it.
-    standard_errors : ndarray [L]
+    mask_errors : ndarray [L]
         Delete-a-group jackknife over the folds: how much the values depend on which masks were drawn.
-    held_out_r2, held_out_spearman : float
-        Of predictions for masks that the predicting surrogate had not seen.
-    predictions : ndarray [M]
-        Those predictions.
+    calibration_errors : ndarray [L]
+        Bootstrap over the calibration sequences: how much they depend on the text. NaN where that is unknown.
+    resampled_values : ndarray [B, L]
+        The values on each resample, behind the calibration errors.
+    held_out : HeldOut
+        Quality of predictions for unseen masks.
+    choice : dict of str to float
+        Held-out R2 of the candidates, if the surrogate was chosen among several.
     """
 
     surrogate: Surrogate
     values: FloatArray
-    standard_errors: FloatArray
-    held_out_r2: float
-    held_out_spearman: float
-    predictions: FloatArray
+    mask_errors: FloatArray
+    calibration_errors: FloatArray
+    resampled_values: FloatArray
+    held_out: HeldOut
+    choice: dict[str, float]
+
+    @property
+    def standard_errors(self) -> FloatArray:
+        """Both errors together [L]; the calibration's counts where it is known."""
+        return np.sqrt(self.mask_errors**2 + np.nan_to_num(self.calibration_errors) ** 2)
+
+    def diagnostics(self) -> dict[str, Any]:
+        """The surrogate's quality and the errors of the values, for ``diagnostics_``."""
+        return {
+            "held_out_r2": self.held_out.r2,
+            "held_out_spearman": self.held_out.spearman,
+            "held_out_strata": self.held_out.strata,
+            "surrogate_choice": self.choice,
+            "mask_errors": self.mask_errors,
+            "calibration_errors": self.calibration_errors,
+        }
 
 
 def fit_surrogate(
-    surrogate: Surrogate,
+    surrogate: Surrogate | Literal["auto"],
     masks_ML: MaskArray,
     scores_M: FloatArray,
+    resampled_BM: FloatArray,
     *,
     weights: Weights,
     strata: Sequence[int],
@@ -67,10 +87,12 @@ def fit_surrogate(
 
     Parameters
     ----------
-    surrogate : Surrogate
-        Cloned, never changed.
+    surrogate : Surrogate or 'auto'
+        Cloned, never changed. 'auto' chooses by cross-validation (`choose_surrogate`).
     masks_ML, scores_M : ndarray [M, L], [M]
         Finite scores only.
+    resampled_BM : ndarray [B, M]
+        The scores on resampled calibration sequences; B = 0 if they can't be had.
     weights : {'strata', 'shapley'}
         Marginal contributions averaged over the strata's sizes (the paper), or over all sizes with Shapley's weights.
     strata : sequence of int
@@ -86,38 +108,35 @@ def fit_surrogate(
         Held-out R2 below 0.5.
     """
     seed = int(rng.integers(2**31))
-
-    def fitted(rows: Any) -> Surrogate:
-        fresh = fresh_surrogate(surrogate, seed)
-        fresh.fit(masks_ML[rows], scores_M[rows])
-        return fresh
+    n_layers = masks_ML.shape[1]
+    choice: dict[str, float] = {}
+    if isinstance(surrogate, str):
+        surrogate, choice = choose_surrogate(masks_ML, scores_M, seed)
 
     def values_of(model: Surrogate) -> FloatArray:
         # The same draws for every fold, so that their spread is not the sampling's.
-        return surrogate_values(model, masks_ML.shape[1], weights, strata, n_marginals, np.random.default_rng(seed))
+        return surrogate_values(model, n_layers, weights, strata, n_marginals, np.random.default_rng(seed))
 
-    predictions = np.empty(len(scores_M))
-    fold_values = []
-    for train, test in KFold(min(_FOLDS, len(scores_M)), shuffle=True, random_state=seed).split(masks_ML):
-        model = fitted(train)
-        predictions[test] = model.predict(masks_ML[test])
-        fold_values.append(values_of(model))
-    values_GL = np.array(fold_values)
-    n_folds = len(values_GL)
-    jackknife = np.sqrt((n_folds - 1) / n_folds * ((values_GL - values_GL.mean(axis=0)) ** 2).sum(axis=0))
-    constant = float(np.ptp(scores_M)) == 0.0 or float(np.ptp(predictions)) == 0.0
-    r2 = float(r2_score(scores_M, predictions)) if np.ptp(scores_M) > 0 else float("nan")
-    spearman = float("nan") if constant else float(spearmanr(scores_M, predictions).statistic)
-    if not r2 >= _POOR_R2:
+    quality = held_out(surrogate, masks_ML, scores_M, seed)
+    if not quality.r2 >= _POOR_R2:
         warnings.warn(
-            f"the surrogate predicts held-out masks poorly (R2 {r2:.2f} on {len(scores_M)} masks), so the values read "
-            "from it can't be trusted. Raise n_masks, or use another surrogate (PairwiseRidge needs far fewer masks "
-            "than PaperMLP).",
+            f"the surrogate predicts held-out masks poorly (R2 {quality.r2:.2f} on {len(scores_M)} masks), so the "
+            "values read from it can't be trusted. Raise n_masks, or use another surrogate (PairwiseRidge needs far "
+            "fewer masks than PaperMLP).",
             SurrogateQualityWarning,
             stacklevel=3,
         )
-    final = fitted(slice(None))
-    return SurrogateFit(final, values_of(final), jackknife, r2, spearman, predictions)
+    values_GL = np.array([values_of(model) for model in quality.surrogates])
+    n_folds = len(values_GL)
+    jackknife = np.sqrt((n_folds - 1) / n_folds * ((values_GL - values_GL.mean(axis=0)) ** 2).sum(axis=0))
+    final: Surrogate = fresh_surrogate(surrogate, seed)
+    final.fit(masks_ML, scores_M)
+    resampled_BL = np.empty((0, n_layers))
+    calibration = np.full(n_layers, np.nan)
+    if len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
+        resampled_BL = final.refitted_values(masks_ML, resampled_BM, strata if weights == "strata" else None)
+        calibration = resampled_BL.std(axis=0, ddof=1)
+    return SurrogateFit(final, values_of(final), jackknife, calibration, resampled_BL, quality, choice)
 
 
 def surrogate_values(
@@ -134,3 +153,20 @@ def surrogate_values(
     if weights == "strata":
         return stratified_marginals(surrogate.predict, n_layers, strata, n_marginals, rng).values
     return permutation(surrogate.predict, _N_PERMUTATIONS, rng=rng, n_players=n_layers).values
+
+
+def values_around(
+    surrogate: Surrogate,
+    removable: MaskArray,
+    n_remove: int,
+    width: int,
+    n_marginals: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Values [L] over the sizes within `width` of `n_remove` removed layers; NaN for protected ones."""
+    count = check_n_remove(n_remove, removable)
+    n_players = int(removable.sum())
+    strata = strata_around(n_players, min(count, n_players - 1), width)
+    values = np.full(len(removable), np.nan)
+    values[removable] = surrogate_values(surrogate, n_players, "strata", strata, n_marginals, rng)
+    return values

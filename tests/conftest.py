@@ -40,3 +40,31 @@ def stories():
 @pytest.fixture(scope="session")
 def stories_calibration(stories):
     return Calibration.from_texts([STORY * 8], stories[1], seq_len=48, n_sequences=6, bos="sequence")
+
+
+_rows: dict[str, str] = {}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--architecture-page", action="store_true", help="write docs/architectures.md from the whole matrix"
+    )
+
+
+def pytest_runtest_logreport(report):
+    """Rows of the architecture matrix, from this process or from the workers."""
+    if report.when == "call":
+        _rows.update((report.nodeid, value) for name, value in report.user_properties if name == "architecture_row")
+
+
+def pytest_unconfigure(config):
+    """The matrix's counts, in the last lines."""
+    if not _rows or hasattr(config, "workerinput"):
+        return
+    from .architectures.summary import PAGE, counts, page, row_from_text
+
+    rows = sorted((row_from_text(text) for text in _rows.values()), key=lambda row: row.model_type)
+    print("\nArchitectures (types of transformers, each removable layer removed alone):")
+    print("\n".join(f"{count:4d}  {name}" for name, count in counts(rows).items()))
+    if config.getoption("--architecture-page"):
+        PAGE.write_text(page(rows), encoding="utf-8")

@@ -211,3 +211,17 @@ def test_module_and_interrupt(folder):
     found = json.loads(finished.stdout)["report"]
     assert found["cost"]["n_evaluated"] + paid == ledger.read_bytes().count(b"\n") - 1
     assert np.isfinite([layer["contribution"] for layer in found["layers"]]).all()
+
+
+def test_baselines_are_compared_on_the_protocols_text(folder, stories, capsys):
+    picture = folder / "baselines.png"
+    arguments = ["--text", str(folder / "calibration.txt"), "--eval-text", str(folder / "held-out.jsonl")]
+    arguments += ["--n-remove", "1", "2", "--methods", "layershap", "shortgpt", "last", *FIT[:4]]
+    assert main(["baselines", str(STORIES), *arguments, "--picture", str(picture), "--format", "json"]) == 0
+    data = read_json(capsys)
+    records = {(record["method"], record["n_remove"]): record for record in data["records"]}
+    assert {method for method, _ in records} == {"", "layershap", "shortgpt", "last"}
+    assert records["last", 2]["layers"] == [3, 4]
+    dense = evaluate(*stories, texts=[STORY * 3] * 4)["text", "perplexity"].value
+    assert records["", 0]["perplexity"] == pytest.approx(dense, rel=1e-6)
+    assert picture.stat().st_size > 5000

@@ -41,9 +41,7 @@ def table(stories, stories_calibration, held_out):
 def perplexity(model, calibration):
     with torch.no_grad():
         logits = model(calibration.ids_ST, use_cache=False).logits[:, :-1]
-    return math.exp(
-        float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), calibration.ids_ST[:, 1:].flatten()))
-    )
+    return math.exp(float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), calibration.ids_ST[:, 1:].flatten())))
 
 
 def test_perplexities_are_those_of_the_physically_pruned_models(table, stories, held_out):

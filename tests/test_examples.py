@@ -9,7 +9,16 @@ import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-TESTED = {"quickstart.py", "context_dependence.py", "state_space.py"}
+TESTED = {
+    "quickstart.py",
+    "context_dependence.py",
+    "state_space.py",
+    # tests/test_composition.py
+    "prune_then_quantise.py",
+    "quantise_then_prune.py",
+    "prune_then_heal.py",
+    "prune_twice.py",
+}
 
 
 def run(name: str, *arguments: object) -> str:
@@ -50,7 +59,7 @@ def test_context_dependence_knows_the_optimum(tmp_path):
 
 
 def test_state_space_models_lose_their_least_valuable_layers():
-    output = run("state_space.py")
+    output = run("state_space.py", 50)
     assert "rwkv: pre_ln" in output
     whole = [float(value) for value in re.findall(r"the whole model's: ([\d.]+)", output)]
     rows = re.findall(r"^ +([123]) +([\d.]+) +([\d.]+) +\[", output, flags=re.MULTILINE)

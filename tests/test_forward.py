@@ -9,6 +9,7 @@ from accelerate import cpu_offload
 from torch import nn
 
 from layershap import Calibration, LayerGame, UnsupportedModelError, find_layers, remove_layers, skip_layers
+from layershap.calibration import IGNORE
 from layershap.datasets import tiny_random
 from layershap.forward.engine import Engine
 from layershap.forward.plain import PlainForward
@@ -247,9 +248,7 @@ def test_evaluation_mode_is_for_the_time_of_the_game_only(stories_calibration):
 def test_encoder_only_and_other_models_are_refused():
     from transformers import BertConfig, BertForMaskedLM, BertModel, T5Config, T5ForConditionalGeneration
 
-    config = BertConfig(
-        vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32
-    )
+    config = BertConfig(vocab_size=64, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32)
     with pytest.raises(UnsupportedModelError, match="not causal"):
         find_layers(BertForMaskedLM(config))
     with pytest.raises(UnsupportedModelError, match="logits"):
@@ -278,3 +277,28 @@ def test_encoder_only_and_other_models_are_refused():
 def test_bad_layer_indices(stories, layers, error):
     with pytest.raises(error, match="layer"), skip_layers(stories[0], layers):
         pass
+
+
+def test_sequences_of_any_length_in_blocks_cut_to_what_is_scored(stories):
+    """Sorted by length, cut after the last scored token and with the head on scored tokens only: the same sums."""
+    model, _ = stories
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length, context in ((9, 0), (30, 25), (4, 2), (30, 3), (17, 16), (12, 1)):
+        ids = torch.randint(3, 500, (length,), generator=generator)
+        labels = ids.clone()
+        labels[:context] = IGNORE
+        rows.append((ids, labels))
+    rows[3][1][20:] = IGNORE  # what follows the last scored token can't change it
+    masks = distinct(some_masks(5))
+    engine = engine_for(model, Calibration.from_rows(rows, {}), ("nll", "kl", "hits"), batch_tokens=40)
+    assert [tuple(block.ids_BT.shape) for block in engine.tokens.blocks] == [(1, 30), (2, 20), (3, 12)]
+    assert engine.tokens.n_tokens == 106
+    found = fused(engine, masks)
+    one_by_one = plain(engine, masks)
+    for column, (ids, labels) in enumerate(rows):
+        alone = engine_for(model, Calibration(ids[None], labels[None]), ("nll", "kl", "hits"))
+        single = fused(alone, masks)
+        for name in ("nll", "kl", "hits"):
+            assert found[name][:, column] == pytest.approx(single[name][:, 0], abs=1e-4)
+            assert one_by_one[name][:, engine.tokens.place_S[column]] == pytest.approx(single[name][:, 0], abs=1e-4)

@@ -44,6 +44,9 @@ def test_values_and_sets_are_the_estimators(fitted, report):
     assert report.removals
     for removal in report.removals:
         assert list(removal.layers) == fitted.removed_layers(removal.n_remove)
+        assert list(removal.probabilities) == [
+            fitted.removal_probabilities_[removal.n_remove - 1, layer] for layer in removal.layers
+        ]
     assert report.fit.settings["random_state"] == "0"
     assert report.environment.versions["torch"] == torch.__version__
 

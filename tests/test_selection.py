@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layershap import Greedy, LayerGame, PairwiseRidge, SurrogateSearch, shapley
+from layershap import Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
 from layershap.record import RecordedGame
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
@@ -117,3 +117,30 @@ def test_the_surrogates_best_sets_are_found_by_beam_and_swaps_as_by_enumeration(
     monkeypatch.setattr("layershap.selection.neighbourhoods.EXHAUSTIVE_SETS", 0)
     beam = best_predicted(predict, free, 7, 16)
     assert [beam[n][0].tolist() for n in exact] == [exact[n][0].tolist() for n in exact]
+
+
+def test_never_worse_than_greedy_on_a_trained_model_at_no_more_masks(gpt2, gpt2_calibration, tmp_path):
+    ledger = tmp_path / "scores.jsonl"
+    pruner = LayerPruner(random_state=0, ledger=ledger).fit(gpt2[0], gpt2_calibration)
+    greedy = LayerPruner(selector=Greedy(), random_state=0, ledger=ledger).fit(gpt2[0], gpt2_calibration)
+    with LayerGame(gpt2[0], gpt2_calibration, ledger=ledger) as game:
+        for n_remove in range(1, 9):
+            found, path = game(np.array([pruner.get_support(n_remove), greedy.get_support(n_remove)]))
+            assert found >= path
+        assert game.n_evaluated == 0
+
+
+def test_the_known_optimum_of_a_trained_model_at_a_fraction_of_its_masks(gpt2, gpt2_calibration):
+    """Seven players of the bundled model: the four ends stay, one layer between them too; all 128 values are known."""
+    protect = [0, 1, 6, 10, 11]
+    players = np.setdiff1d(np.arange(12), protect)
+    masks = np.ones((2**7, 12), dtype=bool)
+    masks[:, players] = shapley.all_masks(7)
+    with LayerGame(gpt2[0], gpt2_calibration) as game:
+        scores = game(masks)
+        removed = (~masks).sum(axis=1)
+        pruner = LayerPruner(protect=protect, n_masks=64, max_remove=5, random_state=0).fit(gpt2[0], gpt2_calibration)
+        for n_remove in range(1, 6):
+            found = game(pruner.get_support(n_remove)[None])[0]
+            assert found == pytest.approx(scores[removed == n_remove].max(), abs=1e-6)
+    assert pruner.diagnostics_["n_evaluated"] <= 65

@@ -99,9 +99,87 @@ def test_removal_order_breaks_ties_by_index_and_puts_protected_layers_last():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="2\\^20"):
-        shapley.exact(lambda m: np.zeros(len(m)), 21)
+    with pytest.raises(ValueError, match="2\\^16"):
+        shapley.exact(lambda m: np.zeros(len(m)), 17)
     with pytest.raises(ValueError, match="no finite score"):
         shapley.exact(lambda m: np.full(len(m), np.nan), 3)
     with pytest.raises(ValueError, match="n_players"):
         shapley.exact(lambda m: np.zeros(len(m)))
+
+
+def test_max_players_is_a_choice():
+    assert shapley.exact(lambda m: m.sum(axis=1).astype(float), 3, max_players=3) == pytest.approx([1, 1, 1])
+    with pytest.raises(ValueError, match="raise max_players"):
+        shapley.exact(lambda m: np.zeros(len(m)), 3, max_players=2)
+
+
+def test_kernel_regression_agrees_within_its_error_and_is_efficient():
+    game = random_game(7, seed=1)
+    found = shapley.kernel(game, 6000, rng=np.random.default_rng(0), n_players=7)
+    exact = shapley.exact(game, 7)
+    assert (np.abs(found.values - exact) < 5 * found.standard_errors).all()
+    assert (found.standard_errors < 0.1).all()
+    assert found.values.sum() == pytest.approx(exact.sum(), abs=1e-9)
+
+
+def test_kernel_regression_is_exact_for_an_additive_game():
+    weights = np.arange(1.0, 6.0)
+    found = shapley.kernel(lambda m: m @ weights, 40, rng=np.random.default_rng(0), n_players=5)
+    assert found.values == pytest.approx(weights, abs=1e-9)
+    assert found.standard_errors == pytest.approx(np.zeros(5), abs=1e-9)
+
+
+@pytest.mark.parametrize("index", ["k-SII", "STII", "FSII"])
+def test_interactions_are_shapiqs(index):
+    exact_computer = pytest.importorskip("shapiq.game_theory.exact").ExactComputer
+    game, n = random_game(6, seed=2), 6
+    theirs = exact_computer(n_players=n, game=lambda masks: game(np.asarray(masks, dtype=bool)))(index, 2)
+    ours = shapley.interactions(game, n, index=index)
+    # shapiq solves for Faith-Shap by least squares, with large weights in place of its two constraints.
+    for i in range(n):
+        assert ours.main[i] == pytest.approx(theirs[(i,)], abs=1e-7)
+        for j in range(i + 1, n):
+            assert ours.pairs[i, j] == ours.pairs[j, i] == pytest.approx(theirs[(i, j)], abs=1e-7)
+
+
+@pytest.mark.parametrize("index", ["k-SII", "STII", "FSII"])
+def test_interactions_sum_to_the_grand_coalition(index):
+    game = random_game(6, seed=3)
+    found = shapley.interactions(game, 6, index=index)
+    ends = game(np.array([[False] * 6, [True] * 6]))
+    assert found.main.sum() + found.pairs.sum() / 2 == pytest.approx(ends[1] - ends[0], abs=1e-10)
+    assert (np.diag(found.pairs) == 0).all()
+
+
+def test_interactions_of_the_glove_game():
+    """The two right gloves stand in for each other; each needs the left one."""
+    pairs = shapley.interactions(glove, 3, index="STII").pairs
+    assert pairs[0, 1] == pairs[0, 2] == pytest.approx(2 / 3)
+    assert pairs[1, 2] == pytest.approx(-1 / 3)
+
+
+def test_sampled_interactions_agree_within_their_error():
+    game, n = random_game(6, seed=4), 6
+    found = shapley.sampled_interactions(game, 3000, rng=np.random.default_rng(0), n_players=n)
+    exact = shapley.interactions(game, n, index="STII")
+    off = ~np.eye(n, dtype=bool)
+    assert (np.abs(found.pairs - exact.pairs)[off] < 4.5 * found.pair_errors[off]).all()
+    assert found.pair_errors.max() < 0.1
+    assert found.main == pytest.approx(exact.main, abs=1e-12)
+
+
+def test_strata_around_one_depth():
+    assert shapley.strata_around(12, 4) == [7, 8, 9]
+    assert shapley.strata_around(12, 1) == [10, 11]
+    assert shapley.strata_around(12, 11, width=2) == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"\[1, 11\]"):
+        shapley.strata_around(12, 12)
+
+
+def test_interaction_errors():
+    with pytest.raises(ValueError, match="index must be"):
+        shapley.interactions(glove, 3, index="SII")
+    with pytest.raises(ValueError, match="at least 2 L = 6"):
+        shapley.kernel(glove, 5, rng=np.random.default_rng(0), n_players=3)
+    with pytest.raises(ValueError, match="at least 2 players"):
+        shapley.kernel(glove, 5, rng=np.random.default_rng(0), n_players=1)

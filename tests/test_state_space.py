@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from layershap import LayerGame, LayerPruner, load_pruned, save_pruned, skip_layers
-from layershap.exceptions import CheckpointWarning
+from layershap import LayerGame, LayerPruner, ShapleyRanking, load_pruned, save_pruned, skip_layers
+from layershap.baselines import LastLayers
+from layershap.exceptions import CheckpointWarning, SurrogateQualityWarning
 from layershap.selection.validity import with_one_kept
 from layershap.surgery import remove_layers
 from layershap.utilities import NegativeLogLikelihood
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::layershap.exceptions.SurrogateQ
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_fit_transform_generate_reload(model_type, tmp_path):
     model = build(model_type)
-    pruner = LayerPruner(n_masks=12, random_state=0, utility=NegativeLogLikelihood()).fit(model, token_ids(tokens=10))
+    pruner = LayerPruner(n_masks=16, max_remove=2, random_state=0).fit(model, token_ids(tokens=10))
     if model_type == "rwkv":
         assert not pruner.removable_[0]
     removed = pruner.removed_layers(2)
@@ -75,8 +76,31 @@ def test_a_hybrid_keeps_an_attention_layer_whatever_was_chosen(model_type):
                 assert torch.isfinite(logits(remove_layers(model, removed))).all()
 
 
+def test_baselines_keep_an_attention_layer_too():
+    model = build("lfm2")
+    baseline = LastLayers().fit(model)
+    assert baseline.removed_layers(4) == [2, 3, 4, 5]
+    assert baseline.removed_layers(5) == [0, 2, 3, 4, 5]
+    assert len(baseline.transform(model, n_remove=5).model.layers) == 1
+
+
 def test_more_than_the_groups_allow_cannot_be_removed():
     values, removable = np.arange(4.0), np.array([True, True, True, False])
     assert list(with_one_kept([0, 1], [(0, 1)], values, removable)) == [0, 2]
     with pytest.raises(ValueError, match="at most 2 can"):
         with_one_kept([0, 1, 2], [(0, 1)], values, removable)
+
+
+@pytest.mark.parametrize("selector", [None, ShapleyRanking()])
+def test_the_pruner_never_chooses_what_surgery_refuses(selector):
+    model = build("lfm2")
+    with torch.no_grad():
+        for index in ATTENTION["lfm2"]:
+            model.model.layers[index].self_attn.out_proj.weight.zero_()
+            model.model.layers[index].feed_forward.w2.weight.zero_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateQualityWarning)
+        pruner = LayerPruner(selector=selector, max_remove=5, random_state=0, utility=NegativeLogLikelihood())
+        pruner.fit(model, token_ids())
+    for n_remove in range(1, 6):
+        assert len(pruner.transform(model, n_remove=n_remove).model.layers) == 6 - n_remove

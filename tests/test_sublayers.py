@@ -13,6 +13,7 @@ from torch import nn
 
 from layershap import (
     LayerGame,
+    LayerPruner,
     find_layers,
     find_sublayers,
     remove_layers,
@@ -22,7 +23,12 @@ from layershap import (
     skip_sublayers,
 )
 from layershap.checkpoint import load_pruned, save_pruned
-from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, UnsupportedModelError
+from layershap.exceptions import (
+    CheckpointWarning,
+    LayerNotRemovableError,
+    LedgerMismatchError,
+    UnsupportedModelError,
+)
 from layershap.inspection import inspect
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.utilities import NegativeLogLikelihood
@@ -165,6 +171,28 @@ def test_exact_shapley_values_of_ten_sublayers(stories_calibration):
         assert np.allclose(layers(kept), [table[tuple(np.repeat(mask, 2))] for mask in kept], rtol=0, atol=1e-6)
 
 
+def test_the_pruner_from_values_to_a_checkpoint(stories_calibration, tmp_path):
+    model = stories()
+    pruner = LayerPruner(granularity="sublayer", random_state=0, protect=[-1], max_remove=8)
+    pruner.fit(model, stories_calibration)
+    assert pruner.contributions_.shape == (10,)
+    assert not pruner.removable_[9]
+    removed = pruner.removed_layers(3)
+    with skip_sublayers(model, removed):
+        expected = logits(model)
+    small = pruner.transform(model, n_remove=3)
+    assert torch.equal(logits(small), expected)
+    assert torch.equal(logits(load_pruned(save_pruned(small, tmp_path))), expected)
+    for n_remove in range(1, 9):  # never all mixers
+        pruner.transform(model, n_remove=n_remove)
+    report = pruner.report_
+    assert [layer.mixer == "none" for layer in report.layers] == [False, True] * 5
+    assert report.removal(3).layers == tuple(removed)
+    assert report.removal(3).n_parameters == small.num_parameters()
+    with pytest.raises(ValueError, match="fitted on a model of 10 sublayers"):
+        pruner.transform(small, n_remove=1)
+
+
 @pytest.mark.parametrize(
     ("model_type", "reason"),
     [
@@ -223,3 +251,11 @@ def test_inspect_sees_what_is_gone():
         found = inspect(remove_sublayers(stories(), [0, 3]))
     assert [layer.mixer == "none" for layer in found.layers] == [True, False, False, False, False]
     assert [layer.feed_forward for layer in found.layers] == ["mlp", "none", "mlp", "mlp", "mlp"]
+
+
+def test_a_ledger_of_layers_is_not_taken_for_one_of_sublayers(stories_calibration, tmp_path):
+    model = stories()
+    with LayerGame(model, stories_calibration, ledger=tmp_path / "ledger") as game:
+        game(np.ones((1, 5), dtype=bool))
+    with pytest.raises(LedgerMismatchError, match="granularity"):
+        LayerGame(model, stories_calibration, ledger=tmp_path / "ledger", granularity="sublayer")

@@ -69,6 +69,9 @@ def test_the_text_tower_of_a_vision_language_model_is_pruned_and_the_rest_left_a
     assert find_layers(model).path == "model.language_model.layers"
     assert pruned.config.text_config.num_hidden_layers == 3
     assert pruned.config.vision_config.num_hidden_layers == 4
+    with LayerGame(model, token_ids()) as game:
+        assert game.n_players == 4
+        assert game([[True] * 4])[0] == pytest.approx(1.0)
     vision = {name: tensor for name, tensor in state(model).items() if "vision" in name or "projector" in name}
     assert vision
     assert all(torch.equal(pruned.state_dict()[name], tensor) for name, tensor in vision.items())

@@ -43,15 +43,15 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
     diagnostics_ : dict
         ``n_evaluated`` (0), ``layer_runs``, ``seconds``.
 
+    Notes
+    -----
+    For comparison: the result computes, trains and saves like any module, but no transformers config can express it.
+
     References
     ----------
     Ashkboos et al., SliceGPT: Compress Large Language Models by Deleting Rows and Columns, ICLR 2024, arXiv 2401.15024.
     Departure: all directions come from one pass of the whole model, where the authors let each slice see the errors of
     those before it; so one fit serves every width. Tied embeddings are untied, as there, and counted twice.
-
-    Notes
-    -----
-    For comparison: the result computes, trains and saves like any module, but no transformers config can express it.
     """
 
     def __init__(self, n_remove: int | None = None) -> None:

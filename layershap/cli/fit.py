@@ -6,9 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from layershap.calibration import Calibration
 from layershap.cli.answer import Answer
-from layershap.cli.inputs import add_model_options, load_model, read_texts
+from layershap.cli.inputs import add_calibration_options, add_model_options, load_model, read_calibration
 from layershap.pruner import LayerPruner
 from layershap.utilities import KLDivergence, NegativeLogLikelihood, PerplexityRatio
 
@@ -30,14 +29,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled'")
-    parser.add_argument(
-        "--text", nargs="+", type=Path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
-    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the report and the ledger")
     parser.add_argument(
         "--method", choices=("default", "paper"), default="default", help="'paper': arXiv 2602.07804 to the letter"
     )
     parser.add_argument("--n-masks", type=int, metavar="M", help="masks to evaluate (default: the method's)")
+    parser.add_argument(
+        "--max-remove", type=int, metavar="N", help="the most layers to look for (default: two thirds of them)"
+    )
     parser.add_argument(
         "--utility",
         choices=sorted(_UTILITIES),
@@ -45,26 +44,15 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="what a score is (default: perplexity-ratio)",
     )
     parser.add_argument("--protect", nargs="+", type=int, default=[], metavar="LAYER", help="layers never removed")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    text = parser.add_argument_group("calibration text")
-    text.add_argument("--seq-len", type=int, default=128, metavar="T", help="tokens per sequence (default: 128)")
-    text.add_argument(
-        "--n-sequences", type=int, default=10, metavar="S", help="sequences, at even distances (default: 10)"
-    )
-    text.add_argument(
-        "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
-    )
+    add_calibration_options(parser)
     add_model_options(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Fit and write the report."""
-    texts = read_texts(arguments.text)
     model, tokenizer = load_model(arguments.model, arguments)
-    calibration = Calibration.from_texts(
-        texts, tokenizer, seq_len=arguments.seq_len, n_sequences=arguments.n_sequences, bos=arguments.bos
-    )
+    calibration = read_calibration(arguments, tokenizer)
     pruner = LayerPruner.paper() if arguments.method == "paper" else LayerPruner()
     pruner.set_params(
         utility=_UTILITIES[arguments.utility](),
@@ -76,6 +64,8 @@ def run(arguments: argparse.Namespace) -> Answer:
     )
     if arguments.n_masks is not None:
         pruner.set_params(n_masks=arguments.n_masks)
+    if arguments.max_remove is not None:
+        pruner.set_params(max_remove=arguments.max_remove)
     report = pruner.fit(model, calibration).report_
     path = report.save(arguments.out / REPORT_FILE)
     advice = f"next: layershap prune {arguments.model} --report {path} --n-remove N --out FOLDER"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from layershap.calibration import Calibration
 from layershap.checkpoint import RECIPE_FILE, load_pruned
 from layershap.datasets import load_tiny_gpt2
 from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS
@@ -29,6 +30,33 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--layers", metavar="PATH", help="dotted path of the layer list, where it is not found by itself"
+    )
+
+
+def add_calibration_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every command that fits."""
+    group = parser.add_argument_group("calibration")
+    group.add_argument(
+        "--text", nargs="+", type=Path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
+    )
+    group.add_argument("--seq-len", type=int, default=128, metavar="T", help="tokens per sequence (default: 128)")
+    group.add_argument(
+        "--n-sequences", type=int, default=10, metavar="S", help="sequences, at even distances (default: 10)"
+    )
+    group.add_argument(
+        "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+
+
+def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibration:
+    """Calibration data, from the options of `add_calibration_options`."""
+    return Calibration.from_texts(
+        read_texts(arguments.text),
+        tokenizer,
+        seq_len=arguments.seq_len,
+        n_sequences=arguments.n_sequences,
+        bos=arguments.bos,
     )
 
 

@@ -12,11 +12,11 @@ from importlib.metadata import version
 
 import transformers
 
-from layershap.cli import evaluate, fit, prune, report
+from layershap.cli import baselines, evaluate, fit, prune, report
 from layershap.exceptions import LayerShapError
 from layershap.report.store import to_plain
 
-_COMMANDS = (fit, prune, evaluate, report)
+_COMMANDS = (fit, prune, evaluate, baselines, report)
 
 _DESCRIPTION = """\
 Prune whole layers of a causal language model by their Shapley values.

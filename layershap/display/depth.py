@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from layershap.display.axes import CYCLE, MARKERS, axes_or_new
+from layershap.extras import require
 from layershap.protocols import FloatArray, IntArray
 from layershap.report.build import score_name
 
 if TYPE_CHECKING:
+    from layershap.comparison import MethodComparison
     from layershap.game import LayerGame
     from layershap.pruner import LayerPruner
     from layershap.report import PruningReport
@@ -79,6 +81,29 @@ class DepthCurveDisplay:
         return cls(np.array([0, *counts]), curves, score_name(game.utility))
 
     @classmethod
+    def from_comparison(
+        cls, comparison: MethodComparison, task: str | None = None, ylabel: str | None = None
+    ) -> DepthCurveDisplay:
+        """Of `layershap.comparison.compare`: perplexities, or the scores of a task, of every method.
+
+        Parameters
+        ----------
+        comparison : MethodComparison
+            The methods' figures.
+        task : str, optional
+            One of its tasks; by default perplexity, on a logarithmic axis.
+        ylabel : str, optional
+            What the figure is, with its protocol.
+        """
+        whole = comparison.dense.perplexity if task is None else comparison.dense.tasks[task]
+        order = np.argsort(comparison.n_removes)
+        curves = {
+            method: np.array([whole, *np.array(comparison.curve(method, task))[order]]) for method in comparison.costs
+        }
+        counts = np.array([0, *np.array(comparison.n_removes)[order]])
+        return cls(counts, curves, ylabel or task or "perplexity", logarithmic=task is None)
+
+    @classmethod
     def from_report(cls, report: PruningReport) -> DepthCurveDisplay:
         """Of a report: predicted scores, and measured ones where the sets were evaluated; both on calibration text."""
         counts = np.array([0, *[removal.n_remove for removal in report.removals]])
@@ -101,9 +126,18 @@ class DepthCurveDisplay:
         for i, (name, values) in enumerate(self.curves.items()):
             known = np.isfinite(values)
             style = {"marker": MARKERS[i % len(MARKERS)], "color": CYCLE[i % len(CYCLE)], "markersize": 4}
-            ax.plot(self.n_removed[known], values[known], label=name, linestyle="-" if i == 0 else "--", **style)
+            # The first curve is the one that the others are compared with: whole, and on top.
+            line, order = ("-", 3) if i == 0 else ("--", 2)
+            ax.plot(self.n_removed[known], values[known], label=name, linestyle=line, zorder=order, **style)
         if self.logarithmic:
+            ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
             ax.set_yscale("log")
+            values = np.concatenate([*self.curves.values()])
+            within_a_decade = np.nanmax(values) < 10 * np.nanmin(values)
+            locator = ticker.MaxNLocator(6) if within_a_decade else ticker.LogLocator(subs=(1.0, 2.0, 5.0))
+            ax.yaxis.set_major_locator(locator)
+            ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(ticker.NullFormatter())
         ax.set(xlabel="layers removed", ylabel=self.ylabel, title="What removing layers costs")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if len(self.curves) > 1:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from layershap.forward.engine import Engine
 from layershap.forward.fused import FusedForward
+from layershap.forward.head import needs_dense
 from layershap.protocols import FloatArray, IntArray, MaskArray
 
 
@@ -107,8 +108,8 @@ def estimate_cost(engine: Engine, masks_ML: MaskArray) -> CostEstimate:
         seconds, flops = _fused_units(engine, forward) if isinstance(forward, FusedForward) else _plain_units(engine)
     fused = isinstance(forward, FusedForward)
     runs_P = plan.runs_L if fused else np.sum([sweep.masks_UL.sum(axis=0) for sweep in plan.sweeps], axis=0)
-    n_blocks = len(engine.tokens.blocks)
-    states = (plan.peak_states + ("kl" in engine.statistics)) * forward.state_bytes if fused else 0
+    n_blocks = engine.tokens.n_tokens / engine.tokens.blocks[0].ids_BT.numel()
+    states = (plan.peak_states + needs_dense(engine.statistics)) * forward.state_bytes if fused else 0
     return CostEstimate(
         n_masks=plan.n_requested,
         n_distinct=plan.n_masks,

@@ -20,6 +20,7 @@ from torch import nn
 from layershap.calibration import IGNORE, Calibration
 from layershap.forward.batching import ReplayError
 from layershap.forward.fused import FusedForward
+from layershap.forward.head import needs_dense
 from layershap.forward.plain import PlainForward
 from layershap.forward.plan import PrefixPlan, distinct, plan
 from layershap.forward.settings import EngineSettings, Progress, Tokens, any_offloaded
@@ -76,6 +77,8 @@ class Engine:
         self.model = model
         self.stack = stack
         self.statistics = statistics
+        # Hits of a few tokens can agree by chance: both forwards are compared by their NLL then.
+        self._measured = ("hits", "nll") if set(statistics) == {"hits"} else statistics
         self.settings = settings.for_model(model, stack)
         self.tokens = Tokens.of(calibration, input_device(model), settings.batch_tokens)
         self.note = ""
@@ -89,7 +92,7 @@ class Engine:
 
     def plan(self, masks_ML: MaskArray) -> PrefixPlan:
         """The sweeps that `run` takes one by one."""
-        dense_states = int("kl" in self.statistics)  # the dense model's final state waits for the head
+        dense_states = int(needs_dense(self.statistics))  # the dense model's final state waits for the head
         max_states = self.settings.memory_budget // self.forward.state_bytes - dense_states
         return plan(masks_ML, max_masks=self._sweep_masks, max_states=max_states)
 
@@ -101,7 +104,8 @@ class Engine:
         """Statistics [U, S] of distinct, sorted masks [U, L] of one sweep."""
         forward = self.forward
         with self.inference():
-            return forward.run(masks_UL, progress)
+            found = forward.run(masks_UL, progress)
+        return {name: found[name][:, self.tokens.place_S] for name in self.statistics}
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -112,7 +116,7 @@ class Engine:
     @cached_property
     def forward(self) -> FusedForward | PlainForward:
         """The forward that serves this model."""
-        plain = PlainForward(self.model, self.stack, self.tokens, self.statistics, self.settings)
+        plain = PlainForward(self.model, self.stack, self.tokens, self._measured, self.settings)
         with self.inference():
             try:
                 fused = self._fused()
@@ -123,7 +127,7 @@ class Engine:
         return plain
 
     def _fused(self) -> FusedForward:
-        fused = FusedForward(self.model, self.stack, self.tokens, self.statistics, self.settings)
+        fused = FusedForward(self.model, self.stack, self.tokens, self._measured, self.settings)
         short = self.settings.memory_budget < 2 * self._sweep_masks * fused.state_bytes
         if short and any_offloaded(self.stack) and self.tokens.ids_ST.device.type != "cpu":
             self.settings = fused.settings = self.settings.with_states_on_the_host()
@@ -142,8 +146,8 @@ class Engine:
         expected = plain.run(masks_UL, _ignore, n_blocks=1)
         half = next(iter(self.model.parameters())).dtype in (torch.float16, torch.bfloat16)
         tolerance = _TOLERANCE_HALF if half else _TOLERANCE
-        tokens_B = (self.tokens.labels_ST[self.tokens.blocks[0]] != IGNORE).sum(dim=1).cpu().numpy()
-        for name in self.statistics:
+        tokens_B = (self.tokens.blocks[0].labels_BT != IGNORE).sum(dim=1).cpu().numpy()
+        for name in self._measured:
             if name == "hits":
                 continue
             gap = np.abs(found[name] - expected[name]) / np.maximum(tokens_B, 1)

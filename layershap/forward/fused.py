@@ -14,11 +14,11 @@ import numpy as np
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
-from layershap.forward.head import sequence_sums
+from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.offload import held
 from layershap.forward.plan import Sweep, make_sweep
 from layershap.forward.replay import Replay
-from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
+from layershap.forward.settings import Block, EngineSettings, Progress, Tokens, empty_sums
 from layershap.forward.state import State
 from layershap.model_io import vocabulary_size
 from layershap.protocols import FloatArray, MaskArray, Statistic
@@ -65,12 +65,12 @@ class FusedForward:
         self.statistics = statistics
         self.settings = settings
         self._replay = Replay(model, stack, tokens.ids_ST)
-        self._captures = [self._replay.capture(tokens.ids_ST[block]) for block in tokens.blocks]
-        if "kl" not in statistics:
+        self._captures = [self._replay.capture(block.ids_BT) for block in tokens.blocks]
+        if not needs_dense(statistics):
             for capture in self._captures:
                 capture.final = None
         self.state_bytes = sum(capture.first.n_bytes for capture in self._captures)
-        self._rows = max(len(capture.ids_BT) for capture in self._captures)
+        self._block_tokens = max(block.ids_BT.numel() for block in tokens.blocks)
         self._device = tokens.ids_ST.device
         vocabulary = vocabulary_size(model) or 1
         self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary))
@@ -79,9 +79,7 @@ class FusedForward:
         """Layer runs that `run` needs for distinct, sorted masks [U, L]."""
         return make_sweep(masks_UL).layer_runs
 
-    def run(
-        self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None
-    ) -> dict[Statistic, FloatArray]:
+    def run(self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None) -> dict[Statistic, FloatArray]:
         """Statistics [U, S] of distinct, sorted masks [U, L] of one sweep, on the first blocks or all."""
         blocks = range(len(self._captures))[:n_blocks]
         states = self._final_states(make_sweep(masks_UL), blocks, progress)
@@ -100,7 +98,7 @@ class FusedForward:
     def _final_states(self, sweep: Sweep, blocks: Sequence[int], progress: Progress) -> list[list[State]]:
         # states[g][b]: distinct prefix g on block b. A skipped layer shares its parent's tensors.
         states = [[self._stored(self._captures[b].first) for b in blocks]]
-        layer_states = max(1, self.settings.batch_tokens // (self._rows * self.tokens.seq_len))
+        layer_states = max(1, self.settings.batch_tokens // self._block_tokens)
         for player, level in enumerate(sweep.levels):
             following: list[list[State]] = [states[parent] for parent in level.parent_G]
             runs = np.flatnonzero(level.runs_G)
@@ -147,7 +145,7 @@ class FusedForward:
                 rows = len(self._captures[b].ids_BT)
                 columns = slice(column, column + rows)
                 of_block = [state[position] for state in states]
-                for window in self._windows(rows):
+                for window in self._windows(self.tokens.blocks[b]):
                     self._head_on_window(head, of_block, b, window, {n: v[:, columns] for n, v in sums.items()})
                 column += rows
                 progress(self.settings.head_cost * len(states) / len(blocks))
@@ -164,7 +162,7 @@ class FusedForward:
         """Add the statistics of some tokens of a block, for all states, to `sums` [U, B]."""
         capture = self._captures[block]
         ids_BT = _cut(capture.ids_BT, window)
-        labels_BT = _cut(self.tokens.labels_ST[self.tokens.blocks[block]], window)
+        labels_BT = _cut(self.tokens.blocks[block].labels_BT, window)
         if not bool((labels_BT != IGNORE).any()):
             return
         dense = None if capture.final is None else head(_window(capture.final, window), ids_BT)
@@ -176,15 +174,16 @@ class FusedForward:
             for name, value_N in found.items():
                 sums[name][group] += value_N.view(len(parts), -1).cpu().numpy()
 
-    def _windows(self, rows: int) -> Iterator[slice | None]:
-        """Cut a block along its tokens where even one state's logits exceed a chunk; None is the whole block."""
-        length = self.tokens.seq_len
+    def _windows(self, block: Block) -> Iterator[slice | None]:
+        """The scored tokens of a block, cut where even one state's logits exceed a chunk; None is the whole block."""
+        rows, length = block.ids_BT.shape
         size = max(1, self._head_tokens // rows)
-        if size >= length or not self._replay.sliceable:
+        first = block.first_scored
+        if not self._replay.sliceable or (first == 0 and size >= length):
             yield None
             return
-        for start in range(0, length, size):
-            yield slice(start, start + size)
+        for start in range(first, length, size):
+            yield slice(start, min(start + size, length))
 
 
 def _alike(states: Sequence[State], size: int) -> Iterator[slice]:

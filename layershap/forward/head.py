@@ -28,8 +28,8 @@ def sequence_sums(
         Logits at positions t.
     labels_NT : Tensor [N, T]
         The token that follows each position, `IGNORE` where it isn't scored.
-    statistics : sequence of {'nll', 'kl', 'hits'}
-        What to compute.
+    statistics : sequence of Statistic
+        What to compute (`layershap.protocols.Statistic`).
     dense_logits_NTV : Tensor [N', T, V], optional
         The same of the model with all its layers, for 'kl'; N must be a multiple of N'.
 
@@ -39,27 +39,55 @@ def sequence_sums(
         On the logits' device.
     """
     scored_NT = labels_NT != IGNORE
-    sums: dict[Statistic, Tensor] = {}
     logits = logits_NTV.float()
-    if "nll" in statistics:
-        nll_NT = functional.cross_entropy(
-            logits.flatten(0, 1), labels_NT.flatten(), reduction="none", ignore_index=IGNORE
-        ).view(labels_NT.shape)
-        sums["nll"] = nll_NT.double().sum(dim=1)
-    if "hits" in statistics:
-        sums["hits"] = ((logits.argmax(dim=-1) == labels_NT) & scored_NT).double().sum(dim=1)
-    if "kl" in statistics:
-        if dense_logits_NTV is None:
-            raise ValueError("'kl' needs the dense model's logits")
-        log_q = functional.log_softmax(logits, dim=-1)
-        log_p = functional.log_softmax(dense_logits_NTV.float(), dim=-1)
-        repeats = log_q.shape[0] // log_p.shape[0]
-        log_q = log_q.view(repeats, *log_p.shape)
-        p = log_p.exp()
-        # Where p is 0 its term is 0, also when both logits are -inf.
-        kl_NT = torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=-1).flatten(0, 1)
-        sums["kl"] = torch.where(scored_NT, kl_NT, 0.0).double().sum(dim=1)
+    sums: dict[Statistic, Tensor] = {}
+    for name in statistics:
+        if name == "nll":
+            value_NT = functional.cross_entropy(
+                logits.flatten(0, 1), labels_NT.flatten(), reduction="none", ignore_index=IGNORE
+            ).view(labels_NT.shape)
+        elif name == "hits":
+            value_NT = logits.argmax(dim=-1) == labels_NT
+        else:
+            top_k = _top_k(name)
+            if dense_logits_NTV is None:
+                raise ValueError(f"{name!r} needs the dense model's logits")
+            value_NT = _divergence(dense_logits_NTV.float(), logits, top_k)
+        sums[name] = torch.where(scored_NT, value_NT, 0.0).double().sum(dim=1)
     return sums
+
+
+def needs_dense(statistics: Sequence[Statistic]) -> bool:
+    """Whether one of the statistics compares with the dense model's logits."""
+    return any(name.startswith("kl") for name in statistics)
+
+
+def _top_k(name: Statistic) -> int | None:
+    """The number in ``kl_top20``; None for ``kl``."""
+    if name == "kl":
+        return None
+    number = name.removeprefix("kl_top")
+    if not name.startswith("kl_top") or not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"a statistic must be 'nll', 'hits', 'kl' or 'kl_top' and a number, got {name!r}")
+    return int(number)
+
+
+def _divergence(dense_NTV: Tensor, logits_NTV: Tensor, top_k: int | None) -> Tensor:
+    """KL(dense || model) at each position [N, T], in nats; the dense logits are repeated to N rows."""
+    log_p = functional.log_softmax(dense_NTV, dim=-1)
+    log_q = functional.log_softmax(logits_NTV, dim=-1).view(-1, *log_p.shape)
+    if top_k is not None and top_k < log_p.shape[-1]:
+        kept = log_p.topk(top_k, dim=-1).indices
+        log_p, log_q = _with_rest(log_p, kept), _with_rest(log_q, kept.expand(len(log_q), *kept.shape))
+    p = log_p.exp()
+    # Where p is 0 its term is 0, also when both logits are -inf.
+    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=-1).flatten(0, 1)
+
+
+def _with_rest(log_probs: Tensor, kept: Tensor) -> Tensor:
+    """Log-probabilities of some tokens, and of all others together [..., k + 1]."""
+    rest = log_probs.scatter(-1, kept, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([log_probs.gather(-1, kept), rest], dim=-1)
 
 
 def shifted_labels(labels_ST: Tensor) -> Tensor:

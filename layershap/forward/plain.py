@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from layershap.forward.head import sequence_sums
+from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
 from layershap.model_io import token_logits
 from layershap.protocols import FloatArray, MaskArray, Statistic
@@ -47,19 +47,16 @@ class PlainForward:
         """Layer runs that `run` needs for masks [U, L]."""
         return int(masks_UL.sum())
 
-    def run(
-        self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None
-    ) -> dict[Statistic, FloatArray]:
+    def run(self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None) -> dict[Statistic, FloatArray]:
         """Statistics [U, S] of masks [U, L], on the first blocks or all."""
         blocks = self.tokens.blocks[:n_blocks]
-        sums = empty_sums(self.statistics, len(masks_UL), sum(block.stop - block.start for block in blocks))
+        sums = empty_sums(self.statistics, len(masks_UL), sum(len(block.ids_BT) for block in blocks))
         for block in blocks:
-            ids_BT, labels_BT = self.tokens.ids_ST[block], self.tokens.labels_ST[block]
-            dense_BTV = token_logits(self.model, ids_BT) if "kl" in self.statistics else None
+            dense_BTV = token_logits(self.model, block.ids_BT) if needs_dense(self.statistics) else None
             for u, mask_L in enumerate(masks_UL):
                 with self.stack.skip(np.flatnonzero(~mask_L)):
-                    logits_BTV = token_logits(self.model, ids_BT)
-                for name, value_B in sequence_sums(logits_BTV, labels_BT, self.statistics, dense_BTV).items():
-                    sums[name][u, block] = value_B.cpu().numpy()
+                    logits_BTV = token_logits(self.model, block.ids_BT)
+                for name, value_B in sequence_sums(logits_BTV, block.labels_BT, self.statistics, dense_BTV).items():
+                    sums[name][u, block.rows] = value_B.cpu().numpy()
                 progress((float(mask_L.sum()) + self.settings.head_cost) / len(blocks))
         return sums

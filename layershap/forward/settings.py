@@ -1,6 +1,6 @@
 """What the forwards share: limits resolved to numbers, and the tokens to score in blocks.
 
-Shapes: M masks, S calibration sequences, T tokens.
+Shapes: M masks, S calibration sequences, B sequences of a block, T tokens.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from layershap.calibration import Calibration
+from layershap.calibration import IGNORE, Calibration
 from layershap.forward.head import shifted_labels
 from layershap.forward.offload import is_offloaded
 from layershap.model_io import part_of
-from layershap.protocols import FloatArray, Statistic
+from layershap.protocols import FloatArray, IntArray, Statistic
 from layershap.sublayers import Players
 
 Progress = Callable[[float], None]
@@ -83,38 +82,71 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Sequences that pass through a layer in one call, cut after the last token that one of them scores.
+
+    Attributes
+    ----------
+    rows : slice
+        Which of the sequences.
+    ids_BT : Tensor [B, T]
+        Token ids.
+    labels_BT : Tensor [B, T]
+        The token that follows each position.
+    first_scored : int
+        The first position at which a sequence of the block is scored: the head can begin here.
+    """
+
+    rows: slice
+    ids_BT: Tensor
+    labels_BT: Tensor
+    first_scored: int
+
+
+@dataclass(frozen=True)
 class Tokens:
-    """Calibration tokens on the model's device, cut into blocks of sequences.
+    """Calibration tokens on the model's device, longest sequences first, cut into blocks.
 
     Attributes
     ----------
     ids_ST : Tensor [S, T]
         Token ids.
-    labels_ST : Tensor [S, T]
-        The token that follows each position.
-    blocks : sequence of slice
-        Sequences that pass through a layer in one call; a block of one state fits the token budget.
+    blocks : sequence of Block
+        A block of one state fits the token budget, unless one sequence alone exceeds it.
+    place_S : ndarray [S]
+        Where each sequence of the calibration set is among the sorted ones.
     """
 
     ids_ST: Tensor
-    labels_ST: Tensor
-    blocks: Sequence[slice]
+    blocks: Sequence[Block]
+    place_S: IntArray
 
     @classmethod
     def of(cls, calibration: Calibration, device: torch.device, batch_tokens: int) -> Tokens:
-        """Cut a calibration set into blocks."""
-        rows = max(1, batch_tokens // calibration.seq_len)
-        starts = range(0, calibration.n_sequences, rows)
-        return cls(
-            calibration.ids_ST.to(device),
-            shifted_labels(calibration.labels_ST).to(device),
-            [slice(start, min(start + rows, calibration.n_sequences)) for start in starts],
-        )
+        """Sort and cut a calibration set; sequences of one length keep their order.
 
-    @cached_property
-    def seq_len(self) -> int:
-        """T."""
-        return int(self.ids_ST.shape[1])
+        Sorting puts sequences of like length into one block, which is then cut to the longest: on multiple-choice
+        tasks two thirds of a rectangle of tokens are padding.
+        """
+        lengths_S = np.maximum(calibration.lengths_S.numpy(), 2)
+        order_S = np.argsort(-lengths_S, kind="stable")
+        ids_ST = calibration.ids_ST[order_S].to(device)
+        labels_ST = shifted_labels(calibration.labels_ST)[order_S].to(device)
+        blocks = []
+        start = 0
+        while start < len(order_S):
+            length = int(lengths_S[order_S[start]])
+            rows = slice(start, min(start + max(1, batch_tokens // length), len(order_S)))
+            labels_BT = labels_ST[rows, :length]
+            first = int((labels_BT != IGNORE).any(dim=0).int().argmax())
+            blocks.append(Block(rows, ids_ST[rows, :length], labels_BT, first))
+            start = rows.stop
+        return cls(ids_ST, blocks, np.argsort(order_S, kind="stable"))
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens of all blocks, what padding is left included."""
+        return sum(block.ids_BT.numel() for block in self.blocks)
 
 
 def any_offloaded(stack: Players) -> bool:

@@ -80,11 +80,13 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     for n_remove in range(1, pruner.max_remove_ + 1):
         layers = pruner.removed_layers(n_remove)
         mask_L = pruner.get_support(n_remove).astype(bool)
+        sure = pruner.removal_probabilities_[n_remove - 1, layers]
         freed = [pruner.inspection_.layers[layer] for layer in layers]
         records.append(
             RemovalRecord(
                 n_remove=n_remove,
                 layers=tuple(layers),
+                probabilities=None if np.isnan(sure).any() else tuple(sure.tolist()),
                 score=known.get(mask_L.tobytes()),
                 predicted_score=_predicted(pruner, mask_L),
                 n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),

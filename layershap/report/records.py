@@ -55,6 +55,9 @@ class RemovalRecord:
         Number of layers removed.
     layers : tuple of int
         Which, sorted.
+    probabilities : tuple of float, or None
+        For each of `layers`, how often it is among the n removed when the calibration sequences are resampled; None
+        where they can't be.
     score : float or None
         Of the masked model on the calibration text, where this set was among the evaluated ones.
     predicted_score : float
@@ -65,6 +68,7 @@ class RemovalRecord:
 
     n_remove: int
     layers: tuple[int, ...]
+    probabilities: tuple[float, ...] | None
     score: float | None
     predicted_score: float
     n_parameters: int

@@ -58,11 +58,15 @@ def layer_table(report: PruningReport) -> Table:
 
 
 def removal_table(report: PruningReport) -> Table:
-    """For each number of removed layers: which, what that scores, what is left."""
+    """For each number of removed layers: which, what that scores, what is left.
+
+    "least sure" is the lowest of the layers' probabilities to be removed when the calibration text is resampled.
+    """
     rows = [
         (
             removal.n_remove,
             ", ".join(map(str, removal.layers)),
+            None if removal.probabilities is None else min(removal.probabilities),
             removal.score,
             removal.predicted_score,
             removal.n_parameters,
@@ -71,7 +75,16 @@ def removal_table(report: PruningReport) -> Table:
         )
         for removal in report.removals
     ]
-    columns = ("removed", "layers", "score", "predicted score", "parameters left", "% smaller", "MiB left")
+    columns = (
+        "removed",
+        "layers",
+        "least sure",
+        "score",
+        "predicted score",
+        "parameters left",
+        "% smaller",
+        "MiB left",
+    )
     return Table("Removals, on the calibration text", columns, tuple(rows))
 
 
@@ -102,7 +115,7 @@ def speed_table(outcome: PruningOutcome) -> Table:
             rows.append(_row(f"{decode}: tokens/s", old.decode_tokens_per_second, new.decode_tokens_per_second))
     first, where = outcome.before.speed[0], outcome.environment
     title = (
-        f"Without layers {_names(outcome)}: speed on {where.device}, {where.threads} threads; medians, "
+        f"Without layers {_names(outcome)}: speed on {where.device}, threads: {where.threads}; medians, "
         f"{first.prompt_tokens} prompt tokens, {first.new_tokens} new ones"
     )
     return Table(title, _BEFORE_AFTER, tuple(rows))

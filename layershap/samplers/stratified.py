@@ -6,13 +6,12 @@ Shapes: L layers, M masks. True = layer kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import combinations
-from math import comb
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import MaskArray, Sampler
+from layershap.samplers.distinct import distinct_masks
 from layershap.shapley import sample_strata
 
 PAPER_FRACTIONS = (0.94, 0.84, 0.75, 0.66, 0.56)
@@ -77,49 +76,12 @@ class StratifiedSampler(BaseEstimator):
         first = ~np.eye(n_layers, dtype=bool)[:n_masks] if self.leave_one_out else np.empty((0, n_layers), dtype=bool)
         if self.replace:
             return np.concatenate([first, sample_strata(n_layers, sizes, n_masks - len(first), rng)])
-        return np.concatenate([first, _distinct(n_layers, sizes, n_masks - len(first), rng, first)])
+        weights = {k: float(sizes.count(k)) for k in sizes}
+        return np.concatenate([first, distinct_masks(n_layers, weights, n_masks - len(first), rng, first)])
 
 
 def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
     """The sampler's numbers of kept layers, with their weights; for one without strata, those of its masks [M, L]."""
-    if isinstance(sampler, StratifiedSampler):
+    if hasattr(sampler, "strata"):
         return strata_sizes(sampler.strata, masks.shape[1])
     return [int(size) for size in np.unique(masks.sum(axis=1))]
-
-
-def _distinct(
-    n_layers: int, sizes: Sequence[int], n_masks: int, rng: np.random.Generator, taken: MaskArray
-) -> MaskArray:
-    """Distinct masks, an equal share per stratum, the leftovers of exhausted strata to the others."""
-    unique = sorted(set(sizes), reverse=True)
-    known = {mask.tobytes() for mask in taken}
-    room = {k: comb(n_layers, k) - sum(int(mask.sum()) == k for mask in taken) for k in unique}
-    share = dict.fromkeys(unique, 0)
-    weight = {k: list(sizes).count(k) for k in unique}
-    left = n_masks
-    while left > 0 and (open_strata := [k for k in unique if share[k] < room[k]]):
-        total = sum(weight[k] for k in open_strata)
-        for k in open_strata:
-            step = min(max(1, left * weight[k] // total), room[k] - share[k], n_masks - sum(share.values()))
-            share[k] += step
-        left = n_masks - sum(share.values())
-    masks: list[MaskArray] = []
-    for k in unique:
-        masks.extend(_draw_distinct(n_layers, k, share[k], rng, known))
-    return np.array(masks, dtype=bool).reshape(-1, n_layers)
-
-
-def _draw_distinct(
-    n_layers: int, size: int, count: int, rng: np.random.Generator, known: set[bytes]
-) -> list[MaskArray]:
-    if 2 * count >= comb(n_layers, size):
-        every = [np.isin(np.arange(n_layers), kept) for kept in combinations(range(n_layers), size)]
-        fresh = [mask for mask in every if mask.tobytes() not in known]
-        return [fresh[i] for i in rng.permutation(len(fresh))[:count]]
-    drawn: list[MaskArray] = []
-    while len(drawn) < count:
-        for mask in sample_strata(n_layers, [size], count - len(drawn), rng):
-            if mask.tobytes() not in known:
-                known.add(mask.tobytes())
-                drawn.append(mask)
-    return drawn

@@ -5,9 +5,15 @@ Shapes: M masks, L layers (or players). True = layer kept.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
-from layershap.protocols import FloatArray, MaskArray
+from layershap.exceptions import TiedSelectionWarning
+from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence
+
+_TIE = 1e-12
+"""Relative difference of scores up to which two sets are as good as each other."""
 
 
 def best_evaluated(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int) -> MaskArray | None:
@@ -23,6 +29,49 @@ def best_score(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int) -> floa
     """The highest finite score among the evaluated masks that lack `n_remove` layers; -inf without one."""
     of_size = (~masks_ML).sum(axis=1) == n_remove
     return float(finite_or_worst(scores_M[of_size]).max(initial=-np.inf))
+
+
+def removable_sets(game: EvaluatedGame) -> tuple[MaskArray, FloatArray]:
+    """The evaluated masks that stand for sets which the model can lose, and their scores."""
+    rows = game.allowed(game.masks)
+    return game.masks[rows], game.scores[rows]
+
+
+def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:
+    """Sorted indices of the layers of the best evaluated set of this size; of the final choice, where there was one.
+
+    Raises
+    ------
+    ValueError
+        None was evaluated.
+
+    Warns
+    -----
+    TiedSelectionWarning
+        Another evaluated set of this size scores the same.
+    """
+    if evidence.final_masks is not None and n_remove <= len(evidence.final_masks):
+        return np.flatnonzero(~evidence.final_masks[n_remove - 1])
+    rows = evidence.allowed()
+    masks, scores = evidence.masks[rows], evidence.scores[rows]
+    best = best_evaluated(masks, scores, n_remove)
+    if best is None:
+        raise ValueError(
+            f"no set of {n_remove} layers that this model can lose was evaluated; fit with max_remove={n_remove}"
+        )
+    of_size = (~masks).sum(axis=1) == n_remove
+    highest = scores[of_size].max()
+    tied = np.unique(masks[of_size][np.isclose(scores[of_size], highest, rtol=_TIE, atol=0.0)], axis=0)
+    if len(tied) > 1:
+        others = [np.flatnonzero(~mask).tolist() for mask in tied if (mask != best).any()]
+        warnings.warn(
+            f"{len(tied)} sets of {n_remove} layers score {highest:g} on the calibration data; the one evaluated first "
+            f"is taken, the others are {others[:3]}{'...' if len(others) > 3 else ''}. More calibration text tells "
+            "them apart.",
+            TiedSelectionWarning,
+            stacklevel=4,
+        )
+    return np.flatnonzero(~best)
 
 
 def finite_or_worst(scores: FloatArray) -> FloatArray:

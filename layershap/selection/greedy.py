@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import finite_or_worst
+from layershap.selection.best import finite_or_worst, select_best
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import children
 
@@ -43,12 +43,14 @@ class Greedy(BaseEstimator):
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers on the path, followed again over the evaluated masks."""
-        scores = {mask.tobytes(): score for mask, score in zip(evidence.masks, evidence.scores, strict=True)}
+        rows = evidence.allowed() & np.isfinite(evidence.scores)
+        scores = dict(zip((mask.tobytes() for mask in evidence.masks[rows]), evidence.scores[rows], strict=True))
         current = np.ones(len(evidence.removable), dtype=bool)
         for _ in range(n_remove):
             found = [mask for mask in children(current, evidence.removable) if mask.tobytes() in scores]
             if not found:
-                raise ValueError(f"greedy's path was not followed to {n_remove} layers; fit with a larger max_remove")
+                # Under other scores (a bootstrap's) the path may leave what was evaluated.
+                return select_best(evidence, n_remove)
             current = max(found, key=lambda mask: scores[mask.tobytes()])
         return np.flatnonzero(~current)
 
@@ -67,6 +69,9 @@ def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[
     path = [everyone]
     for _ in range(max_remove):
         candidates_NP = children(path[-1], everyone)
+        candidates_NP = candidates_NP[game.allowed(candidates_NP)]
+        if not len(candidates_NP):
+            break
         path.append(_best_child(game, candidates_NP) if bounded else _best_of(game, candidates_NP))
     return path[1:]
 

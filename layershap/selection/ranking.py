@@ -1,10 +1,15 @@
-"""Selectors: which layers to remove, from what ``fit`` learned."""
+"""Ranking by value."""
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 from sklearn.base import BaseEstimator
 
+from layershap.exceptions import TiedSelectionWarning
 from layershap.protocols import IntArray, SelectionEvidence
+from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
 
 
@@ -12,8 +17,20 @@ class ShapleyRanking(BaseEstimator):
     """The paper's rule: drop layers in ascending order of value. The sets for growing `n_remove` are nested."""
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the `n_remove` removable layers of least value."""
+        """Sorted indices of the `n_remove` removable layers of least value.
+
+        Warns
+        -----
+        TiedSelectionWarning
+            The cut runs between layers of the same value.
+        """
         order = removal_order(evidence.contributions, evidence.removable)
-        chosen = order[:n_remove]
-        chosen.sort()
-        return chosen
+        values = evidence.contributions[order]
+        if n_remove < evidence.removable.sum() and values[n_remove - 1] == values[n_remove]:
+            tied = np.flatnonzero(evidence.contributions == values[n_remove])
+            warnings.warn(
+                f"n_remove={n_remove} cuts between layers of the same value, {tied.tolist()}; those of lower index go",
+                TiedSelectionWarning,
+                stacklevel=3,
+            )
+        return with_one_kept(order[:n_remove], evidence.keep_one_of, evidence.contributions, evidence.removable)

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import best_evaluated, best_score
+from layershap.selection.best import best_evaluated, best_score, removable_sets, select_best
 from layershap.selection.bounds import largest_rise
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import Predict, best_predicted, children, parents, swaps, top
@@ -74,31 +74,35 @@ class SurrogateSearch(BaseEstimator):
         n_random = min(self.n_random - n_drawn, game.n_left // 3)
         _evaluate(game, list(_random_sets(free_P, max_remove, n_random, rng)), n_random)
         idle = dict.fromkeys(range(1, max_remove + 1), 0)
-        while game.n_left > 0 and (active := [n for n, rounds in idle.items() if rounds < self.patience]):
-            best_before = {n: best_score(game.masks, game.scores, n) for n in idle}
+        while (
+            game.n_left > 0
+            and _learnable(game, free_P).sum() > 1
+            and (active := [n for n, rounds in idle.items() if rounds < self.patience])
+        ):
+            masks, scores = removable_sets(game)
+            best_before = {n: best_score(masks, scores, n) for n in idle}
             predict = _fitted(surrogate, game, free_P, seed).predict
             predicted = best_predicted(predict, free_P, max(active), self.width)
             proposals = [self._proposals(game, predict, free_P, n, predicted[n]) for n in active]
             # A tight budget is spread over several rounds, each of which learns from the one before.
             if not _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2)):
                 break
-            won = {n for n in idle if best_score(game.masks, game.scores, n) > best_before[n]}
+            masks, scores = removable_sets(game)
+            won = {n for n in idle if best_score(masks, scores, n) > best_before[n]}
             for n in idle:
                 # A better set at n gives new children at n + 1 and tells of its neighbours at n - 1.
                 idle[n] = 0 if won & {n - 1, n, n + 1} else idle[n] + (n in active)
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers of the best evaluated set of this size."""
-        best = best_evaluated(evidence.masks, evidence.scores, n_remove)
-        if best is None:
-            raise ValueError(f"no set of {n_remove} layers was evaluated; fit with max_remove of at least {n_remove}")
-        return np.flatnonzero(~best)
+        return select_best(evidence, n_remove)
 
     def _proposals(
         self, game: EvaluatedGame, predict: Predict, free_P: MaskArray, n_remove: int, predicted_NP: MaskArray
     ) -> list[MaskArray]:
         """Sets of this size that were not evaluated yet: the best neighbours first, then the surrogate's own best."""
-        best = [best_evaluated(game.masks, game.scores, n) for n in (n_remove - 1, n_remove, n_remove + 1)]
+        evaluated = removable_sets(game)
+        best = [best_evaluated(*evaluated, n) for n in (n_remove - 1, n_remove, n_remove + 1)]
         near = [
             around(mask_P, free_P)
             for around, mask_P in zip((children, swaps, parents), best, strict=True)
@@ -107,7 +111,8 @@ class SurrogateSearch(BaseEstimator):
         known = {mask.tobytes() for mask in game.masks}
         proposals: list[MaskArray] = []
         for pool, count in ((near, self.n_neighbours), ([*near, predicted_NP], self.n_global)):
-            ranked = top(predict, np.concatenate(pool), len(known) + self.width)
+            sets_NP = np.concatenate(pool) if pool else predicted_NP
+            ranked = top(predict, sets_NP[game.allowed(sets_NP)], len(known) + self.width)
             fresh = [mask_P for mask_P in ranked if mask_P.tobytes() not in known][:count]
             known.update(mask_P.tobytes() for mask_P in fresh)
             proposals += fresh
@@ -117,7 +122,7 @@ class SurrogateSearch(BaseEstimator):
 def _hopeless(game: EvaluatedGame, max_remove: int) -> MaskArray:
     """Players whose removal alone is worse than the best known set of `max_remove` players [P]."""
     alone = ~np.eye(game.n_players, dtype=bool)
-    worst = best_score(game.masks, game.scores, max_remove) - largest_rise(game.masks, game.scores)
+    worst = best_score(*removable_sets(game), max_remove) - largest_rise(game.masks, game.scores)
     hopeless_P = ~(game(alone) >= worst)
     # A game so rough that nothing is left to choose from has no hopeless players.
     return hopeless_P if (~hopeless_P).sum() > max_remove else np.zeros(game.n_players, dtype=bool)
@@ -132,9 +137,13 @@ def _random_sets(free_P: MaskArray, max_remove: int, n_masks: int, rng: np.rando
     return masks_NP
 
 
+def _learnable(game: EvaluatedGame, free_P: MaskArray) -> MaskArray:
+    """Evaluated masks to learn from [M]: finite scores, no hopeless player removed (they would rule the fit)."""
+    return np.isfinite(game.scores) & game.masks[:, ~free_P].all(axis=1)
+
+
 def _fitted(surrogate: Surrogate, game: EvaluatedGame, free_P: MaskArray, seed: int) -> Surrogate:
-    """The surrogate fitted to the finite scores of sets without hopeless players: they would rule the fit."""
-    rows = np.isfinite(game.scores) & game.masks[:, ~free_P].all(axis=1)
+    rows = _learnable(game, free_P)
     fresh: Surrogate = fresh_surrogate(surrogate, seed)
     fresh.fit(game.masks[rows], game.scores[rows])
     return fresh

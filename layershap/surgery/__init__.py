@@ -6,6 +6,13 @@ that the result is the model it should be, ``recipe`` says how to build it.
 """
 
 from layershap.surgery.removable import keep_one_of, unremovable_layers, unremovable_players
-from layershap.surgery.remove import remove_layers, remove_sublayers
+from layershap.surgery.remove import remove_layers, remove_players, remove_sublayers
 
-__all__ = ["keep_one_of", "remove_layers", "remove_sublayers", "unremovable_layers", "unremovable_players"]
+__all__ = [
+    "keep_one_of",
+    "remove_layers",
+    "remove_players",
+    "remove_sublayers",
+    "unremovable_layers",
+    "unremovable_players",
+]

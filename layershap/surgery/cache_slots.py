@@ -29,8 +29,7 @@ def restore(layers: Sequence[nn.Module]) -> None:
     """Give every mixer the slot of its own layer again."""
     if any(map(lacks_mixer, layers)):
         for index, layer in enumerate(layers):
-            for module in _slot_holders(layer):
-                setattr(module, _INDEX, index)
+            _place(layer, index, _stride(layers))
 
 
 def assign(layers: Sequence[nn.Module], kinds: Sequence[str]) -> None:
@@ -52,8 +51,17 @@ def assign(layers: Sequence[nn.Module], kinds: Sequence[str]) -> None:
         holders = [i for i in slots if not lacks_mixer(layers[i])]
         if holders:
             end = -1 if kind in RECURRENT_KINDS else 0
-            for module in _slot_holders(layers[holders[end]]):
-                setattr(module, _INDEX, slots[end])
+            _place(layers[holders[end]], slots[end], _stride(layers))
+
+
+def _stride(layers: Sequence[nn.Module]) -> int:
+    """Slots of one layer: two where it holds two attentions, numbered 2i and 2i + 1 (longcat_flash)."""
+    return max(len({vars(module)[_INDEX] for module in _slot_holders(layer)}) for layer in layers) or 1
+
+
+def _place(layer: nn.Module, slot: int, stride: int) -> None:
+    for module in _slot_holders(layer):
+        setattr(module, _INDEX, stride * slot + vars(module)[_INDEX] % stride)
 
 
 def _slot_holders(layer: nn.Module) -> Iterator[nn.Module]:

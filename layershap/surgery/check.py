@@ -147,6 +147,8 @@ def check_generation(pruned: nn.Module, intact: float | None, what: str) -> None
     allowed = 100 * tolerance(pruned)
     if intact is None or intact > allowed:
         return
+    # Where activations are quantised too (bitsandbytes in 8 bits), the two differ by nature; a broken cache does more.
+    allowed = max(allowed, 4 * intact)
     difference = cache_disagreement(pruned)
     if difference is None or not difference <= allowed:
         how = "generate fails" if difference in (None, float("inf")) else f"their logits differ by {difference:.2g}"

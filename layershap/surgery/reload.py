@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layershap.model_io import evaluation_mode
+from layershap.model_io import evaluation_mode, is_quantized
 from layershap.surgery.check import plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
@@ -69,7 +69,7 @@ def reload_problem(model: nn.Module, layers_path: str, *, rebuild: bool) -> str 
         problem = _structural_difference(fresh, base, layers_path)
         if problem is not None or not rebuild:
             return problem
-    if hasattr(model, "peft_config") or any(p.device.type == "meta" for p in base.parameters()):
+    if hasattr(model, "peft_config") or is_quantized(base) or any(p.device.type == "meta" for p in base.parameters()):
         return None
     return _rebuilt_difference(base, config)
 
@@ -90,13 +90,17 @@ def round_trip(config: Any) -> Any:
 def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) -> str | None:
     fresh_modules, live_modules = dict(fresh.named_modules()), dict(live.named_modules())
     switched: tuple[str, ...] = ()
+    quantized = is_quantized(live)
     for name, module in fresh_modules.items():
-        other = live_modules.get(name)
+        other: Any = live_modules.get(name)
         if type(other) is not type(module) and {type(other).__name__, type(module).__name__} <= _RUNTIME_CHOICES:
             switched += (name + ".",)
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
         other = getattr(other, "base_layer", other)
+        leaf = next(other.children(), None) is None
+        if quantized and (isinstance(module, nn.Linear) or (leaf and is_quantized(other))):
+            continue  # another class, or packed weights of another shape
         if _differ(type(other).__name__, type(module).__name__):
             return f"the config makes {name} a {type(module).__name__}, it is a {type(other).__name__}"
         for key, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:

@@ -93,7 +93,7 @@ def remove_layers(
     if isinstance(stack, SublayerStack):
         raise TypeError("remove_layers takes a LayerStack; remove_sublayers removes the players of a SublayerStack")
     found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
-    return _remove(model, found, layers, copy, check)
+    return remove_players(model, layers, found, copy=copy, check=check)
 
 
 def remove_sublayers(
@@ -115,10 +115,12 @@ def remove_sublayers(
         Causal language model whose layers `layershap.find_sublayers` can split.
     sublayers : iterable of int
         Indices into ``find_sublayers(model).names``; negative ones count from the end.
-    copy, check
+    copy : bool, default=True
         As in `remove_layers`.
     stack : SublayerStack, str or sequence of nn.Module, optional
         The sublayers if already known, or where the layers are.
+    check : {"auto", True, False}, default="auto"
+        As in `remove_layers`.
 
     Returns
     -------
@@ -139,10 +141,13 @@ def remove_sublayers(
     """
     check_is_model(model)
     found = stack if isinstance(stack, SublayerStack) else find_sublayers(model, stack, causal=False)
-    return _remove(model, found, sublayers, copy, check)
+    return remove_players(model, sublayers, found, copy=copy, check=check)
 
 
-def _remove(model: nn.Module, players: Players, named: Iterable[int], copy: bool, check: Check) -> nn.Module:
+def remove_players(
+    model: nn.Module, named: Iterable[int], players: Players, *, copy: bool = True, check: Check = "auto"
+) -> nn.Module:
+    """`remove_layers` or `remove_sublayers`, by what `players` are."""
     depth = check_depth(model, check)
     removed = check_layer_indices(named, len(players))
     whole, parts = _split(players, removed)

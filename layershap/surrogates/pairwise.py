@@ -1,6 +1,6 @@
 """Ridge regression on removed layers and their pairs.
 
-Shapes: M masks, L layers.
+Shapes: M masks, L layers, B vectors of scores.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin
-from sklearn.linear_model import RidgeCV
 from sklearn.utils.validation import check_is_fitted
 
 from layershap.protocols import FloatArray, MaskArray
+from layershap.surrogates.ridge import fit_ridge, refit_ridge
 
 
 class PairwiseRidge(RegressorMixin, BaseEstimator):
@@ -45,24 +45,17 @@ class PairwiseRidge(RegressorMixin, BaseEstimator):
     def fit(self, masks: MaskArray, scores: FloatArray) -> PairwiseRidge:
         """Fit on masks [M, L] and scores [M]."""
         masks_ML = np.asarray(masks, dtype=bool)
-        scores_M = np.asarray(scores, dtype=np.float64)
-        n_layers = masks_ML.shape[1]
-        alphas = np.logspace(-4, 2, 13) if self.alphas is None else np.asarray(self.alphas)
-        ridge = RidgeCV(alphas=alphas).fit(self._features(masks_ML), scores_M)
-        self.n_features_in_ = n_layers
-        self.alpha_ = float(ridge.alpha_)
-        self.intercept_ = float(ridge.intercept_)
-        self.main_effects_ = ridge.coef_[:n_layers].copy()
-        self.interactions_ = np.zeros((n_layers, n_layers))
-        self.interactions_[np.triu_indices(n_layers, 1)] = ridge.coef_[n_layers:]
-        self.interactions_ += self.interactions_.T
+        self.alpha_, self.intercept_, coefficients = fit_ridge(_features(masks_ML), np.asarray(scores), self.alphas)
+        self.n_features_in_ = masks_ML.shape[1]
+        main, pairs = _split(coefficients[None], self.n_features_in_)
+        self.main_effects_, self.interactions_ = main[0], pairs[0]
         return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
         """Predicted scores [M]."""
         check_is_fitted(self)
         removed_ML = (~np.asarray(masks, dtype=bool)).astype(np.float64)
-        pairs_M = 0.5 * np.einsum("ml,ml->m", removed_ML @ self.interactions_, removed_ML)
+        pairs_M = 0.5 * ((removed_ML @ self.interactions_) * removed_ML).sum(axis=1)
         return self.intercept_ + removed_ML @ self.main_effects_ + pairs_M
 
     def shapley_values(self, strata: Sequence[int] | None = None) -> FloatArray:
@@ -77,12 +70,39 @@ class PairwiseRidge(RegressorMixin, BaseEstimator):
             Numbers of kept layers, equally weighted. By default Shapley's own weights over all sizes.
         """
         check_is_fitted(self)
-        n_layers = self.n_features_in_
-        removed = 0.5 if strata is None else float(np.mean([(n_layers - k) / n_layers for k in strata]))
-        return -(self.main_effects_ + removed * self.interactions_.sum(axis=1))
+        return _values(self.main_effects_, self.interactions_.sum(axis=1), strata)
 
-    @staticmethod
-    def _features(masks_ML: MaskArray) -> FloatArray:
-        removed_ML = (~masks_ML).astype(np.float64)
-        i, j = np.triu_indices(masks_ML.shape[1], 1)
-        return np.hstack([removed_ML, removed_ML[:, i] * removed_ML[:, j]])
+    def interaction_values(self, strata: Sequence[int] | None = None) -> FloatArray:
+        """Pairwise interactions [L, L]: ``c_ij``, the discrete second derivative, which is the same in any company.
+
+        So it is the Shapley, the Shapley-Taylor and the Faith-Shap interaction of the surrogate, over any strata.
+        """
+        check_is_fitted(self)
+        return self.interactions_.copy()
+
+    def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
+        """Values [B, L] had the masks [M, L] scored otherwise [B, M], the penalty being kept: for a bootstrap."""
+        check_is_fitted(self)
+        coefficients = refit_ridge(_features(np.asarray(masks, dtype=bool)), scores, self.alpha_)
+        main, pairs = _split(coefficients, self.n_features_in_)
+        return _values(main, pairs.sum(axis=2), strata)
+
+
+def _features(masks_ML: MaskArray) -> FloatArray:
+    removed_ML = (~masks_ML).astype(np.float64)
+    i, j = np.triu_indices(masks_ML.shape[1], 1)
+    return np.hstack([removed_ML, removed_ML[:, i] * removed_ML[:, j]])
+
+
+def _split(coefficients: FloatArray, n_layers: int) -> tuple[FloatArray, FloatArray]:
+    """Main effects [B, L] and symmetric interactions [B, L, L] from coefficients [B, L + L (L - 1) / 2]."""
+    i, j = np.triu_indices(n_layers, 1)
+    pairs = np.zeros((len(coefficients), n_layers, n_layers))
+    pairs[:, i, j] = pairs[:, j, i] = coefficients[:, n_layers:]
+    return coefficients[:, :n_layers].copy(), pairs
+
+
+def _values(main: FloatArray, pair_sums: FloatArray, strata: Sequence[int] | None) -> FloatArray:
+    n_layers = main.shape[-1]
+    removed = 0.5 if strata is None else float(np.mean([(n_layers - k) / n_layers for k in strata]))
+    return -(main + removed * pair_sums)

@@ -56,13 +56,27 @@ class NegativeLogLikelihood:
 
 @dataclass(frozen=True)
 class KLDivergence:
-    """Minus the mean over tokens of KL(dense || masked), in nats: 0 for the dense model. Needs no labels' truth."""
+    """Minus the mean over tokens of KL(dense || masked), in nats: 0 for the dense model. Needs no labels' truth.
+
+    Parameters
+    ----------
+    top_k : int, optional
+        Tell apart only the dense model's so many most probable tokens at each position, all others counting as one:
+        the tail of improbable tokens, where neither model knows much, then has less of a say. Never more than the whole
+        divergence.
+    """
+
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and (isinstance(self.top_k, bool) or int(self.top_k) != self.top_k or self.top_k < 1):
+            raise ValueError(f"top_k must be a positive int, or None for all tokens, got {self.top_k!r}")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """Needs the KL divergence."""
-        return ("kl",)
+        return ("kl" if self.top_k is None else f"kl_top{self.top_k}",)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M], at most 0."""
-        return -statistics.sums["kl"].sum(axis=1) / statistics.counts.sum()
+        return -statistics.sums[self.statistics[0]].sum(axis=1) / statistics.counts.sum()

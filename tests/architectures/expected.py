@@ -63,3 +63,23 @@ PLAIN_PATH = {
     "inkling2_text": "the parent collects block states between layers",
     "rwkv": "the parent rescales the state by loop position",
 }
+
+# Types whose layers `find_sublayers` can't split, for which it raises.
+# fmt: off
+_NORM_BETWEEN = [
+    "bart", "bert", "bert-generation", "big_bird", "blenderbot-small", "camembert", "cpmant", "data2vec-text",
+    "electra", "ernie", "git", "marian", "megatron-bert", "mvp", "openai-gpt", "plbart", "prophetnet", "rembert",
+    "roberta",
+    "roberta-prelayernorm", "roc_bert", "roformer", "trocr", "xlm-roberta", "xlm-roberta-xl", "xlnet", "xmod",
+]
+_STREAMS = ["deepseek_v4", "hy_v4", "inkling2_text", "qwen4_exp", "qwen4_exp_text"]
+# fmt: on
+NO_SUBLAYERS = {
+    **dict.fromkeys(_NORM_BETWEEN, "a norm lies in the residual stream, or modules add the residual themselves"),
+    **dict.fromkeys(["beam", "doge", "minimax", "zaya"], "the residual stream is scaled inside the layer"),
+    **dict.fromkeys(_STREAMS, "several streams are mixed in the layer"),
+    **dict.fromkeys(["gemma3n_text", "gemma4", "gemma4_text"], "a per-layer input is a third branch"),
+    **dict.fromkeys(["falcon_mamba", "mamba", "mamba2", "nemotron_h"], "one sublayer per layer"),
+    **dict.fromkeys(["zamba", "zamba2"], "one sublayer per layer, or a whole transformer block in it"),
+    "dbrx": "norms and attention are one module, which returns the residual too",
+}

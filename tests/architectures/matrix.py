@@ -7,13 +7,19 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM
 
+from layershap.calibration import as_calibration
 from layershap.checkpoint import load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, UnsupportedModelError
+from layershap.forward.engine import Engine
+from layershap.forward.plan import distinct
+from layershap.forward.settings import EngineSettings
 from layershap.model_io import token_logits
+from layershap.splitting import find_sublayers
 from layershap.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers, unremovable_layers
 
@@ -25,6 +31,7 @@ RWKV_TOLERANCE = 1e-3
 # A cache changes the order of sums, and a recurrent kernel replaces a parallel one.
 CACHE_TOLERANCE = 1e-3
 # A forward takes seconds in these (reference kernels), so few layers are measured.
+FORWARD_TOLERANCE = 1e-5  # nats per token
 SLOW_TYPES = {"kimi_linear": (0, 5), "longcat_flash": (0, 5)}
 _GENERATE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError)
 
@@ -37,7 +44,12 @@ class Row:
     path: str = ""
     n_layers: int = 0
     unsupported: str = ""
-    protected: dict[int, str] = field(default_factory=dict)
+    protected: list[int] = field(default_factory=list)
+    causal: bool = True
+    forward: str = ""
+    forward_note: str = ""
+    forward_gap: float = 0.0
+    sublayers: str = ""
     measured: list[int] = field(default_factory=list)
     skip_difference: float = 0.0
     intact_generates: bool = False
@@ -45,13 +57,23 @@ class Row:
     warned: list[int] = field(default_factory=list)
     recipe_only: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
-    errors: dict[int, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
 
     @property
     def skip_is_delete(self) -> bool:
         """Skipping equals deleting for every removable layer measured."""
         allowed = RWKV_TOLERANCE if self.model_type == "rwkv" else SKIP_TOLERANCE
         return not self.unsupported and not self.errors and self.skip_difference <= allowed
+
+    @property
+    def forward_agrees(self) -> bool:
+        """Whatever forward serves, its scores are those of plain skipping."""
+        return not self.unsupported and self.forward_gap <= FORWARD_TOLERANCE
+
+    @property
+    def generates(self) -> bool:
+        """With a cache as without: the intact model, and after every removal measured."""
+        return not self.unsupported and self.intact_generates and not self.generation_broken
 
     @property
     def silently_wrong(self) -> list[int]:
@@ -108,13 +130,54 @@ def measure(model_type: str, layers: Iterable[int] | None = None) -> Row:
         row.unsupported = str(error)
         return row
     row.path, row.n_layers = stack.path, len(stack)
-    row.protected = unremovable_layers(model, stack)
+    row.causal = _is_causal(model)
+    row.protected = sorted(unremovable_layers(model, stack))
+    row.sublayers = _split(model)
+    _measure_forward(row, model, stack)
     row.intact_generates = generates_with_cache(model)
     wanted = SLOW_TYPES.get(model_type, tuple(range(len(stack)))) if layers is None else tuple(layers)
     row.measured = [index for index in wanted if index not in row.protected]
     for index in row.measured:
         _measure_layer(row, model, stack, index)
     return row
+
+
+def _is_causal(model: nn.Module) -> bool:
+    try:
+        find_layers(model)
+    except UnsupportedModelError as error:
+        if "not causal" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _split(model: nn.Module) -> str:
+    """How many layers split into two sublayers, or why none does."""
+    try:
+        found = find_sublayers(model, causal=False)
+    except UnsupportedModelError as error:
+        return str(error)
+    return str(sum(sublayer.kind == "mixer" for sublayer in found.sublayers))
+
+
+def _measure_forward(row: Row, model: nn.Module, stack: LayerStack) -> None:
+    """Which forward serves, and its largest difference from plain skipping in nats per token."""
+    ids = token_ids(rows=3)
+    settings = EngineSettings.resolve("auto", "auto", ids.device)
+    engine = Engine(model, stack, as_calibration(ids, None), ("nll",), settings, row.protected)
+    n_masks = 2 if row.model_type in SLOW_TYPES else 5
+    masks = np.random.default_rng(0).random((n_masks, len(stack))) < 0.6
+    masks[:, row.protected] = True
+    masks = distinct(masks)
+    found = engine.run(masks, lambda work: None)["nll"]
+    row.forward, row.forward_note = engine.path, engine.note
+    for mask, nll_S in zip(masks, found, strict=True):
+        with torch.inference_mode(), skip_layers(model, np.flatnonzero(~mask), stack=stack):
+            predictions = token_logits(model, ids)[:, :-1]
+        expected_S = nn.functional.cross_entropy(predictions.mT, ids[:, 1:], reduction="none").sum(dim=1)
+        gap = np.abs(nll_S - expected_S.numpy()).max() / (ids.shape[1] - 1)
+        row.forward_gap = max(row.forward_gap, float(gap))
 
 
 def _measure_layer(row: Row, model: nn.Module, stack: LayerStack, index: int) -> None:
@@ -125,7 +188,7 @@ def _measure_layer(row: Row, model: nn.Module, stack: LayerStack, index: int) ->
         try:
             pruned = remove_layers(model, [index], stack=stack)
         except RuntimeError as error:
-            row.errors[index] = str(error)
+            row.errors.append(f"layer {index}: {error}")
             return
     if any(issubclass(entry.category, CheckpointWarning) for entry in caught):
         row.warned.append(index)

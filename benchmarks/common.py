@@ -1,0 +1,88 @@
+"""What the benchmarks share: the line that says how a table was made, models with random weights, memory."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from layershap import Calibration
+
+
+def provenance() -> str:
+    """One line: command, date, versions, machine."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return (
+        f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, "
+        f"{torch.get_num_threads()} threads, {machine}"
+    )
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def random_llama(
+    n_layers: int, width: int, inner: int, heads: int, vocabulary: int, dtype: torch.dtype, device: str
+) -> LlamaForCausalLM:
+    """A Llama-style model with random weights: they serve for speed."""
+    config = LlamaConfig(
+        num_hidden_layers=n_layers,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        vocab_size=vocabulary,
+        max_position_embeddings=2048,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        return LlamaForCausalLM(config).to(dtype).eval()
+
+
+def random_calibration(vocabulary: int, n_sequences: int = 10, seq_len: int = 128) -> Calibration:
+    """Random tokens [S, T]."""
+    ids = np.random.default_rng(0).integers(0, vocabulary, (n_sequences, seq_len))
+    ids_ST = torch.from_numpy(ids)
+    return Calibration(ids_ST, ids_ST.clone())
+
+
+class PeakMemory:
+    """Peak memory of this process since `reset`, in MiB: resident (Linux), or allocated on the GPU."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start anew; what is held now is the baseline."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            self._baseline = torch.cuda.memory_allocated() / 2**20
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+            self._baseline = self._status("VmRSS")
+
+    def above_baseline(self) -> float:
+        """MiB."""
+        peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else self._status("VmHWM")
+        return peak - self._baseline
+
+    @staticmethod
+    def _status(name: str) -> float:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,101 @@
+"""The final choice by sequential halving: the best few sets of each size, on more and more calibration text.
+
+What is left of a search's error is the noise of its calibration text; more text for a few sets is cheaper than more
+text for all masks.
+
+Shapes: L layers, N numbers of layers removed, C candidates, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+import numpy as np
+
+from layershap.budget import Spending, mean_layer_runs
+from layershap.calibration import Calibration
+from layershap.evidence import Evidence
+from layershap.game import LayerGame
+from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
+
+_CANDIDATES = 8
+"""Sets of each size at the start."""
+
+
+@dataclass(frozen=True)
+class FinalChoice:
+    """What halving chose, and what it took.
+
+    Attributes
+    ----------
+    masks : ndarray [N, L] or None
+        Row n - 1: the set of n layers chosen. None where no further text was paid for.
+    diagnostics : dict
+        ``final_sequences``, behind the last comparison, and ``layer_run_tokens``, spent in all; empty without masks.
+    """
+
+    masks: MaskArray | None
+    diagnostics: dict[str, Any]
+
+
+def final_choice(
+    game: LayerGame, evidence: Evidence, spending: Spending, open_game: Callable[[Calibration], LayerGame]
+) -> FinalChoice:
+    """Compare the best eight sets of each size on the search's text, keep half; on twice the text, keep half; ...
+
+    Parameters
+    ----------
+    game : LayerGame
+        The search's, with its statistics.
+    evidence : Evidence
+        What it evaluated.
+    spending : Spending
+        The further text, and how much may be spent.
+    open_game : callable
+        A game on a part of that text.
+
+    References
+    ----------
+    Karnin, Koren & Somekh, Almost optimal exploration in multi-armed bandits, 2013.
+    """
+    if not spending.more or not isinstance(game.utility, Utility):
+        return FinalChoice(None, {})
+    rows = evidence.finite & evidence.allowed(game.keep_one_of)
+    sizes = range(1, evidence.max_remove + 1)
+    masks_CL = np.concatenate([_best_sets(evidence.masks[rows], evidence.scores[rows], n) for n in sizes])
+    statistics = game.statistics(masks_CL)
+    spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
+    for part in spending.more:
+        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.5)
+        tokens = part.n_sequences * part.seq_len
+        alone = len(keep_C) == len(np.unique((~masks_CL).sum(axis=1)))
+        if alone or spent + len(keep_C) * mean_layer_runs(game.n_players) * tokens > spending.budget:
+            break
+        masks_CL, statistics = masks_CL[keep_C], statistics.of_masks(keep_C)
+        with open_game(part) as further:
+            statistics = statistics.with_sequences(further.statistics(masks_CL))
+            spent += further.layer_runs * tokens
+    best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.0)
+    diagnostics = {"final_sequences": len(statistics.counts), "layer_run_tokens": spent}
+    return FinalChoice(masks_CL[best_C], diagnostics)
+
+
+def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int) -> MaskArray:
+    of_size = np.flatnonzero((~masks).sum(axis=1) == n_remove)
+    _, first = np.unique(masks[of_size], axis=0, return_index=True)
+    of_size = of_size[np.sort(first)]
+    return masks[of_size[np.argsort(-scores[of_size], kind="stable")[:_CANDIDATES]]]
+
+
+def _best_of_sizes(masks_CL: MaskArray, scores_C: FloatArray, share: float) -> IntArray:
+    """Indices of the best `share` of the sets of each size, rounded up, at least one; sizes in ascending order."""
+    sizes = (~masks_CL).sum(axis=1)
+    kept: list[int] = []
+    for size in np.unique(sizes):
+        of_size = np.flatnonzero(sizes == size)
+        count = max(1, ceil(share * len(of_size)))
+        kept.extend(of_size[np.argsort(-scores_C[of_size], kind="stable")[:count]])
+    return np.array(kept, dtype=np.int64)

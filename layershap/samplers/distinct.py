@@ -1,0 +1,69 @@
+"""Distinct masks in shares per stratum.
+
+Shapes: L layers, M masks. True = layer kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from math import comb
+
+import numpy as np
+
+from layershap.protocols import MaskArray
+from layershap.shapley import sample_strata
+
+_ENUMERABLE = 100_000
+
+
+def distinct_masks(
+    n_layers: int, weights: Mapping[int, float], n_masks: int, rng: np.random.Generator, taken: MaskArray
+) -> MaskArray:
+    """Masks [M, L], all different and none of them taken; M < n_masks only if the strata hold no more.
+
+    Parameters
+    ----------
+    n_layers : int
+        L.
+    weights : mapping of int to float
+        For each number of kept layers its share, relative to the others'. What an exhausted stratum can't use goes to
+        the others.
+    n_masks : int
+        Masks asked for.
+    rng : numpy.random.Generator
+        Of the masks.
+    taken : ndarray [T, L] of bool
+        Masks not to draw.
+    """
+    strata = sorted((k for k, weight in weights.items() if weight > 0), reverse=True)
+    known = {mask.tobytes() for mask in taken}
+    taken_sizes = taken.sum(axis=1)
+    room = {k: comb(n_layers, k) - int((taken_sizes == k).sum()) for k in strata}
+    share = dict.fromkeys(strata, 0)
+    left = max(n_masks, 0)
+    while left > 0 and (open_strata := [k for k in strata if share[k] < room[k]]):
+        total = sum(weights[k] for k in open_strata)
+        for k in open_strata:
+            step = max(1, int(left * weights[k] / total))
+            share[k] += min(step, room[k] - share[k], n_masks - sum(share.values()))
+        left = n_masks - sum(share.values())
+    masks: list[MaskArray] = []
+    for k in strata:
+        masks.extend(_draw(n_layers, k, share[k], rng, known))
+    return np.array(masks, dtype=bool).reshape(-1, n_layers)
+
+
+def _draw(n_layers: int, size: int, count: int, rng: np.random.Generator, known: set[bytes]) -> list[MaskArray]:
+    total = comb(n_layers, size)
+    if total <= _ENUMERABLE and 2 * (count + len(known)) >= total:
+        every = [np.isin(np.arange(n_layers), kept) for kept in combinations(range(n_layers), size)]
+        fresh = [mask for mask in every if mask.tobytes() not in known]
+        return [fresh[i] for i in rng.permutation(len(fresh))[:count]]
+    drawn: list[MaskArray] = []
+    while len(drawn) < count:
+        for mask in sample_strata(n_layers, [size], count - len(drawn), rng):
+            if mask.tobytes() not in known:
+                known.add(mask.tobytes())
+                drawn.append(mask)
+    return drawn

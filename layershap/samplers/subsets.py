@@ -1,0 +1,50 @@
+"""All small sets of removed layers.
+
+Shapes: L layers, M masks. True = layer kept.
+"""
+
+from __future__ import annotations
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from sklearn.base import BaseEstimator
+
+from layershap.protocols import MaskArray
+
+
+class SubsetSampler(BaseEstimator):
+    """All masks that lack 1 to `max_removed` layers, smaller sets first: every main effect, every pair, ...
+
+    Parameters
+    ----------
+    max_removed : int, default=2
+        Largest set, r.
+    """
+
+    def __init__(self, max_removed: int = 2) -> None:
+        self.max_removed = max_removed
+
+    def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
+        """Masks [M, L]; where `n_masks` cuts through a size, a random part of that size.
+
+        Raises
+        ------
+        ValueError
+            `max_removed` outside [1, L].
+        """
+        if not 1 <= self.max_removed <= n_layers:
+            raise ValueError(f"max_removed must lie in [1, {n_layers}], got {self.max_removed}")
+        parts: list[MaskArray] = []
+        left = n_masks
+        for size in range(1, self.max_removed + 1):
+            chosen = np.arange(comb(n_layers, size))
+            if len(chosen) > left:
+                chosen = np.sort(rng.permutation(chosen)[:left])
+            removed = np.array(list(combinations(range(n_layers), size)))[chosen]
+            masks = np.ones((len(removed), n_layers), dtype=bool)
+            masks[np.arange(len(removed))[:, None], removed] = False
+            parts.append(masks)
+            left -= len(masks)
+        return np.concatenate(parts)

@@ -1,0 +1,117 @@
+"""The contract of a `Selector`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from layershap.protocols import FloatArray, MaskArray, SearchingSelector, SelectionEvidence, Selector
+from layershap.record import RecordedGame
+from layershap.surrogates import PairwiseRidge
+from layershap.testing.contract import additive_game, check_copies, require, same
+
+_PROTECTED = 2
+
+
+def check_selector(selector: Any, *, n_layers: int = 10) -> None:
+    """Check that a selector keeps the contract of `layershap.protocols.Selector`.
+
+    For every number of layers, it returns that many distinct, sorted indices of removable layers; the same ones when
+    asked again; changes nothing it is given; can be cloned and pickled. One that searches (`SearchingSelector`) also
+    keeps within the masks that it may evaluate, given the number that it says it requires; does without those that are
+    known already; draws everything random from the generator it is given; and leaves the surrogate it gets unfitted.
+
+    Parameters
+    ----------
+    selector : Selector
+        The instance to check.
+    n_layers : int, default=10
+        L of the game, of which one layer is protected.
+
+    Raises
+    ------
+    AssertionError
+        The first part of the contract that is broken.
+    """
+    name = type(selector).__name__
+    require(isinstance(selector, Selector), f"{name} must have a method `select(evidence, n_remove)`")
+    check_copies(selector)
+    most = n_layers - 2
+    evidence = _evidence(n_layers)
+    if isinstance(selector, SearchingSelector):
+        most = n_layers // 2
+        evidence = _searched(selector, evidence, most)
+    for n_remove in range(1, most + 1):
+        chosen = selector.select(evidence, n_remove)
+        indices = np.asarray(chosen)
+        require(
+            indices.ndim == 1 and np.issubdtype(indices.dtype, np.integer) and len(indices) == n_remove,
+            f"{name}.select must return {n_remove} layer indices when asked for {n_remove}, got {chosen!r}",
+        )
+        require(
+            (np.diff(indices) > 0).all(), f"{name}.select must return sorted, distinct layer indices, got {chosen!r}"
+        )
+        require(
+            indices.min() >= 0 and indices.max() < n_layers and evidence.removable[indices].all(),
+            f"{name}.select must return removable layers only; layer {_PROTECTED} is protected, got {chosen!r}",
+        )
+        require(
+            same(selector.select(evidence, n_remove), indices),
+            f"{name}.select must return the same layers for the same evidence",
+        )
+
+
+def _evidence(n_layers: int) -> SelectionEvidence:
+    """Of an additive game with one protected layer; read-only."""
+    removable = np.arange(n_layers) != _PROTECTED
+    weights, scores, players = additive_game(n_layers - 1, np.random.default_rng(0))
+    masks = np.ones((len(players), n_layers), dtype=bool)
+    masks[:, removable] = players
+    contributions = np.full(n_layers, np.nan)
+    contributions[removable] = weights
+    surrogate = PairwiseRidge().fit(players, scores)
+    return _read_only(SelectionEvidence(contributions, removable, surrogate, masks, scores))
+
+
+def _searched(selector: SearchingSelector, evidence: SelectionEvidence, max_remove: int) -> SelectionEvidence:
+    """The evidence after a search within the smallest budget that the selector accepts."""
+    name = type(selector).__name__
+    removable = evidence.removable
+    n_players = int(removable.sum())
+    required = selector.n_required(n_players, max_remove)
+    require(
+        isinstance(required, int) and required >= 0,
+        f"{name}.n_required must return a number of masks, got {required!r}",
+    )
+    weights = np.where(removable, evidence.contributions, 0.0)
+
+    def score(masks_ML: MaskArray) -> FloatArray:
+        return masks_ML @ weights - 0.05 * (~masks_ML[:, 0] & ~masks_ML[:, 1])
+
+    records = []
+    for _ in range(2):
+        surrogate = PairwiseRidge()
+        # What fit samples first: the masks that lack one layer.
+        record = RecordedGame(score, removable, n_players + required)
+        record(~np.eye(n_players, dtype=bool))
+        try:
+            selector.search(record, surrogate, max_remove, np.random.default_rng(0))
+        except ValueError as error:
+            raise AssertionError(
+                f"{name}.search must do with the {required} new masks that n_required asks for: {error}"
+            ) from error
+        require(not hasattr(surrogate, "main_effects_"), f"{name}.search must fit a clone of the surrogate it is given")
+        records.append(record)
+    require(
+        same(records[0].masks, records[1].masks),
+        f"{name}.search must evaluate the same masks for the same seed and game",
+    )
+    return _read_only(replace(evidence, masks=records[0].widened(records[0].masks), scores=records[0].scores))
+
+
+def _read_only(evidence: SelectionEvidence) -> SelectionEvidence:
+    for array in (evidence.removable, evidence.contributions, evidence.masks, evidence.scores):
+        array.flags.writeable = False
+    return evidence

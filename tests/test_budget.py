@@ -1,0 +1,206 @@
+"""The budget in layer runs x tokens, what is resampled from the calibration sequences, and bad input before work."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from layershap import (
+    BootstrapEnsemble,
+    Calibration,
+    Exhaustive,
+    Greedy,
+    LayerGame,
+    LayerPruner,
+    PairwiseRidge,
+    ShapleyRanking,
+    StratifiedSampler,
+    SurrogateSearch,
+    TiedSelectionWarning,
+    shapley,
+)
+from layershap.budget import spend
+from layershap.datasets import load_calibration_text, tiny_random
+from layershap.protocols import SearchingSelector, SelectionEvidence
+from layershap.selection.best import select_best
+
+IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_random("gpt2", n_layers=5)
+
+
+@pytest.fixture(scope="module")
+def fitted(stories, stories_calibration):
+    return LayerPruner(random_state=0).fit(stories[0], stories_calibration)
+
+
+def test_a_budget_buys_masks_first_then_sequences(gpt2):
+    ids = torch.arange(8 * 32).reshape(8, 32) + 100
+    calibration = Calibration(ids, ids.clone())
+    one_mask = 6 * 32
+    for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
+        spending = spend(calibration, None, sequences * 192 * one_mask, SurrogateSearch(), 12, None)
+        assert spending.calib_data.n_sequences == searched
+        assert [part.n_sequences for part in spending.more] == more
+        assert spending.max_layer_runs == sequences * 192 * one_mask / (searched * 32)
+    taken = spend(calibration, None, 3 * 192 * one_mask, SurrogateSearch(), 12, None).calib_data
+    assert torch.equal(taken.ids_ST, ids[[0, 4]])
+    assert taken.provenance["sequences_given"] == 8
+    assert spend(calibration, None, 3 * 192 * one_mask, ShapleyRanking(), 12, None).calib_data.n_sequences == 3
+    untouched = spend("text", None, None, SurrogateSearch(), 12, None)
+    assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
+
+
+def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
+    ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
+    calibration = Calibration(ids, ids.clone())
+    budget = 3 * 192 * 6 * 32
+    pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
+    search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
+    assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
+    searched, final = pruner.diagnostics_["calibration"]["n_sequences"], pruner.diagnostics_["final_sequences"]
+    assert (searched, final) == (2, 8)
+    # Halving written out: the best 8 on 2 sequences, the best 4 of them on 4, the best 2 of these on all 8.
+    games = [LayerGame(gpt2[0], Calibration(ids[rows], ids[rows])) for rows in ([0, 4], [0, 2, 4, 6], range(8))]
+    for n_remove in range(1, 5):
+        alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
+        for game, kept in zip(games, (4, 2, 1), strict=True):
+            alive = alive[np.argsort(-game(alive))[:kept]]
+        assert np.array_equal(pruner.get_support(n_remove), alive[0])
+        assert np.array_equal(pruner.final_masks_[n_remove - 1], alive[0])
+
+
+def test_too_small_a_budget_says_what_each_part_needs(tiny):
+    with pytest.raises(ValueError, match=r"at least 14 masks .* up to 4 of 5 layers.*2\.5 layer runs.*minimum is 840"):
+        LayerPruner(budget=100).fit(tiny, IDS)
+    assert LayerPruner(budget=840, random_state=0).fit(tiny, IDS).diagnostics_["calibration"]["n_sequences"] == 1
+    with pytest.raises(ValueError, match="positive"):
+        LayerPruner(budget=0).fit(tiny, IDS)
+    with pytest.raises(ValueError, match=r"SurrogateSearch may need 14 masks for max_remove=4.*The minimum is 14"):
+        LayerPruner(n_masks=13).fit(tiny, IDS)
+    with pytest.raises(ValueError, match=r"Exhaustive may need 30 masks"):
+        LayerPruner(n_masks=20, selector=Exhaustive()).fit(tiny, IDS)
+
+
+def test_max_remove(tiny):
+    pruner = LayerPruner(max_remove=2, random_state=0).fit(tiny, IDS)
+    assert pruner.max_remove_ == 2
+    with pytest.raises(ValueError, match=r"sets of 1 to 2 layers.*max_remove=3"):
+        pruner.removed_layers(3)
+    with pytest.raises(ValueError, match="n_remove=3 exceeds max_remove=2"):
+        LayerPruner(3, max_remove=2).fit(tiny, IDS)
+    for wrong in (0, 5):
+        with pytest.raises(ValueError, match=r"\[1, 4\]"):
+            LayerPruner(max_remove=wrong).fit(tiny, IDS)
+    with pytest.raises(TypeError, match="max_remove must be an int"):
+        LayerPruner(max_remove=2.5).fit(tiny, IDS)
+    assert LayerPruner(4, selector=ShapleyRanking(), max_remove=2, random_state=0).fit(tiny, IDS).removed_layers()
+
+
+@pytest.mark.parametrize("selector", [Greedy(), Exhaustive(), SurrogateSearch()])
+def test_searching_selectors_in_the_estimator(stories, stories_calibration, selector):
+    assert isinstance(selector, SearchingSelector)
+    pruner = LayerPruner(selector=selector, random_state=0).fit(stories[0], stories_calibration)
+    scores = LayerGame(stories[0], stories_calibration)(shapley.all_masks(5))
+    removed = 5 - shapley.all_masks(5).sum(axis=1)
+    for n_remove in range(1, 5):
+        mask = pruner.get_support(n_remove)
+        found, best = scores[mask @ 2 ** np.arange(5)], scores[removed == n_remove].max()
+        assert found <= best + 1e-6
+        if not isinstance(selector, Greedy):
+            assert found == pytest.approx(best, abs=1e-6)
+    if isinstance(selector, Exhaustive):
+        assert len(np.unique(pruner.masks_[~pruner.masks_.all(axis=1)], axis=0)) == 30
+
+
+def test_removal_probabilities_and_calibration_errors(fitted, stories, stories_calibration):
+    assert fitted.removal_probabilities_.shape == (4, 5)
+    assert fitted.removal_probabilities_.sum(axis=1) == pytest.approx([1, 2, 3, 4])
+    for n_remove in (1, 2, 3, 4):
+        # What was chosen on all sequences is chosen on most resamples of them.
+        assert fitted.removal_probabilities_[n_remove - 1][fitted.removed_layers(n_remove)].mean() > 0.5
+    # Twice the text of the same kind: the error of the values falls by the square root of two.
+    doubled = Calibration(stories_calibration.ids_ST.repeat(2, 1), stories_calibration.labels_ST.repeat(2, 1))
+    again = LayerPruner(random_state=0).fit(stories[0], doubled)
+    ratio = again.diagnostics_["calibration_errors"] / fitted.diagnostics_["calibration_errors"]
+    assert np.median(ratio) == pytest.approx(2**-0.5, abs=0.12)
+    combined = fitted.diagnostics_["mask_errors"] ** 2 + fitted.diagnostics_["calibration_errors"] ** 2
+    assert fitted.contributions_std_ == pytest.approx(np.sqrt(combined))
+
+
+def test_without_anything_to_resample(tiny):
+    one = LayerPruner(random_state=0).fit(tiny, IDS[:1])
+    assert np.isnan(one.removal_probabilities_).all()
+    assert np.isfinite(one.contributions_std_).all()
+    called = LayerPruner(utility=lambda model: float(model(IDS[:1]).logits.std()), random_state=0).fit(tiny, IDS)
+    assert np.isnan(called.removal_probabilities_).all()
+
+
+def test_values_at_one_depth(fitted):
+    surrogate = fitted.surrogate_
+    assert fitted.contributions_at(2) == pytest.approx(surrogate.shapley_values([2, 3, 4]))
+    assert fitted.contributions_at(3, width=0) == pytest.approx(surrogate.shapley_values([2]))
+    with pytest.raises(ValueError, match=r"\[1, 4\]"):
+        fitted.contributions_at(5)
+
+
+def test_auto_surrogate_and_an_ensemble(tiny):
+    pruner = LayerPruner(surrogate="auto", random_state=0).fit(tiny, IDS)
+    choice = pruner.diagnostics_["surrogate_choice"]
+    assert type(pruner.surrogate_).__name__ == max(choice, key=choice.get)
+    assert sum(stratum["n_masks"] for stratum in pruner.diagnostics_["held_out_strata"]) == len(pruner.masks_)
+    ensemble = LayerPruner(surrogate=BootstrapEnsemble(n_members=3), n_marginals=200, random_state=0).fit(tiny, IDS)
+    assert np.isfinite(ensemble.contributions_).all()
+
+
+def test_ties_are_named(tiny):
+    evidence = SelectionEvidence(
+        contributions=np.array([0.3, 0.1, 0.1, 0.2]),
+        removable=np.ones(4, dtype=bool),
+        surrogate=PairwiseRidge(),
+        masks=~np.eye(4, dtype=bool),
+        scores=np.array([0.5, 0.9, 0.9, 0.7]),
+    )
+    with pytest.warns(TiedSelectionWarning, match=r"2 sets of 1 layers score 0\.9.*\[2\]"):
+        assert list(select_best(evidence, 1)) == [1]
+    with pytest.warns(TiedSelectionWarning, match=r"same value, \[1, 2\]"):
+        assert list(ShapleyRanking().select(evidence, 1)) == [1]
+
+
+def test_sets_that_the_model_can_not_lose_are_not_chosen():
+    evidence = SelectionEvidence(
+        contributions=np.array([0.3, 0.1, 0.15, 0.2]),
+        removable=np.ones(4, dtype=bool),
+        surrogate=PairwiseRidge(),
+        masks=np.array([[1, 0, 0, 1], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=bool),
+        scores=np.array([0.9, 0.8, 0.95]),
+        keep_one_of=((1, 2),),
+    )
+    assert list(select_best(evidence, 2)) == [1, 3]
+    assert list(ShapleyRanking().select(evidence, 2)) == [1, 3]
+    assert list(Greedy().select(evidence, 2)) == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"surrogate": object()}, "surrogate must have fit and predict"),
+        ({"surrogate": StratifiedSampler()}, "has no fit and no predict"),
+        ({"surrogate": PairwiseRidge}, r"write PairwiseRidge\(\)"),
+        ({"surrogate": "best"}, "surrogate must have"),
+        ({"selector": PairwiseRidge()}, "selector must have select"),
+        ({"sampler": PairwiseRidge()}, "sampler must have sample"),
+    ],
+)
+def test_parts_are_checked_before_anything_is_paid_for(tiny, part, message):
+    with pytest.raises(TypeError, match=message):
+        LayerPruner(**part).fit(tiny, None)
+
+
+def test_constant_scores_are_named(tiny):
+    with pytest.raises(ValueError, match=r"all \d+ masked models score 0\.25"):
+        LayerPruner(utility=lambda model: 0.25, random_state=0).fit(tiny, IDS)

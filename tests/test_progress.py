@@ -1,0 +1,36 @@
+"""One bar for a whole fit, however many calls it makes."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from layershap import LayerGame, LayerPruner
+
+
+def test_one_bar_for_a_fit_with_a_search(stories, stories_calibration, capsys):
+    LayerPruner(random_state=0, verbose=1).fit(stories[0], stories_calibration)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    last = captured.err.rstrip("\n").split("\r")[-1]
+    assert re.match(r"\d+ masks: 100%", last)
+
+
+def test_the_bar_ends_whole_where_fewer_masks_came_than_expected(stories, stories_calibration):
+    with LayerGame(stories[0], stories_calibration, verbose=1) as game:
+        game.progress.expect(10)
+        game(~np.eye(5, dtype=bool)[:2])
+        # Two, and the whole model that the ratio is taken to.
+        assert game.progress.total == pytest.approx(10 / 3 * game.progress.work_planned)
+        bar = game.progress._bar
+        assert bar.n == pytest.approx(game.progress.work_planned)
+    assert bar.n == pytest.approx(bar.total)
+
+
+def test_silent_by_default(stories, stories_calibration, capsys):
+    LayerPruner(random_state=0).fit(stories[0], stories_calibration)
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""

@@ -1,0 +1,110 @@
+"""Closed forms, the ensemble's spread, choice by cross-validation, and quality per stratum."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+
+from layershap import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP, StratifiedSampler, shapley
+from layershap.heldout import choose_surrogate, held_out
+from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
+
+
+def pairwise_game(n, seed=0, strength=1.0):
+    generator = np.random.default_rng(seed)
+    main, pairs = generator.normal(size=n), strength * np.triu(generator.normal(size=(n, n)), 1)
+
+    def game(masks):
+        removed = (~np.asarray(masks)).astype(float)
+        return 1 + removed @ main + np.einsum("mi,ij,mj->m", removed, pairs, removed)
+
+    return game
+
+
+def drawn(n, m, seed=0):
+    return StratifiedSampler(leave_one_out=True).sample(n, m, np.random.default_rng(seed))
+
+
+def test_linear_ridge_recovers_an_additive_game():
+    game = pairwise_game(6, strength=0)
+    masks = shapley.all_masks(6)
+    model = LinearRidge([1e-10]).fit(masks, game(masks))
+    assert model.predict(masks) == pytest.approx(game(masks), abs=1e-6)
+    assert model.shapley_values() == pytest.approx(shapley.exact(game, 6), abs=1e-6)
+    assert np.array_equal(model.shapley_values([4]), model.shapley_values())
+    assert not model.interaction_values().any()
+
+
+@pytest.mark.parametrize("index", ["k-SII", "STII", "FSII"])
+def test_pairwise_interactions_are_exact_under_every_index(index):
+    """Order-2 indices agree on a game of order 2."""
+    game = pairwise_game(6)
+    masks = shapley.all_masks(6)
+    model = PairwiseRidge([1e-10]).fit(masks, game(masks))
+    expected = shapley.interactions(game, 6, index=index).pairs
+    assert model.interaction_values() == pytest.approx(expected, abs=1e-6)
+    assert np.array_equal(model.interaction_values([5, 4]), model.interaction_values())
+
+
+@pytest.mark.parametrize("surrogate", [LinearRidge, PairwiseRidge])
+@pytest.mark.parametrize("strata", [None, [6, 5]])
+def test_refitting_to_many_scores_at_once_is_refitting_one_by_one(surrogate, strata):
+    masks = drawn(8, 60)
+    scores = pairwise_game(8)(masks) + np.random.default_rng(1).normal(size=(5, 60)) / 10
+    model = surrogate().fit(masks, scores[0])
+    assert isinstance(model, RefittableSurrogate)
+    assert isinstance(model, ClosedFormSurrogate)
+    expected = [surrogate([model.alpha_]).fit(masks, row).shapley_values(strata) for row in scores]
+    assert model.refitted_values(masks, scores, strata) == pytest.approx(np.array(expected), abs=1e-8)
+
+
+def test_the_ensembles_spread_is_larger_where_it_has_seen_nothing():
+    game = pairwise_game(10)
+    masks = drawn(10, 80)
+    model = BootstrapEnsemble(n_members=20, random_state=0).fit(masks, game(masks))
+    unseen = np.random.default_rng(2).random((200, 10)) < 0.2
+    assert model.predict_spread(unseen).mean() > 3 * model.predict_spread(masks).mean()
+    assert np.corrcoef(model.predict(masks), game(masks))[0, 1] > 0.9
+    again = BootstrapEnsemble(n_members=20, random_state=0).fit(masks, game(masks))
+    assert np.array_equal(again.predict(unseen), model.predict(unseen))
+    linear = BootstrapEnsemble(LinearRegression(), n_members=3, random_state=0).fit(masks, game(masks))
+    assert all(isinstance(member, LinearRegression) for member in linear.members_)
+    with pytest.raises(ValueError, match="at least 2"):
+        BootstrapEnsemble(n_members=1).fit(masks, game(masks))
+
+
+def test_choice_by_cross_validation():
+    masks = drawn(8, 80)
+    noise = np.random.default_rng(3).normal(size=80) / 100
+    best, quality = choose_surrogate(masks, pairwise_game(8)(masks) + noise, 0)
+    assert isinstance(best, PairwiseRidge)
+    assert set(quality) == {"LinearRidge", "PairwiseRidge", "PaperMLP"}
+    assert quality["PairwiseRidge"] == max(quality.values())
+    few = drawn(12, 20, seed=1)
+    additive = pairwise_game(12, strength=0)(few) + np.random.default_rng(4).normal(size=20) / 100
+    assert isinstance(choose_surrogate(few, additive, 0)[0], LinearRidge)
+    only, _ = choose_surrogate(masks, pairwise_game(8)(masks), 0, [PaperMLP(epochs=1)])
+    assert isinstance(only, PaperMLP)
+
+
+def test_quality_per_stratum():
+    masks = drawn(8, 90)
+    truth = pairwise_game(8)(masks)
+    found = held_out(LinearRidge(), masks, truth, 0)
+    assert [stratum["n_kept"] for stratum in found.strata] == sorted(set(masks.sum(axis=1)))
+    assert sum(stratum["n_masks"] for stratum in found.strata) == 90
+    biases = [stratum["bias"] * stratum["n_masks"] for stratum in found.strata]
+    assert sum(biases) == pytest.approx((truth - found.predictions).sum())
+    perfect = held_out(PairwiseRidge([1e-8]), masks, truth, 0)
+    assert perfect.r2 > 0.99 > found.r2
+    assert all(stratum["slope"] == pytest.approx(1, abs=0.1) for stratum in perfect.strata if stratum["n_masks"] > 8)
+
+
+def test_a_mask_drawn_twice_is_never_on_both_sides():
+    """Scores are pure noise per mask: only a leak between folds could predict them."""
+    masks = np.repeat(drawn(10, 60), 3, axis=0)
+    scores = np.repeat(np.random.default_rng(5).normal(size=60), 3)
+    from sklearn.tree import DecisionTreeRegressor
+
+    assert held_out(DecisionTreeRegressor(random_state=0), masks, scores, 0).r2 < 0.2

@@ -1,0 +1,109 @@
+"""Utilities of language modelling against their definitions, on real masked models."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layershap import LayerGame, LayerPruner, skip_layers
+from layershap.utilities import ExactMatch, KLDivergence, NegativeLogLikelihood, PerplexityRatio
+
+MASKS = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1], [1, 0, 1, 1, 0]], dtype=bool)
+
+
+def logits(model, ids, removed):
+    with torch.inference_mode(), skip_layers(model, removed):
+        return model(ids).logits[:, :-1].double()
+
+
+def test_perplexity_ratio_and_likelihood(stories, stories_calibration):
+    model, ids = stories[0], stories_calibration.ids_ST
+    nll = [
+        float(nn.functional.cross_entropy(logits(model, ids, np.flatnonzero(~m)).flatten(0, 1), ids[:, 1:].flatten()))
+        for m in MASKS
+    ]
+    ratio = LayerGame(model, stories_calibration, utility=PerplexityRatio())(MASKS)
+    assert ratio == pytest.approx(np.exp(nll[0] - np.array(nll)), rel=1e-4)
+    assert LayerGame(model, stories_calibration, utility=NegativeLogLikelihood())(MASKS) == pytest.approx(
+        -np.array(nll), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("top_k", [1, 5, 100, None])
+def test_kl_with_all_but_the_likeliest_tokens_as_one(stories, stories_calibration, top_k):
+    model, ids = stories[0], stories_calibration.ids_ST
+    expected = []
+    for mask in MASKS:
+        p = logits(model, ids, []).softmax(-1).reshape(-1, 512)
+        q = logits(model, ids, np.flatnonzero(~mask)).softmax(-1).reshape(-1, 512)
+        if top_k is not None:
+            order = p.argsort(dim=-1, descending=True)[:, :top_k]
+            rest_p, rest_q = (x.scatter(1, order, 0.0).sum(dim=1, keepdim=True) for x in (p, q))
+            p, q = torch.cat([p.gather(1, order), rest_p], 1), torch.cat([q.gather(1, order), rest_q], 1)
+        expected.append(-float((p * (p / q).log()).sum(dim=1).mean()))
+    game = LayerGame(model, stories_calibration, utility=KLDivergence(top_k))
+    assert game(MASKS) == pytest.approx(expected, abs=1e-5)
+    assert game.path == "fused"
+
+
+def test_top_k_grows_to_the_whole_divergence(stories, stories_calibration):
+    scores = [LayerGame(stories[0], stories_calibration, utility=KLDivergence(k))(MASKS) for k in (1, 20, 511, None)]
+    assert np.all(np.diff([score[1:] for score in scores], axis=0) <= 1e-6)
+    assert scores[2] == pytest.approx(scores[3], abs=1e-5)
+    more_than_there_are = LayerGame(stories[0], stories_calibration, utility=KLDivergence(600))(MASKS)
+    assert more_than_there_are == pytest.approx(scores[3], abs=1e-6)
+
+
+def test_ledgers_of_different_k_do_not_mix(stories, stories_calibration, tmp_path):
+    LayerGame(stories[0], stories_calibration, utility=KLDivergence(5), ledger=tmp_path / "masks.jsonl")(MASKS)
+    with pytest.raises(ValueError, match="statistics"):
+        LayerGame(stories[0], stories_calibration, utility=KLDivergence(6), ledger=tmp_path / "masks.jsonl")
+
+
+def test_hits_alone_are_checked_by_their_likelihood(stories, stories_calibration):
+    game = LayerGame(stories[0], stories_calibration, utility=ExactMatch())
+    assert set(game.statistics(MASKS).sums) == {"hits"}
+    assert set(game.engine.forward.statistics) == {"hits", "nll"}
+
+
+def test_any_callable_is_a_utility_on_the_plain_path(stories, stories_calibration):
+    ids = stories_calibration.ids_ST
+
+    def likelihood(model):
+        return -float(model(ids, labels=ids).loss)
+
+    game = LayerGame(stories[0], stories_calibration, utility=likelihood)
+    expected = LayerGame(stories[0], stories_calibration, utility=NegativeLogLikelihood())
+    assert game(MASKS) == pytest.approx(expected(MASKS), abs=1e-4)
+    assert (game.path, expected.path) == ("callable", "fused")
+
+
+def test_a_utility_of_ones_own_needs_two_methods(stories, stories_calibration):
+    class WorstSequence:
+        """The score of the sequence that suffers most."""
+
+        statistics = ("nll",)
+
+        def score(self, statistics):
+            return ((statistics.dense["nll"] - statistics.sums["nll"]) / statistics.counts).min(axis=1)
+
+    pruner = LayerPruner(utility=WorstSequence(), max_remove=2, n_masks=20, random_state=0)
+    pruner.fit(stories[0], stories_calibration)
+    assert pruner.baseline_score_ == 0
+    assert len(pruner.removed_layers(2)) == 2
+
+
+def test_bad_utilities(stories, stories_calibration):
+    class Unknown:
+        statistics = ("entropy",)
+
+        def score(self, statistics):
+            return statistics.sums["entropy"].sum(axis=1)
+
+    with pytest.raises(ValueError, match="'nll', 'hits', 'kl' or 'kl_top' and a number, got 'entropy'"):
+        LayerGame(stories[0], stories_calibration, utility=Unknown())(MASKS)
+    for wrong in (0, -1, 1.5, True):
+        with pytest.raises(ValueError, match="top_k must be a positive int"):
+            KLDivergence(wrong)
