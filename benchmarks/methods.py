@@ -23,6 +23,7 @@ GREEDY = "greedy (SLEB without barriers)"
 ONE_SHOT = "one-shot perplexity"
 SHORT_GPT = "ShortGPT"
 SLICE_GPT = "SliceGPT (width, as many parameters)"
+EXACT = "exact Shapley values, ranked"
 OPTIMUM = "best on the calibration text"
 
 
