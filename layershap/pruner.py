@@ -20,11 +20,11 @@ from torch import nn
 from layershap.budget import spend
 from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
-from layershap.evaluation import check_n_remove, check_parts, random_generator
+from layershap.evaluation import check_parts, random_generator
 from layershap.evidence import diagnostics_of, expected_masks, gather
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
-from layershap.halving import halve
+from layershap.halving import final_choice
 from layershap.inspection import inspect
 from layershap.protocols import (
     FloatArray,
@@ -33,7 +33,6 @@ from layershap.protocols import (
     SelectionEvidence,
     Selector,
     Surrogate,
-    Utility,
 )
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
@@ -41,12 +40,12 @@ from layershap.resampling import removal_probabilities
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
-from layershap.shapley import removal_order, strata_around
+from layershap.shapley import removal_order
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument
 from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate, surrogate_values
+from layershap.values import Weights, fit_surrogate, values_around
 
 
 class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -108,16 +107,16 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
     contributions_std_ : ndarray [L]
         Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
         sequences. `diagnostics_` has them apart.
-    removal_probabilities_ : ndarray [max_remove_, L]
-        Row n - 1: how often each layer is among the n removed when the calibration sequences are resampled. NaN where
-        they can't be.
+    removal_probabilities_ : ndarray [N, L]
+        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences are
+        resampled. NaN where they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
-    final_masks_ : ndarray [max_remove_, L] or None
+    final_masks_ : ndarray [N, L] or None
         Row n - 1: the set of n layers chosen by sequential halving, if there was one.
     max_remove_ : int
         The most layers that `transform` can be asked for.
@@ -147,7 +146,7 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
     >>> from layershap import LayerPruner
     >>> from layershap.datasets import load_calibration_text, load_tiny_gpt2
     >>> model, tokenizer = load_tiny_gpt2()
-    >>> pruner = LayerPruner(n_masks=64, random_state=0)
+    >>> pruner = LayerPruner(n_masks=64, max_remove=4, random_state=0)
     >>> small = pruner.fit(model, load_calibration_text(), tokenizer=tokenizer).transform(model, n_remove=4)
     >>> small.config.n_layer
     8
@@ -262,14 +261,8 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
                 n_remove=self.n_remove,
                 rng=rng,
             )
-            diagnostics = diagnostics_of(game, evidence)
-            self.final_masks_ = None
-            if spending.more and isinstance(game.utility, Utility):
-                left = self.budget - diagnostics["layer_run_tokens"]
-                final = halve(game, evidence, spending.more, lambda part: self._further_game(model, part), left)
-                self.final_masks_ = final.masks
-                diagnostics["layer_run_tokens"] += final.layer_run_tokens
-                diagnostics["final_sequences"] = final.n_sequences
+            final = final_choice(game, evidence, spending, lambda part: self._further_game(model, part))
+            diagnostics = diagnostics_of(game, evidence) | final.diagnostics
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
             self.inspection_ = replace(
@@ -300,6 +293,7 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
         self.masks_, self.scores_ = evidence.masks, evidence.scores
         self.predictions_ = np.full(len(self.scores_), np.nan)
         self.predictions_[finite] = fitted.held_out.predictions
+        self.final_masks_ = final.masks
         self.baseline_score_ = evidence.baseline
         self.surrogate_ = fitted.surrogate
         self.removal_probabilities_ = removal_probabilities(
@@ -335,13 +329,8 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
         Read from the fitted surrogate; no model is run. NaN for protected layers.
         """
         check_is_fitted(self)
-        count = check_n_remove(n_remove, self.removable_)
-        n_players = int(self.removable_.sum())
-        strata = strata_around(n_players, min(count, n_players - 1), width)
         rng = random_generator(self.random_state)
-        values = np.full(self.n_layers_in_, np.nan)
-        values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
-        return values
+        return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
 
     def _further_game(self, model: nn.Module, part: Calibration) -> LayerGame:
         """The game on further calibration data, which has a ledger of its own."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -11,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+import layershap
 from layershap import PruningReport
 from layershap.cli import main
 
@@ -75,3 +79,14 @@ def test_own_parts_plug_in_as_the_page_says(here):
     of_size = (~pruner.masks_).sum(axis=1) == 3
     best = pruner.masks_[of_size][pruner.scores_[of_size].argmax()]
     assert pruner.removed_layers(3) == [layer for layer in range(12) if not best[layer]]
+
+
+def test_docstring_examples():
+    attempted = 0
+    for module in pkgutil.walk_packages(layershap.__path__, "layershap."):
+        if module.name == "layershap.__main__":
+            continue
+        found = doctest.testmod(importlib.import_module(module.name))
+        assert found.failed == 0, module.name
+        attempted += found.attempted
+    assert attempted > 20
