@@ -39,6 +39,7 @@ def fit_record(pruner: LayerPruner) -> FitRecord:
         model_class=model.model_class,
         layers_path=model.path,
         dtype=str(pruner.fingerprint_["dtype"]),
+        granularity=pruner.granularity,
         weights_digest=str(pruner.fingerprint_["weights"]),
         n_parameters=model.n_parameters,
         n_bytes=model.n_bytes,
@@ -55,6 +56,7 @@ def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
     return tuple(
         LayerRecord(
             index=layer.index,
+            name=layer.name,
             mixer=layer.mixer,
             feed_forward=layer.feed_forward,
             n_parameters=layer.n_parameters,
