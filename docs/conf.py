@@ -73,6 +73,7 @@ MODULES = (
     "layershap.report",
     "layershap.display",
     "layershap.datasets",
+    "layershap.testing",
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from numbers import Real
 from typing import Any
 
@@ -33,12 +34,15 @@ class Spending:
         What the masks are evaluated on.
     max_layer_runs : float or None
         Layer runs on it, all that the budget allows.
+    budget : float
+        Layer runs x tokens in all.
     more : tuple of Calibration
         Further sequences for the final choice (`layershap.halving`), each part as long as all before it together.
     """
 
     calib_data: Any
     max_layer_runs: float | None = None
+    budget: float = inf
     more: tuple[Calibration, ...] = ()
 
 
@@ -93,10 +97,10 @@ def spend(
             "or seq_len, or raise it."
         )
     if task:
-        return Spending(calib_data, limit / (calibration.n_sequences * calibration.seq_len))
+        return Spending(calib_data, limit / (calibration.n_sequences * calibration.seq_len), limit)
     n_masks = max(required, min(ENOUGH_MASKS, int(limit // one_mask)))
     if int(limit // (n_masks * one_mask)) >= calibration.n_sequences:
-        return Spending(calibration, limit / (calibration.n_sequences * calibration.seq_len))
+        return Spending(calibration, limit / (calibration.n_sequences * calibration.seq_len), limit)
     halving = isinstance(selector, SearchingSelector)
     n_sequences = max(1, int((_SEARCH_SHARE if halving else 1.0) * limit // (n_masks * one_mask)))
     order = _nested_order(calibration.n_sequences)
@@ -105,7 +109,8 @@ def spend(
     while halving and start < calibration.n_sequences:
         more.append(_part(calibration, order[start : 2 * start]))
         start *= 2
-    return Spending(_part(calibration, order[:n_sequences]), limit / (n_sequences * calibration.seq_len), tuple(more))
+    searched = _part(calibration, order[:n_sequences])
+    return Spending(searched, limit / (n_sequences * calibration.seq_len), limit, tuple(more))
 
 
 def _nested_order(n_sequences: int) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -37,12 +37,16 @@ class CallForm:
     carried : tuple of (int, key)
         Output elements that the parent hands to the next layer, with the argument that receives each. A skipped layer
         passes these through.
+    state : int or str, optional
+        Argument that holds a recurrent state, of which output element 1 tells the parent (rwkv, xlstm). A skipped layer
+        gives back what it was given.
     """
 
     hidden: ArgumentKey
     container: type | None
     length: int
     carried: tuple[tuple[int, ArgumentKey], ...]
+    state: ArgumentKey | None = None
 
     def hidden_from(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Tensor:
         """The hidden states among a call's arguments."""
@@ -54,13 +58,16 @@ class CallForm:
 
     def wrap(self, hidden: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """An output of the right kind that holds `hidden` and passes carried elements through."""
-        return self.output(hidden, {key: _argument(args, kwargs, key) for _, key in self.carried})
+        carried = {key: _argument(args, kwargs, key) for _, key in self.carried}
+        return self.output(hidden, carried, None if self.state is None else _argument(args, kwargs, self.state))
 
-    def output(self, hidden: Tensor, carried: Mapping[ArgumentKey, Any]) -> Any:
+    def output(self, hidden: Tensor, carried: Mapping[ArgumentKey, Any], state: Any = None) -> Any:
         """An output of the right kind that holds `hidden` and the carried elements, by the key that receives each."""
         if self.container is None:
             return hidden
         values: list[Any] = [hidden] + [None] * (self.length - 1)
+        if self.state is not None:
+            values[1] = state
         for index, key in self.carried:
             values[index] = carried[key]
         if hasattr(self.container, "_fields"):
@@ -121,7 +128,7 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
         learned[index] = call_form(modules[index], args, kwargs, output, following)
     forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
     if forms and len(forms) > 1 and forms[-1].container is not None:
-        forms[-1] = CallForm(forms[-1].hidden, forms[-1].container, forms[-1].length, forms[-2].carried)
+        forms[-1] = replace(forms[-1], carried=forms[-2].carried)
     return tuple(forms)
 
 
@@ -137,10 +144,6 @@ def call_form(
     if not isinstance(output, tuple | list) or not output or not isinstance(output[0], Tensor):
         raise ProbeMismatch(f"a layer returns {type(output).__name__}, not a tensor or a tuple that starts with one")
     carried: list[tuple[int, ArgumentKey]] = []
-    # rwkv and xlstm hand a recurrent state on, which the probe (no cache) sees as None only.
-    state = argument_named(module, "state", args, kwargs)
-    if state is not None and len(output) > 1 and not isinstance(output[1], Tensor):
-        carried.append((1, state))
     if following is not None:
         _, next_args, next_kwargs, _ = following
         named: list[tuple[ArgumentKey, Any]] = [*enumerate(next_args), *next_kwargs.items()]
@@ -148,7 +151,8 @@ def call_form(
             key = next((k for k, value in named if value is element and k != hidden), None)
             if isinstance(element, Tensor) and key is not None:
                 carried.append((index, key))
-    return CallForm(hidden, type(output), len(output), tuple(carried))
+    state = argument_named(module, "state", args, kwargs) if len(output) > 1 else None
+    return CallForm(hidden, type(output), len(output), tuple(carried), state)
 
 
 def argument_named(module: nn.Module, name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> ArgumentKey | None:

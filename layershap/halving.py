@@ -8,17 +8,18 @@ Shapes: L layers, N numbers of layers removed, C candidates, S calibration seque
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil
+from typing import Any
 
 import numpy as np
 
-from layershap.budget import mean_layer_runs
+from layershap.budget import Spending, mean_layer_runs
 from layershap.calibration import Calibration
 from layershap.evidence import Evidence
 from layershap.game import LayerGame
-from layershap.ledger import mask_key
-from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
 
 _CANDIDATES = 8
 """Sets of each size at the start."""
@@ -30,25 +31,18 @@ class FinalChoice:
 
     Attributes
     ----------
-    masks : ndarray [N, L]
-        Row n - 1: the set of n layers chosen.
-    n_sequences : int
-        Calibration sequences behind the last comparison.
-    layer_run_tokens : float
-        Spent on top of the search.
+    masks : ndarray [N, L] or None
+        Row n - 1: the set of n layers chosen. None where no further text was paid for.
+    diagnostics : dict
+        ``final_sequences``, behind the last comparison, and ``layer_run_tokens``, spent in all; empty without masks.
     """
 
-    masks: MaskArray
-    n_sequences: int
-    layer_run_tokens: float
+    masks: MaskArray | None
+    diagnostics: dict[str, Any]
 
 
-def halve(
-    game: LayerGame,
-    evidence: Evidence,
-    parts: Sequence[Calibration],
-    open_game: Callable[[Calibration], LayerGame],
-    budget: float,
+def final_choice(
+    game: LayerGame, evidence: Evidence, spending: Spending, open_game: Callable[[Calibration], LayerGame]
 ) -> FinalChoice:
     """Compare the best eight sets of each size on the search's text, keep half; on twice the text, keep half; ...
 
@@ -58,60 +52,50 @@ def halve(
         The search's, with its statistics.
     evidence : Evidence
         What it evaluated.
-    parts : sequence of Calibration
-        Further text, each part as long as all before it together.
+    spending : Spending
+        The further text, and how much may be spent.
     open_game : callable
-        A game on such a part.
-    budget : float
-        Layer runs x tokens that may be spent.
+        A game on a part of that text.
 
     References
     ----------
     Karnin, Koren & Somekh, Almost optimal exploration in multi-armed bandits, 2013.
     """
+    if not spending.more or not isinstance(game.utility, Utility):
+        return FinalChoice(None, {})
     rows = evidence.finite & evidence.allowed(game.keep_one_of)
-    sets = [_best_sets(evidence.masks[rows], evidence.scores[rows], n, _CANDIDATES) for n in _sizes(evidence)]
-    masks_CL = np.concatenate(sets)
+    sizes = range(1, evidence.max_remove + 1)
+    masks_CL = np.concatenate([_best_sets(evidence.masks[rows], evidence.scores[rows], n) for n in sizes])
     statistics = game.statistics(masks_CL)
-    spent = 0.0
-    for part in parts:
-        keep_C = _best_half(masks_CL, _scores(game, statistics))
-        if len(keep_C) == len(sets):
-            break
+    spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
+    for part in spending.more:
+        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.5)
         tokens = part.n_sequences * part.seq_len
-        if spent + len(keep_C) * mean_layer_runs(game.n_players) * tokens > budget:
+        alone = len(keep_C) == len(np.unique((~masks_CL).sum(axis=1)))
+        if alone or spent + len(keep_C) * mean_layer_runs(game.n_players) * tokens > spending.budget:
             break
         masks_CL, statistics = masks_CL[keep_C], statistics.of_masks(keep_C)
         with open_game(part) as further:
             statistics = statistics.with_sequences(further.statistics(masks_CL))
             spent += further.layer_runs * tokens
-    scores = dict(zip(map(mask_key, masks_CL), _scores(game, statistics), strict=True))
-    alive = {mask_key(mask) for mask in masks_CL}
-    chosen = [max((m for m in of_size if mask_key(m) in alive), key=lambda m: scores[mask_key(m)]) for of_size in sets]
-    return FinalChoice(np.array(chosen), len(statistics.counts), spent)
+    best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.0)
+    diagnostics = {"final_sequences": len(statistics.counts), "layer_run_tokens": spent}
+    return FinalChoice(masks_CL[best_C], diagnostics)
 
 
-def _sizes(evidence: Evidence) -> range:
-    return range(1, evidence.max_remove + 1)
-
-
-def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int, count: int) -> MaskArray:
+def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int) -> MaskArray:
     of_size = np.flatnonzero((~masks).sum(axis=1) == n_remove)
     _, first = np.unique(masks[of_size], axis=0, return_index=True)
     of_size = of_size[np.sort(first)]
-    return masks[of_size[np.argsort(-scores[of_size], kind="stable")[:count]]]
+    return masks[of_size[np.argsort(-scores[of_size], kind="stable")[:_CANDIDATES]]]
 
 
-def _best_half(masks_CL: MaskArray, scores_C: FloatArray) -> np.ndarray:
-    """The better half of each size, rounded up, as sorted indices."""
+def _best_of_sizes(masks_CL: MaskArray, scores_C: FloatArray, share: float) -> IntArray:
+    """Indices of the best `share` of the sets of each size, rounded up, at least one; sizes in ascending order."""
     sizes = (~masks_CL).sum(axis=1)
     kept: list[int] = []
     for size in np.unique(sizes):
         of_size = np.flatnonzero(sizes == size)
-        kept.extend(of_size[np.argsort(-scores_C[of_size], kind="stable")[: -(-len(of_size) // 2)]])
-    return np.sort(np.array(kept))
-
-
-def _scores(game: LayerGame, statistics: SequenceStatistics) -> FloatArray:
-    assert isinstance(game.utility, Utility)
-    return game.utility.score(statistics)
+        count = max(1, ceil(share * len(of_size)))
+        kept.extend(of_size[np.argsort(-scores_C[of_size], kind="stable")[:count]])
+    return np.array(kept, dtype=np.int64)

@@ -14,25 +14,25 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.budget import spend
-from layershap.evaluation import check_n_remove, check_parts, random_generator
-from layershap.evidence import diagnostics_of, gather
+from layershap.calibration import Calibration
+from layershap.estimator import ModelPruner
+from layershap.evaluation import check_parts, random_generator
+from layershap.evidence import diagnostics_of, expected_masks, gather
+from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
-from layershap.halving import halve
+from layershap.halving import final_choice
 from layershap.inspection import inspect
 from layershap.protocols import (
     FloatArray,
     IntArray,
-    MaskArray,
     Sampler,
     SelectionEvidence,
     Selector,
     Surrogate,
-    Utility,
 )
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
@@ -40,16 +40,15 @@ from layershap.resampling import removal_probabilities
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
-from layershap.shapley import removal_order, strata_around
+from layershap.shapley import removal_order
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity
-from layershap.surgery import remove_players
+from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate, surrogate_values
+from layershap.values import Weights, fit_surrogate, values_around
 
 
-class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Prune whole layers of a causal language model by their Shapley values.
 
     Parameters
@@ -247,9 +246,9 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_layers = len(find_players(model, self.layers, self.granularity))
+        n_layers = len(self._players(model))
         spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
-        with self._game(model, spending.calib_data, tokenizer) as game:
+        with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
             evidence = gather(
                 game,
                 sampler,
@@ -262,14 +261,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
                 n_remove=self.n_remove,
                 rng=rng,
             )
-            diagnostics = diagnostics_of(game, evidence)
-            self.final_masks_ = None
-            if spending.more and isinstance(game.utility, Utility):
-                left = self.budget - diagnostics["layer_run_tokens"]
-                final = halve(game, evidence, spending.more, lambda part: self._game(model, part, further=True), left)
-                self.final_masks_ = final.masks
-                diagnostics["layer_run_tokens"] += final.layer_run_tokens
-                diagnostics["final_sequences"] = final.n_sequences
+            final = final_choice(game, evidence, spending, lambda part: self._further_game(model, part))
+            diagnostics = diagnostics_of(game, evidence) | final.diagnostics
             self.fingerprint_ = game.fingerprint
             self.keep_one_of_ = game.keep_one_of
             self.inspection_ = replace(
@@ -300,6 +293,7 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.masks_, self.scores_ = evidence.masks, evidence.scores
         self.predictions_ = np.full(len(self.scores_), np.nan)
         self.predictions_[finite] = fitted.held_out.predictions
+        self.final_masks_ = final.masks
         self.baseline_score_ = evidence.baseline
         self.surrogate_ = fitted.surrogate
         self.removal_probabilities_ = removal_probabilities(
@@ -308,34 +302,26 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
         return self
 
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
-        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
+    def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
+        """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
-        Parameters
-        ----------
-        model : nn.Module
-            The fitted model or another with as many layers (quantised or fine-tuned since, say).
-        n_remove : int, optional
-            By default the constructor's.
+        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. A `budget` is
+        a cost itself and isn't looked at.
         """
-        layers = self.removed_layers(n_remove)
-        stack = find_players(model, self.layers, self.granularity)
-        if len(stack) != self.n_layers_in_:
-            raise ValueError(
-                f"this pruner was fitted on a model of {self.n_layers_in_} {self.granularity}s, the model given has "
-                f"{len(stack)}; fit it on that model"
-            )
-        return remove_players(model, layers, stack, copy=self.copy)
-
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
-        """Sorted indices of the layers that `transform` would remove."""
-        check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
+        sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
-        chosen = selector.select(self._evidence(), count)
-        # A selector of the user's need not know which sets a hybrid model can't lose.
-        kept = with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
-        return [int(layer) for layer in kept]
+        rng = random_generator(self.random_state)
+        with self._game(model, calib_data, tokenizer, ledger=None) as game:
+            masks = expected_masks(
+                game,
+                sampler,
+                selector,
+                protect=self.protect,
+                n_masks=self.n_masks,
+                max_remove=self.max_remove,
+                rng=rng,
+            )
+            return game.estimate_cost(masks)
 
     def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
         """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
@@ -343,19 +329,15 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
         Read from the fitted surrogate; no model is run. NaN for protected layers.
         """
         check_is_fitted(self)
-        count = check_n_remove(n_remove, self.removable_)
-        n_players = int(self.removable_.sum())
-        strata = strata_around(n_players, min(count, n_players - 1), width)
         rng = random_generator(self.random_state)
-        values = np.full(self.n_layers_in_, np.nan)
-        values[self.removable_] = surrogate_values(self.surrogate_, n_players, "strata", strata, self.n_marginals, rng)
-        return values
+        return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
 
-    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any = None, *, further: bool = False) -> LayerGame:
-        """The game on some calibration data; what is played on further data has a ledger of its own."""
-        ledger = self.ledger
-        if ledger is not None and further:
-            ledger = f"{os.fspath(ledger)}.{calib_data.digest[:8]}"
+    def _further_game(self, model: nn.Module, part: Calibration) -> LayerGame:
+        """The game on further calibration data, which has a ledger of its own."""
+        ledger = None if self.ledger is None else f"{os.fspath(self.ledger)}.{part.digest[:8]}"
+        return self._game(model, part, None, ledger)
+
+    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any, ledger: Any) -> LayerGame:
         return LayerGame(
             model,
             calib_data,
@@ -369,6 +351,15 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             verbose=self.verbose,
         )
 
+    def _players(self, model: nn.Module) -> Players:
+        return find_players(model, self.layers, self.granularity)
+
+    def _choose(self, n_remove: int) -> IntArray:
+        selector = SurrogateSearch() if self.selector is None else self.selector
+        chosen = selector.select(self._evidence(), n_remove)
+        # A selector of the user's need not know which sets a hybrid model can't lose.
+        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
+
     def _evidence(self) -> SelectionEvidence:
         finite = np.isfinite(self.scores_)
         return SelectionEvidence(
@@ -381,22 +372,8 @@ class LayerPruner(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None): 
             self.final_masks_,
         )
 
-    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
-        """Which layers stay: a mask [L] (True = kept), or their indices."""
-        removed = self.removed_layers(n_remove)
-        support = np.ones(self.n_layers_in_, dtype=bool)
-        support[removed] = False
-        return np.flatnonzero(support) if indices else support
-
     @property
     def report_(self) -> PruningReport:
         """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
         check_is_fitted(self)
         return PruningReport.from_estimator(self)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
-        tags.no_validation = True
-        return tags

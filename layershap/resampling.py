@@ -13,6 +13,7 @@ import numpy as np
 from layershap.exceptions import TiedSelectionWarning
 from layershap.game import LayerGame
 from layershap.protocols import FloatArray, MaskArray, SelectionEvidence, Selector, Utility
+from layershap.utilities import resample_sequences
 
 
 def resampled_scores(game: LayerGame, masks_ML: MaskArray, n_resamples: int, rng: np.random.Generator) -> FloatArray:
@@ -25,10 +26,8 @@ def resampled_scores(game: LayerGame, masks_ML: MaskArray, n_resamples: int, rng
     if not isinstance(game.utility, Utility) or n_sequences < 2:
         return np.empty((0, len(masks_ML)))
     statistics = game.statistics(masks_ML)
-    draws_BS = rng.integers(n_sequences, size=(n_resamples, n_sequences))
-    return np.array([game.utility.score(statistics.resampled(draw_S)) for draw_S in draws_BS]).reshape(
-        -1, len(masks_ML)
-    )
+    draws = [resample_sequences(game.utility, n_sequences, rng) for _ in range(n_resamples)]
+    return np.array([game.utility.score(statistics.resampled(draw)) for draw in draws]).reshape(-1, len(masks_ML))
 
 
 def removal_probabilities(

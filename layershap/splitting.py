@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from layershap.calls import CallForm, ProbeMismatch, argument_named, call_form, patched, probe_ids
+from layershap.calls import ProbeMismatch, argument_named, call_form, patched, probe_ids
 from layershap.exceptions import UnsupportedModelError
 from layershap.model_io import evaluation_mode, token_logits
 from layershap.stack import LayersArgument, LayerStack, find_layers
@@ -156,7 +157,7 @@ def _sublayers_of(own: Sequence[_Call], calls: Sequence[_Call]) -> list[Sublayer
         form = call_form(module, args, kwargs, output, following and following[2:])
         residual = argument_named(module, "residual", args, kwargs)
         if residual is not None:
-            form = CallForm(residual, form.container, form.length, form.carried)
+            form = replace(form, hidden=residual)
         parts.setdefault(_kind(name, module), []).append(Part(name, module, form, residual is not None))
     return [Sublayer(own[0][0], kind, tuple(members)) for kind, members in parts.items()]
 

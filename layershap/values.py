@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from layershap.evaluation import check_n_remove
 from layershap.exceptions import SurrogateQualityWarning
 from layershap.heldout import HeldOut, choose_surrogate, held_out
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
-from layershap.shapley import permutation, stratified_marginals
+from layershap.shapley import permutation, strata_around, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate
 
 Weights = Literal["strata", "shapley"]
@@ -152,3 +153,20 @@ def surrogate_values(
     if weights == "strata":
         return stratified_marginals(surrogate.predict, n_layers, strata, n_marginals, rng).values
     return permutation(surrogate.predict, _N_PERMUTATIONS, rng=rng, n_players=n_layers).values
+
+
+def values_around(
+    surrogate: Surrogate,
+    removable: MaskArray,
+    n_remove: int,
+    width: int,
+    n_marginals: int,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Values [L] over the sizes within `width` of `n_remove` removed layers; NaN for protected ones."""
+    count = check_n_remove(n_remove, removable)
+    n_players = int(removable.sum())
+    strata = strata_around(n_players, min(count, n_players - 1), width)
+    values = np.full(len(removable), np.nan)
+    values[removable] = surrogate_values(surrogate, n_players, "strata", strata, n_marginals, rng)
+    return values

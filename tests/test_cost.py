@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layershap import Calibration, LayerGame
+from layershap import Calibration, LayerGame, LayerPruner, ShapleyRanking
 from layershap.shapley import all_masks
 from layershap.utilities import KLDivergence
 
@@ -79,3 +79,16 @@ def _unreplayable(forward):
 def test_a_callable_has_no_known_cost(stories, stories_calibration):
     with pytest.raises(ValueError, match="plain callable"):
         LayerGame(stories[0], stories_calibration, utility=lambda model: 0.0).estimate_cost(all_masks(5))
+
+
+@pytest.mark.parametrize("selector", [None, ShapleyRanking()])
+def test_a_fit_costs_no_more_than_told(stories, stories_calibration, selector):
+    pruner = LayerPruner(n_masks=20, max_remove=2, selector=selector, random_state=0)
+    cost = pruner.estimate_cost(stories[0], stories_calibration)
+    assert not hasattr(pruner, "masks_")
+    pruner.fit(stories[0], stories_calibration)
+    assert pruner.diagnostics_["n_evaluated"] <= cost.n_masks <= 21
+    # A search asks in several calls, which share fewer prefixes than one plan; the dense model is run by itself.
+    assert cost.layer_runs <= 31 < cost.layer_runs_zeroed
+    if selector is not None:
+        assert pruner.diagnostics_["layer_runs"] <= cost.layer_runs + 5

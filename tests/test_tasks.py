@@ -20,9 +20,10 @@ from layershap.utilities import (
     ExactMatch,
     KLDivergence,
     NegativeLogLikelihood,
+    OnSequences,
     PerplexityRatio,
     WeightedSum,
-    sequence_groups,
+    resample_sequences,
 )
 
 QUESTIONS = [
@@ -130,6 +131,9 @@ def test_fit_on_a_task_uses_its_utility(gpt2):
     assert pruner.baseline_score_ == LayerGame(model, task)(MASKS[:1])[0]
     assert pruner.diagnostics_["calibration"]["task"] == "multiple_choice"
     assert pruner.transform(model, 2).config.n_layer == 10
+    # The errors include what other questions would have said: whole questions are drawn.
+    assert np.isfinite(pruner.contributions_std_).all()
+    assert np.isfinite(pruner.removal_probabilities_).all()
 
 
 def test_rows_come_from_lists_files_and_datasets(gpt2, tmp_path):
@@ -183,22 +187,42 @@ def test_mixture_of_tasks(gpt2):
     assert {s.metric: s.value for s in task_scores(model, mixed)} == pytest.approx(own, rel=1e-5)
 
 
-def test_bootstrap_draws_whole_questions(gpt2):
-    """A resampled set of whole questions scores as the mean over the questions drawn."""
+def test_bootstrap_draws_whole_questions_within_each_task(gpt2):
+    """A resampled set scores as the mean over the questions drawn, and no task is left without sequences."""
     model, tokenizer = gpt2
     parts = [
-        tasks.text(load_calibration_text(), tokenizer, n_sequences=2),
+        tasks.text(load_calibration_text(), tokenizer, n_sequences=1),
         tasks.multiple_choice(QUESTIONS, tokenizer, normalise="tokens"),
     ]
     task = tasks.mixture(parts, [0.0, 1.0])
-    groups = sequence_groups(task.utility, task.calibration.n_sequences)
-    assert groups.tolist() == [0, 1, 2, 2, 2, 5, 5, 7, 7, 7, 7]
     statistics = LayerGame(model, task).statistics(MASKS)
     per_question = parts[1].utility.per_question(LayerGame(model, parts[1]).statistics(MASKS))
-    drawn = [2, 0, 2]
-    members = [np.flatnonzero(groups == [2, 5, 7][question]) for question in drawn]
-    resampled = statistics.resampled(np.concatenate([[1, 1], *members]))
-    assert task.utility.score(resampled) == pytest.approx(per_question[:, drawn].mean(axis=1), abs=1e-5)
+    members = [[1, 2, 3], [4, 5], [6, 7, 8, 9]]
+    several = set()
+    for seed in range(8):
+        drawn = resample_sequences(task.utility, 10, np.random.default_rng(seed)).tolist()
+        assert drawn[0] == 0
+        questions = []
+        while len(questions) < 3:
+            start = 1 + sum(len(members[question]) for question in questions)
+            questions.append(next(q for q in range(3) if drawn[start] == members[q][0]))
+        assert drawn[1:] == [sequence for question in questions for sequence in members[question]]
+        found = task.utility.score(statistics.resampled(np.array(drawn)))
+        assert found == pytest.approx(per_question[:, questions].mean(axis=1), abs=1e-5)
+        several.add(tuple(sorted(questions)))
+    assert len(several) > 3
+
+
+def test_bootstrap_of_a_mixture_on_one_calibration_set():
+    rng = np.random.default_rng(0)
+    independent = WeightedSum((PerplexityRatio(), KLDivergence()), (1.0, 1.0))
+    drawn = resample_sequences(independent, 50, rng)
+    assert drawn.shape == (50,)
+    assert 20 < len(np.unique(drawn)) < 45
+    part = WeightedSum((OnSequences(PerplexityRatio(), 10, 20), NegativeLogLikelihood()), (1.0, 1.0))
+    drawn = resample_sequences(part, 50, rng)
+    assert ((drawn >= 10) & (drawn < 20)).sum() == 10
+    assert len(drawn) == 50
 
 
 def test_a_broken_model_is_neither_right_nor_wrong(gpt2):

@@ -13,19 +13,18 @@ from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.evaluation import check_max_remove, check_n_remove
+from layershap.estimator import ModelPruner
+from layershap.evaluation import check_max_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
 from layershap.splitting import find_players
 from layershap.stack import LayersArgument, check_layer_indices
-from layershap.sublayers import Granularity, Players, SublayerStack
-from layershap.surgery import keep_one_of, remove_layers, remove_sublayers, unremovable_players
+from layershap.sublayers import Granularity, Players
+from layershap.surgery import keep_one_of, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Outcome:
     max_remove: int | None = None
 
 
-class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class DepthPruner(ModelPruner, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Base of all baselines: a method implements `_fit` and `_select`.
 
     Parameters
@@ -153,7 +152,7 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         self
         """
         start = time.perf_counter()
-        stack = find_players(model, self.layers, self._granularity)
+        stack = self._players(model)
         removable = np.ones(len(stack), dtype=bool)
         removable[list(unremovable_players(model, stack))] = False
         removable[check_layer_indices(self.protect, len(stack))] = False
@@ -170,41 +169,14 @@ class DepthPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         }
         return self
 
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
-        """Sorted indices of the layers that `transform` would remove."""
-        check_is_fitted(self)
-        count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
+    def _players(self, model: nn.Module) -> Players:
+        return find_players(model, self.layers, self._granularity)
+
+    def _choose(self, n_remove: int) -> IntArray:
         # A hybrid keeps one attention layer: where the method would remove them all, the first stays and the deepest
         # other layer goes.
         depth = -np.arange(self.n_layers_in_, dtype=float)
-        return with_one_kept(self._select(count), self.keep_one_of_, depth, self.removable_).tolist()
-
-    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
-        """Which layers stay: a mask [L] (True = kept), or their indices."""
-        removed = self.removed_layers(n_remove)
-        support = np.ones(self.n_layers_in_, dtype=bool)
-        support[removed] = False
-        return np.flatnonzero(support) if indices else support
-
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
-        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``)."""
-        removed = self.removed_layers(n_remove)
-        stack = find_players(model, self.layers, self._granularity)
-        if len(stack) != self.n_layers_in_:
-            raise ValueError(
-                f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} layers, the model given has "
-                f"{len(stack)}; fit it on that model"
-            )
-        if isinstance(stack, SublayerStack):
-            return remove_sublayers(model, removed, copy=self.copy, stack=stack)
-        return remove_layers(model, removed, copy=self.copy, stack=stack)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.target_tags.required = True
-        tags.no_validation = True
-        return tags
+        return with_one_kept(self._select(n_remove), self.keep_one_of_, depth, self.removable_)
 
 
 class RankingPruner(DepthPruner, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]

@@ -98,7 +98,8 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
         other = getattr(other, "base_layer", other)
-        if quantized and isinstance(module, nn.Linear):
+        leaf = next(other.children(), None) is None
+        if quantized and (isinstance(module, nn.Linear) or (leaf and is_quantized(other))):
             continue  # another class, or packed weights of another shape
         if _differ(type(other).__name__, type(module).__name__):
             return f"the config makes {name} a {type(module).__name__}, it is a {type(other).__name__}"

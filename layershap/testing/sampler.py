@@ -82,4 +82,5 @@ def _check_rounds(sampler: AdaptiveSampler, n_layers: int) -> None:
 
 def _global_state() -> Any:
     """Of NumPy's global generator, which a sampler must not use."""
-    return np.random.get_state(legacy=False)["state"]["key"].copy()  # noqa: NPY002
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002
+    return np.append(state["key"], state["pos"])

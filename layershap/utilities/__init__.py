@@ -3,7 +3,7 @@
 from layershap.utilities.choice import ChoiceAccuracy, ChoiceLayout, ChoiceLogProbability
 from layershap.utilities.exact_match import ExactMatch
 from layershap.utilities.language_modelling import KLDivergence, NegativeLogLikelihood, PerplexityRatio
-from layershap.utilities.mixture import OnSequences, WeightedSum, sequence_groups
+from layershap.utilities.mixture import OnSequences, WeightedSum, resample_sequences
 
 __all__ = [
     "ChoiceAccuracy",
@@ -15,5 +15,5 @@ __all__ = [
     "OnSequences",
     "PerplexityRatio",
     "WeightedSum",
-    "sequence_groups",
+    "resample_sequences",
 ]

@@ -43,12 +43,10 @@ class ChoiceLayout:
         """Q."""
         return len(self.gold_Q)
 
-    def groups(self, n_sequences: int) -> IntArray:
-        """The question of each sequence [S]: a bootstrap draws whole questions."""
-        question_S = np.arange(n_sequences)
-        for row_C in self.sequences_QC:
-            question_S[row_C[row_C >= 0]] = row_C[0]
-        return question_S
+    def resample(self, rng: np.random.Generator) -> IntArray:
+        """The sequences of Q questions drawn with repetition."""
+        rows_QC = self.sequences_QC[rng.integers(self.n_questions, size=self.n_questions)]
+        return rows_QC[rows_QC >= 0]
 
     def log_likelihoods(
         self, statistics: SequenceStatistics, normalise: Normalisation
@@ -110,9 +108,9 @@ class ChoiceAccuracy:
         """Needs the NLL."""
         return ("nll",)
 
-    def groups(self, n_sequences: int) -> IntArray:
-        """The question of each sequence [S]."""
-        return self.layout.groups(n_sequences)
+    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
+        """Draws whole questions."""
+        return self.layout.resample(rng)
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """1 where the right choice is the most likely, the first of equals counting; NaN for a broken model [M, Q]."""
@@ -150,9 +148,9 @@ class ChoiceLogProbability:
         """Needs the NLL."""
         return ("nll",)
 
-    def groups(self, n_sequences: int) -> IntArray:
-        """The question of each sequence [S]."""
-        return self.layout.groups(n_sequences)
+    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
+        """Draws whole questions."""
+        return self.layout.resample(rng)
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """Log-probability of each question's right choice [M, Q], in nats."""

@@ -12,13 +12,14 @@ import numpy as np
 from layershap.protocols import FloatArray, IntArray, SequenceStatistics, Statistic, Utility
 
 
-def sequence_groups(utility: Utility, n_sequences: int) -> IntArray:
-    """Which sequences belong together [S], equal numbers for those of one question: what a bootstrap draws whole.
+def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Generator) -> IntArray:
+    """Calibration sequences drawn with repetition, for a bootstrap of a utility's scores.
 
-    A utility whose sequences are independent needs no `groups` method; each sequence is then its own group.
+    A utility whose sequences belong together (the choices of a question) has a method ``resample(n_sequences, rng)``
+    that draws them together; for others each sequence is drawn on its own.
     """
-    groups = getattr(utility, "groups", None)
-    return np.arange(n_sequences) if groups is None else groups(n_sequences)
+    resample = getattr(utility, "resample", None)
+    return rng.integers(n_sequences, size=n_sequences) if resample is None else resample(n_sequences, rng)
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,15 @@ class WeightedSum:
         """What any of the utilities needs, in a fixed order."""
         return tuple(sorted({name for utility in self.utilities for name in utility.statistics}))
 
-    def groups(self, n_sequences: int) -> IntArray:
-        """Sequences that belong together for any of the utilities."""
-        merged_S = np.arange(n_sequences)
+    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
+        """Draws within each part (`OnSequences`) as its utility does, and among the sequences of no part."""
         for utility in self.utilities:
-            groups_S = sequence_groups(utility, n_sequences)
-            for group in np.unique(groups_S):
-                members = np.isin(merged_S, merged_S[groups_S == group])
-                merged_S[members] = merged_S[members].min()
-        return merged_S
+            if not isinstance(utility, OnSequences) and hasattr(utility, "resample"):
+                return resample_sequences(utility, n_sequences, rng)
+        parts = {(part.start, part.stop): part for part in self.utilities if isinstance(part, OnSequences)}
+        rest = np.setdiff1d(np.arange(n_sequences), [s for start, stop in parts for s in range(start, stop)])
+        drawn = [part.resample(n_sequences, rng) for part in parts.values()]
+        return np.concatenate([*drawn, rng.choice(rest, len(rest)) if len(rest) else rest]).astype(np.int64)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M]."""
@@ -93,11 +94,9 @@ class OnSequences:
         """The utility's."""
         return self.utility.statistics
 
-    def groups(self, n_sequences: int) -> IntArray:
-        """The utility's groups among all sequences."""
-        groups_S = np.arange(n_sequences)
-        groups_S[self.start : self.stop] = self.start + sequence_groups(self.utility, self.stop - self.start)
-        return groups_S
+    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
+        """Draws among its own sequences only."""
+        return self.start + resample_sequences(self.utility, self.stop - self.start, rng)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M]."""
