@@ -325,7 +325,7 @@ def test_bad_use(fitted, tiny, gpt2):
         LayerPruner(2).transform(tiny)
     with pytest.raises(NotFittedError):
         LayerPruner(2).get_support()
-    with pytest.raises(ValueError, match="fitted on a model of 12 players.*the model given has 5"):
+    with pytest.raises(ValueError, match=r"fitted on a model of 12 players.*the model given has 5"):
         fitted.transform(tiny, 2)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         LayerPruner().fit(np.ones((3, 3)), IDS)
