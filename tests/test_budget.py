@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from sklearn.tree import DecisionTreeRegressor
 
 from layershap import (
     BootstrapEnsemble,
@@ -16,6 +19,7 @@ from layershap import (
     PairwiseRidge,
     ShapleyRanking,
     StratifiedSampler,
+    SurrogateQualityWarning,
     SurrogateSearch,
     TiedSelectionWarning,
     shapley,
@@ -162,6 +166,14 @@ def test_without_anything_to_resample(tiny):
     assert np.isfinite(one.contributions_std_).all()
     called = LayerPruner(utility=lambda model: float(model(IDS[:1]).logits.std()), random_state=0).fit(tiny, IDS)
     assert np.isnan(called.removal_probabilities_).all()
+    forest = LayerPruner(
+        surrogate=DecisionTreeRegressor(), selector=ShapleyRanking(), n_masks=20, n_marginals=100, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateQualityWarning)
+        assert np.isnan(forest.fit(tiny, IDS).removal_probabilities_).all()
+    ridge = LayerPruner(selector=ShapleyRanking(), n_masks=20, random_state=0).fit(tiny, IDS)
+    assert ridge.removal_probabilities_.sum(axis=1) == pytest.approx([1, 2, 3, 4])
 
 
 def test_values_at_one_depth(fitted):
