@@ -68,11 +68,10 @@ def zeroed(game: LayerGame, mask_L: np.ndarray) -> float:
     for layer in removed:
         for parameter in layer.parameters():
             parameter.data.zero_()
-    tokens = game.engine.tokens
     total = 0.0
-    for block in tokens.blocks:
-        logits = token_logits(game.engine.model, tokens.ids_ST[block])
-        total += float(sequence_sums(logits, tokens.labels_ST[block], ("nll",))["nll"].sum())
+    for block in game.engine.tokens.blocks:
+        logits = token_logits(game.engine.model, block.ids_BT)
+        total += float(sequence_sums(logits, block.labels_BT, ("nll",))["nll"].sum())
     for parameter, value in zip((p for layer in removed for p in layer.parameters()), saved, strict=True):
         parameter.data.copy_(value)
     return total

@@ -74,6 +74,7 @@ MODULES = (
     "layershap.display",
     "layershap.datasets",
     "layershap.testing",
+    "layershap.testing",
 )
 
 

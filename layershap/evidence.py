@@ -22,6 +22,7 @@ from layershap.samplers import strata_of
 from layershap.shapley import sample_strata
 from layershap.stack import check_layer_indices
 from layershap.surrogates import PairwiseRidge
+from layershap.utilities.naming import score_name
 
 N_RESAMPLES = 200
 """Bootstrap resamples of the calibration sequences: a probability of 0.5 is then known to 0.035."""
@@ -164,6 +165,7 @@ def diagnostics_of(game: LayerGame, evidence: Evidence) -> dict[str, Any]:
         "n_non_finite": int((~evidence.finite).sum()),
         "layer_runs": game.layer_runs,
         "layer_run_tokens": game.layer_runs * calibration.n_sequences * calibration.seq_len,
+        "utility": score_name(game.utility),
         "path": game.path,
         "path_note": game.path_note,
         "calibration": {

@@ -225,3 +225,23 @@ def test_baselines_are_compared_on_the_protocols_text(folder, stories, capsys):
     dense = evaluate(*stories, texts=[STORY * 3] * 4)["text", "perplexity"].value
     assert records["", 0]["perplexity"] == pytest.approx(dense, rel=1e-6)
     assert picture.stat().st_size > 5000
+
+
+def test_sublayers_from_fit_to_report(folder, capsys):
+    out = folder / "sub"
+    text = str(folder / "calibration.txt")
+    arguments = ["--granularity", "sublayer", "--max-remove", "3", *FIT[:4]]
+    assert main(["fit", str(STORIES), "--text", text, "--out", str(out), *arguments]) == 0
+    removal = PruningReport.load(out / "report.json").removal(2)
+    capsys.readouterr()
+    prune = ["--report", str(out / "report.json"), "--n-remove", "2", "--out", str(out / "small"), "--format", "json"]
+    assert main(["prune", str(STORIES), *prune]) == 0
+    data = read_json(capsys)
+    assert data["load_with"] == "layershap.load_pruned"
+    assert data["n_parameters"] == removal.n_parameters
+    measure = [str(out / "report.json"), "--model", str(STORIES), "--pruned", str(out / "small"), "--no-speed"]
+    assert main(["report", *measure]) == 1
+    assert "Give n_remove, the number of sublayers removed" in capsys.readouterr().err
+    assert main(["report", *measure, "--n-remove", "2", "--html", str(out / "page.html")]) == 0
+    names = [PruningReport.load(out / "report.json").layers[player].name for player in removal.layers]
+    assert f"Without sublayers {', '.join(names)}" in (out / "page.html").read_text()

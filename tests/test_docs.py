@@ -7,6 +7,8 @@ import importlib
 import pkgutil
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import matplotlib
@@ -25,7 +27,10 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def follow(page: str) -> dict[str, object]:
     """Run the page's ``python`` blocks in one namespace and its ``sh`` lines through the command line, in order."""
-    names: dict[str, object] = {"__name__": page}
+    # A module of its own, so that what the page defines can be pickled.
+    name = page.removesuffix(".md")
+    module = sys.modules[name] = types.ModuleType(name)
+    names = vars(module)
     for language, code in re.findall(
         r"^```(python|sh)\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL
     ):

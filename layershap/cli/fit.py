@@ -43,6 +43,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         default="perplexity-ratio",
         help="what a score is (default: perplexity-ratio)",
     )
+    parser.add_argument(
+        "--granularity",
+        choices=("layer", "sublayer"),
+        default="layer",
+        help="remove whole layers, or attention and feed-forward parts one by one (default: layer)",
+    )
     parser.add_argument("--protect", nargs="+", type=int, default=[], metavar="LAYER", help="layers never removed")
     add_calibration_options(parser)
     add_model_options(parser)
@@ -56,6 +62,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     pruner = LayerPruner.paper() if arguments.method == "paper" else LayerPruner()
     pruner.set_params(
         utility=_UTILITIES[arguments.utility](),
+        granularity=arguments.granularity,
         protect=arguments.protect,
         layers=arguments.layers,
         ledger=arguments.out / LEDGER_FILE,

@@ -13,8 +13,8 @@ from layershap.cli.inputs import add_model_options, load_model
 from layershap.exceptions import CheckpointWarning
 from layershap.fingerprint import weights_digest
 from layershap.report import PruningReport
-from layershap.stack import find_layers
-from layershap.surgery import remove_layers
+from layershap.splitting import find_players
+from layershap.surgery import remove_players
 from layershap.surgery.recipe import pruning_recipe
 
 
@@ -46,13 +46,15 @@ def run(arguments: argparse.Namespace) -> Answer:
     report = PruningReport.load(arguments.report) if by_report else None
     layers = list(report.removal(arguments.n_remove).layers) if report is not None else arguments.remove
     model, tokenizer = load_model(arguments.model, arguments)
+    granularity: Any = report.fit.granularity if report is not None else "layer"
+    players = find_players(model, arguments.layers, granularity, causal=False)
     if report is not None:
-        check_fits(report, model, arguments.layers)
+        check_fits(report, model, len(players))
     before = sum(p.numel() for p in model.parameters())
     with warnings.catch_warnings():
         # The answer says how to load the result; the warning would say it a second time.
         warnings.simplefilter("ignore", CheckpointWarning)
-        pruned: Any = remove_layers(model, layers, copy=False, stack=arguments.layers)
+        pruned: Any = remove_players(model, layers, players, copy=False)
     recipe = pruning_recipe(pruned)
     plain = recipe is not None and recipe.plain
     if plain:
@@ -65,8 +67,9 @@ def run(arguments: argparse.Namespace) -> Answer:
         card.save(arguments.out / "README.md")
     after = sum(p.numel() for p in pruned.parameters())
     loader = "transformers.AutoModelForCausalLM.from_pretrained" if plain else "layershap.load_pruned"
+    names = report.names(layers) if report is not None else ", ".join(map(str, sorted(layers)))
     text = (
-        f"removed layers {', '.join(map(str, sorted(layers)))}: {after:,} of {before:,} parameters are left\n"
+        f"removed {granularity}s {names}: {after:,} of {before:,} parameters are left\n"
         f"written: {arguments.out}\nload it with {loader}({str(arguments.out)!r})"
     )
     data = {
@@ -79,7 +82,7 @@ def run(arguments: argparse.Namespace) -> Answer:
     return Answer(text, data)
 
 
-def check_fits(report: PruningReport, model: Any, layers: str | None) -> None:
+def check_fits(report: PruningReport, model: Any, n_players: int) -> None:
     """Raise if the report is of a model of another depth; warn if of other weights.
 
     Raises
@@ -87,11 +90,10 @@ def check_fits(report: PruningReport, model: Any, layers: str | None) -> None:
     ValueError
         The numbers of layers differ.
     """
-    found = len(find_layers(model, layers, causal=False))
-    if found != len(report.layers):
+    if n_players != len(report.layers):
         raise ValueError(
-            f"the report is of a model of {len(report.layers)} layers ({report.fit.model_class}), the model given has "
-            f"{found}; fit this model"
+            f"the report is of a model of {len(report.layers)} {report.fit.granularity}s ({report.fit.model_class}), "
+            f"the model given has {n_players}; fit this model"
         )
     if weights_digest(model) != report.fit.weights_digest:
         warnings.warn(

@@ -26,6 +26,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     measured = parser.add_argument_group("measure")
     measured.add_argument("--model", metavar="MODEL", help="the original")
     measured.add_argument("--pruned", metavar="MODEL", help="the pruned model")
+    measured.add_argument(
+        "--n-remove", type=int, metavar="N", help="which removal the pruned model is (default: found from its weights)"
+    )
     measured.add_argument("--no-speed", action="store_true", help="leave out latency and throughput")
     add_evaluation_options(parser)
     written = parser.add_argument_group("write")
@@ -74,6 +77,7 @@ def _measured(report: PruningReport, arguments: argparse.Namespace) -> PruningRe
         pruned,
         tokenizer,
         **evaluation_options(arguments),
+        n_remove=arguments.n_remove,
         batch_sizes=() if arguments.no_speed else (1, 8),
         layers=arguments.layers,
     )

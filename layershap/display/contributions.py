@@ -25,6 +25,8 @@ class ContributionDisplay:
         NaN for protected layers.
     removed : ndarray [L] of bool
         Layers drawn as removed.
+    names : tuple of str
+        The layers', or sublayers', names.
     score_name : str
         What the values are parts of.
     ax_, figure_ : matplotlib objects
@@ -34,6 +36,7 @@ class ContributionDisplay:
     contributions: FloatArray
     standard_errors: FloatArray
     removed: MaskArray
+    names: tuple[str, ...]
     score_name: str = "the score"
 
     @classmethod
@@ -51,6 +54,7 @@ class ContributionDisplay:
             np.array([layer.contribution for layer in report.layers], dtype=np.float64),
             np.array([layer.standard_error for layer in report.layers], dtype=np.float64),
             removed,
+            tuple(layer.name for layer in report.layers),
             report.fit.utility,
         )
 
@@ -63,6 +67,7 @@ class ContributionDisplay:
             Drawn on; a new figure by default.
         """
         n_layers = len(self.contributions)
+        plain = self.names == tuple(map(str, range(n_layers)))
         ax = axes_or_new(ax, width=min(14.0, 3.0 + 0.25 * n_layers))
         bar_style = {"capsize": 2, "error_kw": {"elinewidth": 1}}
         for which, colour, label in ((~self.removed, BLUE, "kept"), (self.removed, RED, "removed")):
@@ -74,8 +79,15 @@ class ContributionDisplay:
         if len(protected):
             ax.plot(protected, np.zeros(len(protected)), "x", color="black", label="protected", clip_on=False)
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(xlabel="layer", ylabel=f"contribution to\n{self.score_name}", title="What each layer is worth")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(
+            xlabel="layer" if plain else "sublayer",
+            ylabel=f"contribution to\n{self.score_name}",
+            title="What each layer is worth",
+        )
+        if plain:
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        else:
+            ax.set_xticks(range(n_layers), self.names, rotation=90, fontsize="small")
         if self.removed.any() or len(protected):
             ax.legend()
         self.ax_, self.figure_ = ax, ax.figure

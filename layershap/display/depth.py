@@ -11,7 +11,7 @@ import numpy as np
 from layershap.display.axes import CYCLE, MARKERS, axes_or_new
 from layershap.extras import require
 from layershap.protocols import FloatArray, IntArray
-from layershap.report.build import score_name
+from layershap.utilities.naming import score_name
 
 if TYPE_CHECKING:
     from layershap.comparison import MethodComparison

@@ -24,11 +24,14 @@ class InteractionDisplay:
     interactions : ndarray [L, L]
         Symmetric; NaN on the diagonal and for protected layers. Negative: removing both costs more than the sum of the
         two removals; positive: less, the two do the same work.
+    player : str
+        What a row is: "layer" or "sublayer".
     ax_, figure_ : matplotlib objects
         After `plot`.
     """
 
     interactions: FloatArray
+    player: str = "layer"
 
     @classmethod
     def from_estimator(cls, pruner: LayerPruner) -> InteractionDisplay:
@@ -53,7 +56,7 @@ class InteractionDisplay:
         full = np.full((len(report.layers), len(report.layers)), np.nan)
         full[np.ix_(players, players)] = report.surrogate.interactions
         np.fill_diagonal(full, np.nan)
-        return cls(full)
+        return cls(full, report.fit.granularity)
 
     def plot(self, ax: Any = None) -> InteractionDisplay:
         """Draw the heatmap, its colours symmetric about 0.
@@ -69,7 +72,7 @@ class InteractionDisplay:
         limit = float(np.quantile(known, 0.95)) if known.size and known.any() else 1.0
         image = ax.imshow(self.interactions, cmap="RdBu", vmin=-limit, vmax=limit)
         ax.figure.colorbar(image, ax=ax, label="interaction of two removals", extend="both")
-        ax.set(xlabel="layer", ylabel="layer", title="Pairwise interactions")
+        ax.set(xlabel=self.player, ylabel=self.player, title="Pairwise interactions")
         ax.set_facecolor("#DDDDDD")
         self.ax_, self.figure_ = ax, ax.figure
         return self

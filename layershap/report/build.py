@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from layershap.game import UtilityLike
 from layershap.protocols import FloatArray, MaskArray
 from layershap.report.records import (
     CalibrationRecord,
@@ -19,16 +18,9 @@ from layershap.report.records import (
     RemovalRecord,
     SurrogateRecord,
 )
-from layershap.utilities import PerplexityRatio
 
 if TYPE_CHECKING:
     from layershap.pruner import LayerPruner
-
-
-def score_name(utility: UtilityLike | None) -> str:
-    """What a score is called: the utility as Python would construct it, a function by its name."""
-    used = PerplexityRatio() if utility is None else utility
-    return str(getattr(used, "__qualname__", repr(used).removesuffix("()")))
 
 
 def fit_record(pruner: LayerPruner) -> FitRecord:
@@ -39,10 +31,11 @@ def fit_record(pruner: LayerPruner) -> FitRecord:
         model_class=model.model_class,
         layers_path=model.path,
         dtype=str(pruner.fingerprint_["dtype"]),
+        granularity=pruner.granularity,
         weights_digest=str(pruner.fingerprint_["weights"]),
         n_parameters=model.n_parameters,
         n_bytes=model.n_bytes,
-        utility=score_name(pruner.utility),
+        utility=pruner.diagnostics_["utility"],
         baseline_score=pruner.baseline_score_,
         settings=settings,
     )
@@ -55,6 +48,7 @@ def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
     return tuple(
         LayerRecord(
             index=layer.index,
+            name=layer.name,
             mixer=layer.mixer,
             feed_forward=layer.feed_forward,
             n_parameters=layer.n_parameters,

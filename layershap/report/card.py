@@ -56,8 +56,8 @@ def _body(
     score = "not measured" if removal.score is None else f"{removal.score:.4g}"
     parts = [
         f"# {name}",
-        f"{origin} without {removal.n_remove} of its {len(report.layers)} layers: "
-        f"{', '.join(map(str, removal.layers))}. "
+        f"{origin} without {removal.n_remove} of its {len(report.layers)} {fit.granularity}s: "
+        f"{report.names(removal.layers)}. "
         f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. The weights of the other layers are "
         "unchanged; nothing was trained.",
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
@@ -71,10 +71,10 @@ def _body(
         + ", ".join(f"{package} {number}" for package, number in report.environment.versions.items()),
     ]
     if outcome is not None:
-        parts += ["## Before and after", outcome_table(outcome).to_markdown()]
+        parts += ["## Before and after", outcome_table(report, outcome).to_markdown()]
         parts += ["Perplexities under different protocols can't be compared; each row names its own."]
     if outcome is not None and outcome.after.speed:
-        speed = speed_table(outcome)
+        speed = speed_table(report, outcome)
         parts += [f"{speed.title}:", speed.to_markdown()]
     parts += ["## Values of the layers", layer_table(report).to_markdown()]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"

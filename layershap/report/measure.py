@@ -49,15 +49,15 @@ def measure_outcome(
         The layers of `pruned` are not those of `model` less the removed ones.
     """
     missing = removed_between(model, pruned, layers) if removed is None else tuple(sorted(removed))
-    depth = len(find_layers(model, layers)), len(find_layers(pruned, layers))
     if missing is None:
         raise ValueError(
-            f"can't tell which of the {depth[0]} layers of model the {depth[1]} of pruned are, since their weights "
-            "differ (trained or quantised since?). Name them: removed=[...]. Are model and pruned in this order?"
+            "can't tell which layers of model are missing in pruned, since the weights of those that stay differ "
+            "(trained or quantised since?). Name them: removed=[...]. Are model and pruned in this order?"
         )
-    if depth[0] - depth[1] != len(missing):
+    sizes = [sum(p.numel() for p in each.parameters()) for each in (model, pruned)]
+    if sizes[0] <= sizes[1]:
         raise ValueError(
-            f"pruned must have the {depth[0]} layers of model less the {len(missing)} removed, it has {depth[1]}"
+            f"pruned must have fewer parameters than model's {sizes[0]:,}, it has {sizes[1]:,}. Are they in this order?"
         )
     speeds = measure_speed(
         (model, pruned),
@@ -66,7 +66,7 @@ def measure_outcome(
         new_tokens=new_tokens,
         repeats=repeats,
     )
-    before, after = (_record(each, depth[i], scores[i], speeds[i]) for i, each in enumerate((model, pruned)))
+    before, after = (_record(each, layers, scores[i], speeds[i]) for i, each in enumerate((model, pruned)))
     return PruningOutcome(missing, before, after, current_environment(pruned))
 
 
@@ -90,10 +90,12 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def _record(model: nn.Module, n_layers: int, scores: tuple[Score, ...], speed: tuple[SpeedRecord, ...]) -> ModelRecord:
+def _record(
+    model: nn.Module, layers: LayersArgument, scores: tuple[Score, ...], speed: tuple[SpeedRecord, ...]
+) -> ModelRecord:
     parameters = list(model.parameters())
     return ModelRecord(
-        n_layers=n_layers,
+        n_layers=len(find_layers(model, layers)),
         n_parameters=sum(p.numel() for p in parameters),
         n_bytes=sum(p.numel() * p.element_size() for p in parameters),
         scores=scores,

@@ -13,12 +13,14 @@ from layershap.scoring import Score
 
 @dataclass(frozen=True)
 class LayerRecord:
-    """One decoder layer and its value.
+    """One decoder layer, or one sublayer, and its value.
 
     Attributes
     ----------
     index : int
         Its place in the model.
+    name : str
+        The index as text, or a sublayer's name ("3.mixer").
     mixer, feed_forward : str
         What it is made of (`layershap.inspect`).
     n_parameters, n_bytes : int
@@ -34,6 +36,7 @@ class LayerRecord:
     """
 
     index: int
+    name: str
     mixer: str
     feed_forward: str
     n_parameters: int
@@ -176,6 +179,8 @@ class FitRecord:
     ----------
     model_class, layers_path, dtype : str
         What was fitted.
+    granularity : str
+        "layer" or "sublayer": what a layer of the report is.
     weights_digest : str
         SHA-256 of the weights (a sample of large tensors).
     n_parameters, n_bytes : int
@@ -191,6 +196,7 @@ class FitRecord:
     model_class: str
     layers_path: str
     dtype: str
+    granularity: str
     weights_digest: str
     n_parameters: int
     n_bytes: int
@@ -254,7 +260,7 @@ class PruningOutcome:
     Attributes
     ----------
     removed : tuple of int
-        Removed layers.
+        Indices of the removed ones of the report's layers.
     before, after : ModelRecord
         The two, measured in turns on the same machine.
     environment : Environment

@@ -102,6 +102,7 @@ class PruningReport:
         n_sequences: int | None = None,
         limit: int | None = None,
         batch_sizes: Sequence[int] = (1, 8),
+        n_remove: int | None = None,
         layers: LayersArgument = None,
     ) -> PruningReport:
         """The report with one more outcome: both models measured, in turns, on this machine.
@@ -116,13 +117,16 @@ class PruningReport:
             What is measured of both: see `layershap.evaluate`. Without texts and tasks, size and speed only.
         batch_sizes : sequence of int, default=(1, 8)
             For latency and throughput of prefill and decode; none measures no speed.
+        n_remove : int, optional
+            Which of the report's removals `pruned` is. By default found from the weights, or (trained or quantised
+            since) from the number of its layers; must be told where sublayers were removed.
         layers : str or sequence of nn.Module, optional
             Where the layers are, if the rule can't know.
 
         Raises
         ------
         ValueError
-            The layers of `pruned` are not those of `model` less some.
+            `pruned` is not smaller than `model`, or `n_remove` must be told.
         """
         scores: list[tuple[Score, ...]] = [(), ()]
         if texts is not None or tasks:
@@ -139,14 +143,28 @@ class PruningReport:
                 ).scores
                 for each in (model, pruned)
             ]
-        missing = removed_between(model, pruned, layers)
-        if missing is None:
-            # Trained or quantised since: then it can only be the set that this report names.
-            missing = self.removal(len(self.layers) - len(find_layers(pruned, layers))).layers
+        missing = self._removed(model, pruned, n_remove, layers)
         outcome = measure_outcome(
             model, pruned, removed=missing, scores=(scores[0], scores[1]), batch_sizes=batch_sizes, layers=layers
         )
         return replace(self, outcomes=(*self.outcomes, outcome))
+
+    def _removed(
+        self, model: nn.Module, pruned: nn.Module, n_remove: int | None, layers: LayersArgument
+    ) -> tuple[int, ...]:
+        if n_remove is not None:
+            return self.removal(n_remove).layers
+        if self.fit.granularity != "layer":
+            raise ValueError(f"which removal is it? Give n_remove, the number of {self.fit.granularity}s removed")
+        found = removed_between(model, pruned, layers)
+        if found is not None:
+            return found
+        # Trained or quantised since: then it can only be the set that this report names.
+        return self.removal(len(self.layers) - len(find_layers(pruned, layers))).layers
+
+    def names(self, layers: Iterable[int]) -> str:
+        """Names of some layers (or sublayers), separated by commas."""
+        return ", ".join(self.layers[layer].name for layer in layers)
 
     def removal(self, n_remove: int) -> RemovalRecord:
         """What removing `n_remove` layers means.

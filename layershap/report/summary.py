@@ -15,9 +15,9 @@ def tables(report: PruningReport) -> dict[str, Table]:
     """All tables of a report, by name."""
     found = {"summary": summary_table(report), "layers": layer_table(report), "removals": removal_table(report)}
     for number, outcome in enumerate(report.outcomes, start=1):
-        found[f"outcome_{number}"] = outcome_table(outcome)
+        found[f"outcome_{number}"] = outcome_table(report, outcome)
         if outcome.after.speed:
-            found[f"speed_{number}"] = speed_table(outcome)
+            found[f"speed_{number}"] = speed_table(report, outcome)
     return found
 
 
@@ -26,7 +26,7 @@ def summary_table(report: PruningReport) -> Table:
     fit, cost, text = report.fit, report.cost, report.calibration
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
     rows: list[tuple[Cell, ...]] = [
-        ("model", f"{fit.model_class}, {len(report.layers)} layers at {fit.layers_path}, {fit.dtype}"),
+        ("model", f"{fit.model_class}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
         ("size", f"{fit.n_parameters:,} parameters, {mebibytes(fit.n_bytes)}"),
         ("calibration", f"{text.n_sequences} x {text.seq_len} tokens, " + describe(text.provenance)),
         ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
@@ -43,7 +43,7 @@ def layer_table(report: PruningReport) -> Table:
     """Values with errors, and in which order the layers go."""
     rows = [
         (
-            layer.index,
+            layer.name,
             layer.contribution,
             layer.standard_error,
             layer.removal_rank if layer.removable else None,
@@ -65,7 +65,7 @@ def removal_table(report: PruningReport) -> Table:
     rows = [
         (
             removal.n_remove,
-            ", ".join(map(str, removal.layers)),
+            report.names(removal.layers),
             None if removal.probabilities is None else min(removal.probabilities),
             removal.score,
             removal.predicted_score,
@@ -88,7 +88,7 @@ def removal_table(report: PruningReport) -> Table:
     return Table("Removals, on the calibration text", columns, tuple(rows))
 
 
-def outcome_table(outcome: PruningOutcome) -> Table:
+def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
     """Size and scores before and after, a row per figure; each score names its protocol."""
     before, after = outcome.before, outcome.after
     rows = [
@@ -100,10 +100,10 @@ def outcome_table(outcome: PruningOutcome) -> Table:
             for old, new in zip(before.scores, after.scores, strict=True)
         ],
     ]
-    return Table(f"Without layers {_names(outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
+    return Table(f"{_without(report, outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
 
 
-def speed_table(outcome: PruningOutcome) -> Table:
+def speed_table(report: PruningReport, outcome: PruningOutcome) -> Table:
     """Prefill and decode before and after, in milliseconds and tokens per second."""
     rows = []
     for old, new in zip(outcome.before.speed, outcome.after.speed, strict=True):
@@ -115,7 +115,7 @@ def speed_table(outcome: PruningOutcome) -> Table:
             rows.append(_row(f"{decode}: tokens/s", old.decode_tokens_per_second, new.decode_tokens_per_second))
     first, where = outcome.before.speed[0], outcome.environment
     title = (
-        f"Without layers {_names(outcome)}: speed on {where.device}, threads: {where.threads}; medians, "
+        f"{_without(report, outcome)}: speed on {where.device}, threads: {where.threads}; medians, "
         f"{first.prompt_tokens} prompt tokens, {first.new_tokens} new ones"
     )
     return Table(title, _BEFORE_AFTER, tuple(rows))
@@ -129,8 +129,8 @@ def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ..
     return (what, before, after, ratio)
 
 
-def _names(outcome: PruningOutcome) -> str:
-    return ", ".join(map(str, outcome.removed))
+def _without(report: PruningReport, outcome: PruningOutcome) -> str:
+    return f"Without {report.fit.granularity}s {report.names(outcome.removed)}"
 
 
 def describe(provenance: dict[str, object]) -> str:
