@@ -22,6 +22,8 @@ DEFAULT = "layershap, default"
 GREEDY = "greedy (SLEB without barriers)"
 ONE_SHOT = "one-shot perplexity"
 SHORT_GPT = "ShortGPT"
+SLICE_GPT = "SliceGPT (width, as many parameters)"
+EXACT = "exact Shapley values, ranked"
 OPTIMUM = "best on the calibration text"
 
 
@@ -56,7 +58,7 @@ def methods(
         "random": lambda seed: RandomLayers(random_state=seed),
     }
     if llama:
-        found["SliceGPT (width, as many parameters)"] = lambda seed: SliceGPT()
+        found[SLICE_GPT] = lambda seed: SliceGPT()
     if n_layers <= 7:
         found = {name: make for name, make in found.items() if "protected" not in name}
     if n_layers <= 12:

@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from layershap.calibration import Calibration, as_calibration
+from layershap.evaluation import default_masks
 from layershap.protocols import SearchingSelector, Selector
 from layershap.tasks import Task
-
-ENOUGH_MASKS = 192
-"""Masks beyond which more tokens help more than more masks (docs/choosing.md)."""
 
 _SEARCH_SHARE = 2 / 3
 """Of the budget, where it can't pay for the search on all sequences; the rest is for the final choice on more."""
@@ -54,7 +52,7 @@ def mean_layer_runs(n_layers: int) -> float:
 def spend(
     calib_data: Any, tokenizer: Any, budget: Any, selector: Selector, n_layers: int, max_remove: int | None
 ) -> Spending:
-    """Split a budget. Masks come first: what the search may need, or `ENOUGH_MASKS` if that is more.
+    """Split a budget. Masks come first, as many as `fit` would take without a budget.
 
     What remains buys sequences. If all of them are paid for, more masks; if not, a third of the budget is kept for
     the final choice among the best sets on further sequences. The sequences of a task belong together and stay whole.
@@ -98,7 +96,7 @@ def spend(
         )
     if task:
         return Spending(calib_data, limit / (calibration.n_sequences * calibration.seq_len), limit)
-    n_masks = max(required, min(ENOUGH_MASKS, int(limit // one_mask)))
+    n_masks = max(required, min(default_masks(selector, n_layers, most), int(limit // one_mask)))
     if int(limit // (n_masks * one_mask)) >= calibration.n_sequences:
         return Spending(calibration, limit / (calibration.n_sequences * calibration.seq_len), limit)
     halving = isinstance(selector, SearchingSelector)

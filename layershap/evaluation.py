@@ -16,6 +16,9 @@ from layershap.exceptions import NonFiniteScoreWarning
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
 from layershap.record import RecordedGame
 
+SEARCH_MASKS = 128
+"""Masks to search with, beyond those that the selector can't do without (docs/choosing.md)."""
+
 _ROUNDS = 4
 """Rounds in which an adaptive sampler is asked."""
 
@@ -114,12 +117,20 @@ def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> in
     return limit
 
 
+def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
+    """Masks that `fit` may evaluate unless told: 256 without a search; with one, what it can't do without and
+    `SEARCH_MASKS` more.
+    """
+    if isinstance(selector, SearchingSelector):
+        return selector.n_required(n_players, max_remove) + SEARCH_MASKS
+    return max(256, 4 * n_players)
+
+
 def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: int) -> tuple[int, int]:
     """How many masks there are in all, and how many of them the sampler draws; a searching selector has the rest.
 
-    By default 256 without a search; with one, what it may need (for `SurrogateSearch`: what greedy removal needs for
-    the same `max_remove`), or 192 if that is more. The sampler draws a quarter, and no more than the search can spare;
-    the leave-one-outs serve both.
+    The sampler draws half of what the search can spare, and at least as many as there are leave-one-outs, which serve
+    both.
 
     Raises
     ------
@@ -128,8 +139,8 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
     """
     if n_masks is not None and (isinstance(n_masks, bool) or not isinstance(n_masks, Integral)):
         raise TypeError(f"n_masks must be an int, got {n_masks!r}")
+    total = default_masks(selector, n_players, max_remove) if n_masks is None else int(n_masks)
     if not isinstance(selector, SearchingSelector):
-        total = max(256, 4 * n_players) if n_masks is None else int(n_masks)
         if total <= n_players:
             raise ValueError(
                 f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them "
@@ -137,7 +148,6 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
             )
         return total, total
     required = selector.n_required(n_players, max_remove)
-    total = max(required, 192) if n_masks is None else int(n_masks)
     if total < max(required, n_players + 1):
         raise ValueError(
             f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them apart; "
@@ -145,7 +155,7 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
             f"{n_players} leave-one-outs included. The minimum is {max(required, n_players + 1)}, got {n_masks}. "
             "Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of its own."
         )
-    return total, min(max(n_players, total // 4), total - required + n_players)
+    return total, min(max(n_players, (total - required) // 2), total - required + n_players)
 
 
 def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:

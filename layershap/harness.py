@@ -10,14 +10,15 @@ from typing import Any
 from torch import nn
 
 from layershap.extras import require
+from layershap.scores import Score
 
 _BATCH_SIZE = 8
 
 
 def harness_scores(
     model: nn.Module, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None, num_fewshot: int = 0
-) -> list[dict[str, Any]]:
-    """Run harness tasks and return one record for each task and metric, with the fields of `layershap.Score`.
+) -> list[Score]:
+    """Run harness tasks and return a score for each task and metric.
 
     Parameters
     ----------
@@ -51,25 +52,25 @@ def harness_scores(
         bootstrap_iters=1000,
         log_samples=False,
     )
-    records = []
+    scores = []
     for task, found in output["results"].items():
         for key, value in found.items():
             metric, _, variant = key.partition(",")
             if not variant or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = found.get(f"{metric}_stderr,{variant}")
-            records.append(
-                {
-                    "task": task,
-                    "metric": metric if variant == "none" else f"{metric} ({variant})",
-                    "value": float(value),
-                    "std_error": float(error) if isinstance(error, int | float) else math.nan,
-                    "n": int(output["n-samples"].get(task, {}).get("effective", 0)),
-                    "higher_is_better": bool(output["higher_is_better"].get(task, {}).get(metric, True)),
-                    "protocol": f"lm-eval {lm_eval.__version__}, {num_fewshot}-shot",
-                }
+            scores.append(
+                Score(
+                    task=task,
+                    metric=metric if variant == "none" else f"{metric} ({variant})",
+                    value=float(value),
+                    std_error=float(error) if isinstance(error, int | float) else math.nan,
+                    n=int(output["n-samples"].get(task, {}).get("effective", 0)),
+                    higher_is_better=bool(output["higher_is_better"].get(task, {}).get(metric, True)),
+                    protocol=f"lm-eval {lm_eval.__version__}, {num_fewshot}-shot",
+                )
             )
-    return records
+    return scores
 
 
 def _resolve(tasks: Sequence[str]) -> tuple[list[str], bool]:

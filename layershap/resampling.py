@@ -6,6 +6,7 @@ Shapes: B resamples, M masks, L layers, S calibration sequences, N numbers of la
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,6 +31,45 @@ def resampled_scores(game: LayerGame, masks_ML: MaskArray, n_resamples: int, rng
     return np.array([game.utility.score(statistics.resampled(draw)) for draw in draws]).reshape(-1, len(masks_ML))
 
 
+def calibration_errors(
+    game: LayerGame,
+    masks_ML: MaskArray,
+    values_of: Callable[[FloatArray], FloatArray],
+    *,
+    n_resamples: int = 200,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """Standard errors of any values that are computed from the scores of some masks, by the text they were scored on.
+
+    Parameters
+    ----------
+    game : LayerGame
+        Its utility must read statistics of sequences (a `Utility`), and there must be at least two sequences.
+    masks_ML : ndarray [M, L]
+        Evaluated first, if they were not.
+    values_of : callable
+        Scores [M] -> values, of any shape: `layershap.shapley.exact_from_table` of all masks, say.
+    n_resamples : int, default=200
+        B.
+    rng : numpy.random.Generator
+        Of the resamples.
+
+    Raises
+    ------
+    ValueError
+        Nothing to resample.
+    """
+    game(masks_ML)
+    resampled_BM = resampled_scores(game, masks_ML, n_resamples, rng)
+    if len(resampled_BM) < 2:
+        raise ValueError(
+            "a bootstrap needs at least two resamples of at least two calibration sequences and a utility that reads "
+            f"their statistics; got {n_resamples} resamples of {game.calibration.n_sequences} sequences, "
+            f"{type(game.utility).__name__}"
+        )
+    return np.array([values_of(scores_M) for scores_M in resampled_BM]).std(axis=0, ddof=1)
+
+
 def removal_probabilities(
     selector: Selector,
     evidence: SelectionEvidence,
@@ -40,19 +80,30 @@ def removal_probabilities(
     """How often each layer is in the set removed, over the resamples [N, L]; row n - 1 is for n layers.
 
     The selector decides again on each resample, among the masks that were evaluated: by their scores there, and by
-    the values there where the surrogate gives them. NaN where nothing could be resampled.
+    the values there where the surrogate gives them. NaN where nothing could be resampled, or for a number that the
+    selector can't do.
     """
-    n_layers = len(evidence.removable)
-    counts_NL = np.zeros((max_remove, n_layers))
+    counts_NL = np.full((max_remove, len(evidence.removable)), np.nan)
     if not len(resampled_BM):
-        return np.full((max_remove, n_layers), np.nan)
-    for b, scores_M in enumerate(resampled_BM):
-        contributions = evidence.contributions.copy()
-        if len(resampled_values_BL):
-            contributions[evidence.removable] = resampled_values_BL[b]
-        again = replace(evidence, scores=scores_M, contributions=contributions, final_masks=None)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TiedSelectionWarning)
-            for n_remove in range(1, max_remove + 1):
+        return counts_NL
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TiedSelectionWarning)
+        possible = [n for n in range(1, max_remove + 1) if _selects(selector, evidence, n)]
+        counts_NL[[n - 1 for n in possible]] = 0.0
+        for b, scores_M in enumerate(resampled_BM):
+            contributions = evidence.contributions.copy()
+            if len(resampled_values_BL):
+                contributions[evidence.removable] = resampled_values_BL[b]
+            again = replace(evidence, scores=scores_M, contributions=contributions, final_masks=None)
+            for n_remove in possible:
                 counts_NL[n_remove - 1, selector.select(again, n_remove)] += 1
     return counts_NL / len(resampled_BM)
+
+
+def _selects(selector: Selector, evidence: SelectionEvidence, n_remove: int) -> bool:
+    """Whether the selector can do this number at all."""
+    try:
+        selector.select(evidence, n_remove)
+    except ValueError:
+        return False
+    return True

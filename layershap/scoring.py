@@ -1,11 +1,10 @@
-"""`evaluate`: perplexities and task scores of a model as records, to be set beside those of another model."""
+"""`evaluate`: perplexities and task scores of a model, to be set beside those of another."""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,13 @@ import numpy as np
 from torch import nn
 
 from layershap.forward.unmasked import sequence_statistics
+from layershap.harness import harness_scores
 from layershap.model_io import maximum_length
 from layershap.perplexity_protocols import PerplexityProtocol, perplexity
+from layershap.scores import Evaluation, EvaluationTable, Score, side_by_side
 from layershap.tasks import Task, last_word, multiple_choice, read_rows
+
+__all__ = ["PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side", "task_scores"]
 
 PAPER_TASKS = (
     "boolq",
@@ -31,112 +34,6 @@ PAPER_TASKS = (
 those of its published ``evaluate/quantize_eval.sh``; the eighth is the one that its ``evaluate/eval_acc.sh`` runs."""
 
 Texts = str | Iterable[str]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One figure of an evaluation.
-
-    Attributes
-    ----------
-    task, metric : str
-        What was measured: ``('arc_easy', 'acc')``, ``('text', 'perplexity')``.
-    value : float
-        The figure.
-    std_error : float
-        Its standard error over sequences or questions; NaN where unknown.
-    n : int
-        Sequences or questions.
-    higher_is_better : bool
-        False for perplexities.
-    protocol : str
-        What the figure must be compared under: a perplexity protocol's name, ``rows`` for rows scored here, or
-        lm-evaluation-harness's version.
-    """
-
-    task: str
-    metric: str
-    value: float
-    std_error: float
-    n: int
-    higher_is_better: bool
-    protocol: str
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The scores of one model.
-
-    Attributes
-    ----------
-    scores : tuple of Score
-        In the order asked for.
-    """
-
-    scores: tuple[Score, ...]
-
-    def __getitem__(self, key: tuple[str, str]) -> Score:
-        """The score of (task, metric)."""
-        for score in self.scores:
-            if (score.task, score.metric) == key:
-                return score
-        raise KeyError(f"no score {key}; there are {[(s.task, s.metric) for s in self.scores]}")
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """Plain dicts, for JSON or ``pandas.DataFrame``."""
-        return [asdict(score) for score in self.scores]
-
-    @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
-        """The reverse of `to_records`."""
-        return cls(tuple(Score(**record) for record in records))
-
-    def __str__(self) -> str:
-        return str(side_by_side({"value": self}))
-
-
-@dataclass(frozen=True)
-class EvaluationTable:
-    """The scores of several models side by side.
-
-    Attributes
-    ----------
-    evaluations : dict of str to Evaluation
-        By model name, in the order of the columns.
-    """
-
-    evaluations: Mapping[str, Evaluation]
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """One dict for each (task, metric, protocol), with a value and a standard error for each model."""
-        rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-        for name, evaluation in self.evaluations.items():
-            for score in evaluation.scores:
-                row = rows.setdefault(
-                    (score.task, score.metric, score.protocol),
-                    {"task": score.task, "metric": score.metric, "protocol": score.protocol, "n": score.n},
-                )
-                row[name], row[f"{name} std_error"] = score.value, score.std_error
-        return list(rows.values())
-
-    def __str__(self) -> str:
-        names = list(self.evaluations)
-        table = [["task", "metric", "protocol", *names]]
-        for row in self.to_records():
-            cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
-            table.append([row["task"], row["metric"], row["protocol"], *cells])
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        lines = []
-        for line in table:
-            left = [cell.ljust(width) for cell, width in zip(line[:3], widths)]
-            right = [cell.rjust(width) for cell, width in zip(line[3:], widths[3:])]
-            lines.append("  ".join([*left, *right]).rstrip())
-        return "\n".join(lines)
-
-
-def side_by_side(evaluations: Mapping[str, Evaluation]) -> EvaluationTable:
-    """A table: ``print(side_by_side({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
-    return EvaluationTable(dict(evaluations))
 
 
 def evaluate(
@@ -202,20 +99,15 @@ def evaluate(
             scores.append(
                 Score(name, "perplexity", found.value, found.std_error, found.n_sequences, False, found.protocol)
             )
-    harness: list[str] = []
+    names: list[str] = []
     for task in tasks:
         if isinstance(task, Task) or Path(task).suffix == ".jsonl":
             bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
             scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
         else:
-            harness.append(os.fspath(task))
-    if harness:
-        from layershap.harness import harness_scores
-
-        scores.extend(
-            Score(**record)
-            for record in harness_scores(model, tokenizer, harness, limit=limit, num_fewshot=num_fewshot)
-        )
+            names.append(os.fspath(task))
+    if names:
+        scores.extend(harness_scores(model, tokenizer, names, limit=limit, num_fewshot=num_fewshot))
     return Evaluation(tuple(scores))
 
 
@@ -239,10 +131,3 @@ def _from_file(path: Path, tokenizer: Any, max_length: int | None, limit: int | 
     rows = read_rows(path)[:limit]
     build = multiple_choice if "gold" in rows[0] or "choices" in rows[0] else last_word
     return build(rows, tokenizer, name=path.stem, max_length=max_length)
-
-
-def _cell(value: float | None, error: float) -> str:
-    if value is None:
-        return "-"
-    figure = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-    return figure if math.isnan(error) else f"{figure} ± {error:.2f}" if abs(value) >= 10 else f"{figure} ± {error:.4f}"

@@ -1,11 +1,11 @@
 """Train the models that `benchmarks/selection.py` needs and the repository does not ship.
 
-    python scripts/train_benchmark_models.py llama24      # 24 layers, about 20 minutes on one quiet core
-    python scripts/train_benchmark_models.py mamba2       # 10 layers, about 6 minutes
+    python scripts/train_benchmark_models.py llama24      # 24 layers, about 45 minutes on one quiet core
+    python scripts/train_benchmark_models.py mamba2       # 10 layers, about 4 minutes
 
 The training text is `benchmarks/data/books.jsonl.xz` (12 books in the public domain), the tokenizer the bundled one.
-Written to `benchmarks/models/NAME`, with the recipe and the measured perplexity in `training.json`. A run that is
-interrupted goes on from its last checkpoint (every 200 steps) when the command is given again.
+Written to `OUT/NAME` (`benchmarks/models/NAME`), with the recipe and the measured perplexity in `training.json`. A run
+that is interrupted goes on from its last checkpoint (every 200 steps) when the command is given again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def llama24(vocab: int, bos: int) -> tuple[Any, Recipe]:
         vocab_size=vocab, hidden_size=128, intermediate_size=340, num_hidden_layers=24, num_attention_heads=4,
         max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
     )
-    return LlamaForCausalLM(config), Recipe(steps=2400, lr=3e-3, batch=8, length=128, bf16=True)
+    return LlamaForCausalLM(config), Recipe(steps=6000, lr=3e-3, batch=8, length=128, bf16=True)
 
 
 def mamba2(vocab: int, bos: int) -> tuple[Any, Recipe]:
@@ -39,7 +39,7 @@ def mamba2(vocab: int, bos: int) -> tuple[Any, Recipe]:
         vocab_size=vocab, hidden_size=96, num_hidden_layers=10, state_size=16, num_heads=6, head_dim=32, n_groups=1,
         chunk_size=32, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos, pad_token_id=bos,
     )
-    return Mamba2ForCausalLM(config), Recipe(steps=1200, lr=4e-3, batch=8, length=128)
+    return Mamba2ForCausalLM(config), Recipe(steps=800, lr=4e-3, batch=8, length=128)
 
 
 BUILDERS = {"llama24": llama24, "mamba2": mamba2}
@@ -48,6 +48,7 @@ BUILDERS = {"llama24": llama24, "mamba2": mamba2}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name", choices=BUILDERS)
+    parser.add_argument("--out", type=Path, default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -58,7 +59,7 @@ def main() -> None:
     unigram = unigram_perplexity(train_ids, test_ids, len(tokenizer))
     print(f"{args.name}: {model.num_parameters()} parameters, {len(train_ids)} training tokens", flush=True)
 
-    folder = MODELS / args.name
+    folder = args.out / args.name
     record = train(model, train_ids, recipe, folder / "checkpoint.pt")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

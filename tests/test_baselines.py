@@ -239,5 +239,5 @@ def test_the_estimator_contract(method, stories, stories_calibration):
 
 def test_another_models_depth_is_refused(stories, stories_calibration, gpt2):
     fitted = ShortGPT().fit(stories[0], stories_calibration)
-    with pytest.raises(ValueError, match="fitted on a model of 5 layers"):
+    with pytest.raises(ValueError, match="fitted on a model of 5 players"):
         fitted.transform(gpt2[0], n_remove=1)

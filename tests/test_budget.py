@@ -23,7 +23,10 @@ from layershap import (
 from layershap.budget import spend
 from layershap.datasets import load_calibration_text, tiny_random
 from layershap.protocols import SearchingSelector, SelectionEvidence
+from layershap.resampling import calibration_errors
 from layershap.selection.best import select_best
+from layershap.selection.neighbourhoods import subsets
+from layershap.utilities import NegativeLogLikelihood
 
 IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
 
@@ -43,14 +46,14 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
     calibration = Calibration(ids, ids.clone())
     one_mask = 6 * 32
     for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
-        spending = spend(calibration, None, sequences * 192 * one_mask, SurrogateSearch(), 12, None)
+        spending = spend(calibration, None, sequences * 196 * one_mask, SurrogateSearch(), 12, None)
         assert spending.calib_data.n_sequences == searched
         assert [part.n_sequences for part in spending.more] == more
-        assert spending.max_layer_runs == sequences * 192 * one_mask / (searched * 32)
-    taken = spend(calibration, None, 3 * 192 * one_mask, SurrogateSearch(), 12, None).calib_data
+        assert spending.max_layer_runs == sequences * 196 * one_mask / (searched * 32)
+    taken = spend(calibration, None, 3 * 196 * one_mask, SurrogateSearch(), 12, None).calib_data
     assert torch.equal(taken.ids_ST, ids[[0, 4]])
     assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, 3 * 192 * one_mask, ShapleyRanking(), 12, None).calib_data.n_sequences == 3
+    assert spend(calibration, None, 3 * 196 * one_mask, ShapleyRanking(), 12, None).calib_data.n_sequences == 2
     untouched = spend("text", None, None, SurrogateSearch(), 12, None)
     assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
 
@@ -58,7 +61,7 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
 def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
     ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
     calibration = Calibration(ids, ids.clone())
-    budget = 3 * 192 * 6 * 32
+    budget = 3 * 196 * 6 * 32
     pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
     search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
     assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
@@ -132,6 +135,27 @@ def test_removal_probabilities_and_calibration_errors(fitted, stories, stories_c
     assert fitted.contributions_std_ == pytest.approx(np.sqrt(combined))
 
 
+def test_calibration_errors_of_exact_values_and_interactions(stories, stories_calibration):
+    """Against a linear utility, whose mean over sequences has a standard error in closed form."""
+    game = LayerGame(stories[0], stories_calibration, utility=NegativeLogLikelihood())
+    masks = shapley.all_masks(5)
+    found = calibration_errors(game, masks, shapley.exact_from_table, n_resamples=2000, rng=np.random.default_rng(0))
+    statistics = game.statistics(masks)
+    assert np.ptp(statistics.counts) == 0
+    per_sequence = -statistics.sums["nll"] / statistics.counts
+    values = np.array([shapley.exact_from_table(column) for column in per_sequence.T])
+    assert found == pytest.approx(values.std(axis=0) / np.sqrt(len(values)), rel=0.08)
+    pairs = calibration_errors(
+        game, masks, lambda scores: shapley.interactions_from_table(scores).pairs, rng=np.random.default_rng(0)
+    )
+    assert pairs.shape == (5, 5)
+    assert (pairs[~np.eye(5, dtype=bool)] > 0).all()
+    with pytest.raises(ValueError, match="of 1 sequences"):
+        calibration_errors(
+            LayerGame(stories[0], IDS[:1]), masks, shapley.exact_from_table, rng=np.random.default_rng(0)
+        )
+
+
 def test_without_anything_to_resample(tiny):
     one = LayerPruner(random_state=0).fit(tiny, IDS[:1])
     assert np.isnan(one.removal_probabilities_).all()
@@ -183,6 +207,30 @@ def test_sets_that_the_model_can_not_lose_are_not_chosen():
     assert list(select_best(evidence, 2)) == [1, 3]
     assert list(ShapleyRanking().select(evidence, 2)) == [1, 3]
     assert list(Greedy().select(evidence, 2)) == [1, 3]
+
+
+class AllPairs:
+    """A selector that can do one number only."""
+
+    def n_required(self, n_players, max_remove):
+        return n_players * (n_players - 1) // 2
+
+    def search(self, game, surrogate, max_remove, rng):
+        game(subsets(np.ones(game.n_players, dtype=bool), 2))
+
+    def select(self, evidence, n_remove):
+        if n_remove != 2:
+            raise ValueError(f"AllPairs removes 2 layers, got n_remove={n_remove}")
+        pairs = np.flatnonzero((~evidence.masks).sum(axis=1) == 2)
+        return np.flatnonzero(~evidence.masks[pairs[np.argmax(evidence.scores[pairs])]])
+
+
+def test_a_selector_asked_for_a_number_that_it_can_not_do(tiny):
+    pruner = LayerPruner(selector=AllPairs(), random_state=0).fit(tiny, IDS)
+    assert len(pruner.removed_layers(2)) == 2
+    assert np.isnan(pruner.removal_probabilities_).all(axis=1).tolist() == [True, False, True, True]
+    with pytest.raises(ValueError, match="AllPairs removes 2 layers, got n_remove=3"):
+        pruner.removed_layers(3)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.test_examples import run
 
 def perplexities(output):
     """The row of held-out perplexities that an example prints, in order."""
-    (row,) = re.findall(r"^held-out books +perplexity +seq128 +(.*)$", output, flags=re.MULTILINE)
+    (row,) = re.findall(r"^held-out books +perplexity +seq128 +\d+ +(.*)$", output, flags=re.MULTILINE)
     return [float(value) for value in re.findall(r"([\d.]+) ± ", row)]
 
 

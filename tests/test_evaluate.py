@@ -131,17 +131,19 @@ def test_before_and_after(gpt2, tmp_path):
     assert before["novels", "perplexity"].value < after["novels", "perplexity"].value
     table = side_by_side({"dense": before, "pruned": after})
     lines = str(table).splitlines()
-    assert lines[0].split() == ["task", "metric", "protocol", "dense", "pruned"]
-    assert lines[1].split()[:3] == ["novels", "perplexity", "seq128"]
+    assert lines[0].split() == ["task", "metric", "protocol", "n", "dense", "pruned"]
+    assert lines[1].split()[:4] == ["novels", "perplexity", "seq128", "8"]
     row = table.to_records()[0]
     assert (row["dense"], row["pruned"]) == tuple(e["novels", "perplexity"].value for e in (before, after))
     assert Evaluation.from_records(json.loads(json.dumps(after.to_records()))) == after
 
 
-def test_figures_under_different_protocols_get_different_rows(gpt2):
+def test_figures_that_can_not_be_compared_get_different_rows(gpt2):
     model, tokenizer = gpt2
     plain, bos = (evaluate(model, tokenizer, texts=TEXTS, n_sequences=2, protocol=p) for p in ("seq128", "seq128-bos"))
     assert [row["protocol"] for row in side_by_side({"a": plain, "b": bos}).to_records()] == ["seq128", "seq128-bos"]
+    fewer = evaluate(model, tokenizer, texts=TEXTS, n_sequences=1)
+    assert [row["n"] for row in side_by_side({"a": plain, "b": fewer}).to_records()] == [2, 1]
     with pytest.raises(KeyError, match="no score"):
         plain["text", "acc"]
 

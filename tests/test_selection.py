@@ -5,11 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layershap import Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
+from layershap import Exhaustive, Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
+from layershap.protocols import SelectionEvidence
 from layershap.record import RecordedGame
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps
+from layershap.testing import check_selector
+
+
+@pytest.mark.parametrize("selector", [Exhaustive(), Greedy(), SurrogateSearch(), SurrogateSearch(bounded=True)])
+def test_they_keep_the_contract(selector):
+    check_selector(selector)
 
 
 def table_game(scores):
@@ -67,18 +74,43 @@ def test_greedy_is_greedy(seed, monotone):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("monotone", [False, True])
 def test_the_search_is_never_worse_than_greedy(seed, monotone):
-    """By construction on any game without bounds, and with them where removing a layer never raises the score."""
+    """By construction, on any game, even if it may evaluate no more masks than greedy."""
     scores = random_table(8, seed, monotone)
     greedy = plain_greedy(scores, 8, 5)
-    record, found = searched(table_game(scores), 8, 5, SurrogateSearch(bounded=monotone), greedy_masks(8, 5))
+    record, found = searched(table_game(scores), 8, 5, SurrogateSearch(), greedy_masks(8, 5))
     assert (found >= greedy).all()
     assert len(record.masks) <= greedy_masks(8, 5)
+    if monotone:
+        record, found = searched(table_game(scores), 8, 5, SurrogateSearch(bounded=True), greedy_masks(8, 5))
+        assert (found >= greedy).all()
 
 
 def test_the_search_finds_the_optimum_of_a_real_model(stories_table):
     _, found = searched(table_game(stories_table), 5, 4, SurrogateSearch())
     removed = 5 - shapley.all_masks(5).sum(axis=1)
     assert found == pytest.approx([stories_table[removed == n].max() for n in (1, 2, 3, 4)])
+
+
+@pytest.mark.parametrize("selector", [Exhaustive(), Greedy(), SurrogateSearch()])
+def test_sets_that_the_model_can_not_lose_are_not_searched_for(stories_table, selector):
+    """Of layers 3 and 4, the two of least value, one must stay."""
+    record = RecordedGame(table_game(stories_table), np.ones(5, dtype=bool), 100, keep_one_of=[(3, 4)])
+    record(~np.eye(5, dtype=bool))
+    selector.search(record, PairwiseRidge(), 3, np.random.default_rng(0))
+    masks = shapley.all_masks(5)
+    allowed = masks[:, [3, 4]].any(axis=1)
+    assert np.array_equal(record.allowed(masks), allowed)
+    evidence = SelectionEvidence(
+        np.zeros(5), np.ones(5, dtype=bool), PairwiseRidge(), record.masks, record.scores, ((3, 4),)
+    )
+    for n_remove in (1, 2, 3):
+        chosen = selector.select(evidence, n_remove)
+        assert len(chosen) == n_remove
+        assert not {3, 4} <= set(chosen.tolist())
+        if not isinstance(selector, Greedy):
+            of_size = allowed & (masks.sum(axis=1) == 5 - n_remove)
+            found = np.isin(np.arange(5), chosen, invert=True)
+            assert stories_table[found @ 2 ** np.arange(5)] == stories_table[of_size].max()
 
 
 def test_bounds_hold_in_monotone_games_and_allow_for_the_largest_rise():

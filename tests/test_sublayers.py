@@ -189,7 +189,7 @@ def test_the_pruner_from_values_to_a_checkpoint(stories_calibration, tmp_path):
     assert [layer.mixer == "none" for layer in report.layers] == [False, True] * 5
     assert report.removal(3).layers == tuple(removed)
     assert report.removal(3).n_parameters == small.num_parameters()
-    with pytest.raises(ValueError, match="fitted on a model of 10 sublayers"):
+    with pytest.raises(ValueError, match="fitted on a model of 10 players"):
         pruner.transform(small, n_remove=1)
 
 

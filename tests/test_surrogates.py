@@ -9,6 +9,7 @@ from sklearn.linear_model import LinearRegression
 from layershap import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP, StratifiedSampler, shapley
 from layershap.heldout import choose_surrogate, held_out
 from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
+from layershap.testing import check_surrogate
 
 
 def pairwise_game(n, seed=0, strength=1.0):
@@ -24,6 +25,11 @@ def pairwise_game(n, seed=0, strength=1.0):
 
 def drawn(n, m, seed=0):
     return StratifiedSampler(leave_one_out=True).sample(n, m, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize("surrogate", [LinearRidge(), PairwiseRidge(), BootstrapEnsemble(n_members=3)])
+def test_they_keep_the_contract(surrogate):
+    check_surrogate(surrogate)
 
 
 def test_linear_ridge_recovers_an_additive_game():

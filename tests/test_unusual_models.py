@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -162,6 +163,31 @@ def test_gradients_hooks_and_training_flags_stay(copied):
         calls.clear()
         kept(token_ids())
         assert calls == [trained[-2]]
+
+
+@pytest.mark.parametrize("granularity", ["layer", "sublayer"])
+def test_scoring_leaves_modes_gradients_and_hooks_as_they_were(granularity):
+    model = stories().train()
+    model.model.layers[0].eval()
+    model.lm_head.weight.requires_grad_(False)
+    model.model.layers[3].register_forward_hook(lambda module, args, output: None)
+    model(token_ids()).logits.sum().backward()
+    modes = [module.training for module in model.modules()]
+    hooks = [len(module._forward_hooks) for module in model.modules()]
+    needs = [parameter.requires_grad for parameter in model.parameters()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    before = [None if gradient is None else gradient.clone() for gradient in gradients]
+    weights = state(model)
+    with LayerGame(model, token_ids(), granularity=granularity) as game:
+        masks = np.random.default_rng(0).random((4, game.n_players)) < 0.5
+        game(masks)
+    assert [module.training for module in model.modules()] == modes
+    assert [len(module._forward_hooks) for module in model.modules()] == hooks
+    assert [parameter.requires_grad for parameter in model.parameters()] == needs
+    assert all(parameter.grad is gradient for parameter, gradient in zip(model.parameters(), gradients, strict=True))
+    assert all(a is b or torch.equal(a, b) for a, b in zip(gradients, before, strict=True))
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_refused_removal_changes_nothing():

@@ -39,9 +39,10 @@ class SurrogateSearch(BaseEstimator):
         Rounds without a gain after which a size is left.
     width : int, default=32
         Beam width of the search over the surrogate.
-    bounded : bool, default=True
-        Follow greedy's path with the bounds of `Greedy`. False evaluates each child on the path, so that the result is
-        never worse than greedy's on any game, not only where removing a layer seldom raises the score.
+    bounded : bool, default=False
+        True follows greedy's path with the bounds of `Greedy`, which spares about a third of its masks. On the trained
+        models measured the path is the same; where removing further layers raises the score, it need not be, and the
+        result can be worse than greedy's.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class SurrogateSearch(BaseEstimator):
         n_random: int = 32,
         patience: int = 2,
         width: int = 32,
-        bounded: bool = True,
+        bounded: bool = False,
     ) -> None:
         self.n_neighbours = n_neighbours
         self.n_global = n_global

@@ -48,38 +48,40 @@ class ChoiceLayout:
         rows_QC = self.sequences_QC[rng.integers(self.n_questions, size=self.n_questions)]
         return rows_QC[rows_QC >= 0]
 
-    def log_likelihoods(
-        self, statistics: SequenceStatistics, normalise: Normalisation
-    ) -> tuple[FloatArray, FloatArray]:
-        """Log-likelihood of each choice [M, Q, C], -inf where there is none, and how often each question counts [Q].
-
-        In a resampled set, a question counts as often as all of its choices were drawn.
-        """
-        lengths_S: dict[str, FloatArray | IntArray] = {
-            "none": np.ones(len(self.characters_S)),
-            "characters": self.characters_S,
-            "bytes": self.bytes_S,
-        }
-        columns = np.arange(len(statistics.counts)) if statistics.sequences is None else statistics.sequences
-        times_S = np.bincount(columns, minlength=len(self.characters_S))
-        column_S = np.zeros(len(times_S), dtype=np.int64)
-        column_S[columns] = np.arange(len(columns))
-        absent_QC = self.sequences_QC < 0
-        found_QC = column_S[self.sequences_QC]
+    def log_likelihoods(self, statistics: SequenceStatistics, normalise: Normalisation) -> FloatArray:
+        """Log-likelihood of each choice [M, Q, C], -inf where there is none."""
+        columns_QC = self._columns(statistics)[self.sequences_QC]
+        lengths_QC: FloatArray | IntArray = np.ones(1)
         if normalise == "tokens":
-            length_QC = statistics.counts[found_QC]
-        else:
-            length_QC = np.asarray(lengths_S[normalise], dtype=np.float64)[self.sequences_QC]
-        likelihood_MQC = np.where(absent_QC, -np.inf, -statistics.sums["nll"][:, found_QC] / length_QC)
-        times_QC = np.where(absent_QC, np.iinfo(np.int64).max, times_S[self.sequences_QC])
-        return likelihood_MQC, times_QC.min(axis=1).astype(np.float64)
+            lengths_QC = statistics.counts[columns_QC]
+        elif normalise != "none":
+            lengths_S = self.characters_S if normalise == "characters" else self.bytes_S
+            lengths_QC = lengths_S[self.sequences_QC]
+        return np.where(self.sequences_QC < 0, -np.inf, -statistics.sums["nll"][:, columns_QC] / lengths_QC)
+
+    def mean(self, scores_MQ: FloatArray, statistics: SequenceStatistics) -> FloatArray:
+        """Mean over the questions [M]; in a resampled set, each counts as often as all of its choices were drawn."""
+        drawn = np.arange(len(self.characters_S)) if statistics.sequences is None else statistics.sequences
+        times_S = np.bincount(drawn, minlength=len(self.characters_S))
+        times_QC = np.where(self.sequences_QC < 0, times_S.max(), times_S[self.sequences_QC])
+        times_Q = times_QC.min(axis=1).astype(np.float64)
+        counted = times_Q > 0  # a question that was not drawn has no scores
+        return scores_MQ[:, counted] @ times_Q[counted] / times_Q.sum()
+
+    def _columns(self, statistics: SequenceStatistics) -> IntArray:
+        """A column of the statistics for each sequence [S]; any one of those that a resampled set has."""
+        if statistics.sequences is None:
+            return np.arange(len(self.characters_S))
+        column_S = np.zeros(len(self.characters_S), dtype=np.int64)
+        column_S[statistics.sequences] = np.arange(len(statistics.sequences))
+        return column_S
 
 
 def _check(layout: object, normalise: str) -> None:
     if not isinstance(layout, ChoiceLayout):
         raise TypeError(
-            f"layout must be the ChoiceLayout of a task (layershap.tasks.multiple_choice(...).layout), "
-            f"got {type(layout).__name__}"
+            f"layout must be the ChoiceLayout of a task, layershap.tasks.multiple_choice(...).utility.layout; got "
+            f"{type(layout).__name__}"
         )
     if normalise not in get_args(Normalisation):
         raise ValueError(f"normalise must be one of {list(get_args(Normalisation))}, got {normalise!r}")
@@ -92,7 +94,7 @@ class ChoiceAccuracy:
     Parameters
     ----------
     layout : ChoiceLayout
-        Made with the calibration data by `layershap.tasks.multiple_choice`.
+        Made with the calibration data by `layershap.tasks.multiple_choice`: its ``utility.layout``.
     normalise : {'none', 'characters', 'bytes', 'tokens'}, default='none'
         What a choice's log-likelihood is divided by: the harness's ``acc``, ``acc_norm``, ``acc_bytes``, or tokens.
     """
@@ -114,13 +116,13 @@ class ChoiceAccuracy:
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """1 where the right choice is the most likely, the first of equals counting; NaN for a broken model [M, Q]."""
-        likelihood_MQC, _ = self.layout.log_likelihoods(statistics, self.normalise)
+        likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         right_MQ = (likelihood_MQC.argmax(axis=2) == self.layout.gold_Q).astype(np.float64)
         return np.where(np.isnan(likelihood_MQC).any(axis=2), np.nan, right_MQ)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M] in [0, 1]."""
-        return _weighted_mean(self.per_question(statistics), self.layout.log_likelihoods(statistics, "none")[1])
+        return self.layout.mean(self.per_question(statistics), statistics)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class ChoiceLogProbability:
     Parameters
     ----------
     layout : ChoiceLayout
-        Made with the calibration data by `layershap.tasks.multiple_choice`.
+        Made with the calibration data by `layershap.tasks.multiple_choice`: its ``utility.layout``.
     normalise : {'none', 'characters', 'bytes', 'tokens'}, default='none'
         What a choice's log-likelihood is divided by before the softmax over the choices.
     """
@@ -154,20 +156,14 @@ class ChoiceLogProbability:
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """Log-probability of each question's right choice [M, Q], in nats."""
-        likelihood_MQC, _ = self.layout.log_likelihoods(statistics, self.normalise)
+        likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         gold_MQ = np.take_along_axis(likelihood_MQC, self.layout.gold_Q[None, :, None], axis=2)[..., 0]
         with np.errstate(invalid="ignore"):  # NaN is passed on: the model is broken
             return gold_MQ - np.logaddexp.reduce(likelihood_MQC, axis=2)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
         """Scores [M], at most 0; minus log C is chance."""
-        return _weighted_mean(self.per_question(statistics), self.layout.log_likelihoods(statistics, "none")[1])
-
-
-def _weighted_mean(scores_MQ: FloatArray, times_Q: FloatArray) -> FloatArray:
-    """Mean over the questions that were drawn [M]."""
-    drawn = times_Q > 0
-    return scores_MQ[:, drawn] @ times_Q[drawn] / times_Q.sum()
+        return self.layout.mean(self.per_question(statistics), statistics)
 
 
 def layout_of(

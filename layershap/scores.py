@@ -1,0 +1,124 @@
+"""The figures of an evaluation as plain records, and tables of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """One figure of an evaluation.
+
+    Attributes
+    ----------
+    task, metric : str
+        What was measured: ``('arc_easy', 'acc')``, ``('text', 'perplexity')``.
+    value : float
+        The figure.
+    std_error : float
+        Its standard error over sequences or questions; NaN where unknown.
+    n : int
+        Sequences or questions.
+    higher_is_better : bool
+        False for perplexities.
+    protocol : str
+        What the figure must be compared under: a perplexity protocol's name, ``rows`` for rows scored here, or
+        lm-evaluation-harness's version.
+    """
+
+    task: str
+    metric: str
+    value: float
+    std_error: float
+    n: int
+    higher_is_better: bool
+    protocol: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of one model.
+
+    Attributes
+    ----------
+    scores : tuple of Score
+        In the order asked for.
+    """
+
+    scores: tuple[Score, ...]
+
+    def __getitem__(self, key: tuple[str, str]) -> Score:
+        """The score of (task, metric)."""
+        for score in self.scores:
+            if (score.task, score.metric) == key:
+                return score
+        raise KeyError(f"no score {key}; there are {[(s.task, s.metric) for s in self.scores]}")
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Plain dicts, for JSON or ``pandas.DataFrame``."""
+        return [asdict(score) for score in self.scores]
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
+        """The reverse of `to_records`."""
+        return cls(tuple(Score(**record) for record in records))
+
+    def __str__(self) -> str:
+        return str(side_by_side({"value": self}))
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """The scores of several models side by side.
+
+    Attributes
+    ----------
+    evaluations : dict of str to Evaluation
+        By model name, in the order of the columns.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One dict for each figure, with a value and a standard error for each model.
+
+        Figures of another protocol, or over another number of sequences or questions, get a row of their own.
+        """
+        rows: dict[tuple[str, str, str, int], dict[str, Any]] = {}
+        for name, evaluation in self.evaluations.items():
+            for score in evaluation.scores:
+                row = rows.setdefault(
+                    (score.task, score.metric, score.protocol, score.n),
+                    {"task": score.task, "metric": score.metric, "protocol": score.protocol, "n": score.n},
+                )
+                row[name], row[f"{name} std_error"] = score.value, score.std_error
+        return list(rows.values())
+
+    def __str__(self) -> str:
+        names = list(self.evaluations)
+        table = [["task", "metric", "protocol", "n", *names]]
+        for row in self.to_records():
+            cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
+            table.append([row["task"], row["metric"], row["protocol"], str(row["n"]), *cells])
+        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+        lines = []
+        for line in table:
+            left = [cell.ljust(width) for cell, width in zip(line[:3], widths)]
+            right = [cell.rjust(width) for cell, width in zip(line[3:], widths[3:])]
+            lines.append("  ".join([*left, *right]).rstrip())
+        return "\n".join(lines)
+
+
+def side_by_side(evaluations: Mapping[str, Evaluation]) -> EvaluationTable:
+    """A table: ``print(side_by_side({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
+    return EvaluationTable(dict(evaluations))
+
+
+def _cell(value: float | None, error: float) -> str:
+    if value is None:
+        return "-"
+    figure = f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return figure if math.isnan(error) else f"{figure} ± {error:.2f}" if abs(value) >= 10 else f"{figure} ± {error:.4f}"
