@@ -96,4 +96,3 @@ image = right.imshow(given - alone[:, None], cmap="RdBu_r", vmin=-limit, vmax=li
 right.set(xlabel="layer already gone", ylabel="layer removed", title="Change of a removal's cost (nats)")
 figure.colorbar(image, ax=right)
 figure.savefig(out / "context_dependence.png", dpi=120)
-plt.close(figure)

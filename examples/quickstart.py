@@ -20,6 +20,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
+from sklearn.base import clone
 from transformers import AutoModelForCausalLM
 
 from layershap import PERPLEXITY_PROTOCOLS, Calibration, LayerPruner, compare
@@ -38,10 +39,13 @@ out.mkdir(parents=True, exist_ok=True)
 # %%
 # What each layer is worth
 # ------------------------
-# One fit serves every number of removed layers.
+# One fit serves every number of removed layers. The ledger keeps every evaluated mask: an interrupted fit goes on from
+# there, and another fit of the same model on the same text pays for none of them again.
 model, tokenizer = load_tiny_gpt2()
 calibration = Calibration.from_texts(load_calibration_text(), tokenizer)
-pruner = LayerPruner(n_masks=arguments.n_masks, random_state=0, verbose=1).fit(model, calibration)
+ledger = out / "ledger.jsonl"
+ledger.unlink(missing_ok=True)
+pruner = LayerPruner(n_masks=arguments.n_masks, ledger=ledger, random_state=0, verbose=1).fit(model, calibration)
 
 rank = np.argsort(pruner.removal_order_)
 print(f"\nheld-out R2 of the surrogate: {pruner.diagnostics_['held_out_r2']:.3f}\n")
@@ -56,7 +60,7 @@ for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contrib
 protocol = PERPLEXITY_PROTOCOLS["seq128"]
 evaluation = protocol.sequences(load_evaluation_text(), tokenizer, n_sequences=32)
 randoms = {f"random {seed}": RandomLayers(random_state=seed) for seed in range(5)}
-methods = {"layershap": LayerPruner(n_masks=arguments.n_masks, random_state=0), "one-shot": ShortenedLlama(), **randoms}
+methods = {"layershap": clone(pruner).set_params(verbose=0), "one-shot": ShortenedLlama(), **randoms}
 counts = list(range(1, pruner.n_layers_in_ // 2 + 1))
 table = compare(model, calibration, evaluation, methods, counts)
 

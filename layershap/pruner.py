@@ -7,6 +7,7 @@ Shapes: L layers, M masks. True in a mask = layer kept.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ from layershap.stack import LayersArgument
 from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
 from layershap.values import Weights, fit_surrogate, values_around
+
+_logger = logging.getLogger(__name__)
 
 
 class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -300,6 +303,11 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
             selector, self._evidence(), evidence.resampled, fitted.resampled_values, self.max_remove_
         )
         self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
+        _logger.info(
+            "%(n_evaluated)d masks evaluated in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the "
+            "surrogate's R2 on held-out masks: %(held_out_r2).3f",
+            self.diagnostics_,
+        )
         return self
 
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:

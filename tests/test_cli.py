@@ -74,6 +74,14 @@ def test_fit_again_evaluates_nothing_and_finds_the_same(run, folder, capsys):
     assert (first.layers, first.removals, first.surrogate) == (second.layers, second.removals, second.surrogate)
 
 
+def test_estimate_evaluates_nothing(folder, capsys):
+    arguments = ["--text", str(folder / "calibration.txt"), "--out", str(folder / "none"), *FIT, "--estimate"]
+    assert main(["fit", str(STORIES), *arguments, "--format", "json"]) == 0
+    data = read_json(capsys)
+    assert data["layer_runs"] <= data["layer_runs_one_by_one"] <= data["layer_runs_zeroed"]
+    assert not (folder / "none").exists()
+
+
 def test_prune_writes_a_plain_checkpoint_with_a_card(small, run, stories):
     removal = PruningReport.load(run / "report.json").removal(2)
     reloaded = AutoModelForCausalLM.from_pretrained(small)

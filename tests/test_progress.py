@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 import numpy as np
@@ -30,7 +31,10 @@ def test_the_bar_ends_whole_where_fewer_masks_came_than_expected(stories, storie
     assert bar.n == pytest.approx(bar.total)
 
 
-def test_silent_by_default(stories, stories_calibration, capsys):
-    LayerPruner(random_state=0).fit(stories[0], stories_calibration)
+def test_logged_not_printed(stories, stories_calibration, capsys, caplog):
+    with caplog.at_level(logging.INFO, logger="layershap"):
+        pruner = LayerPruner(random_state=0).fit(stories[0], stories_calibration)
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+    (record,) = [record for record in caplog.records if record.name.startswith("layershap")]
+    assert f"{pruner.diagnostics_['n_evaluated']} masks evaluated" in record.getMessage()

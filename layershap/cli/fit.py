@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="remove whole layers, or attention and feed-forward parts one by one (default: layer)",
     )
     parser.add_argument("--protect", nargs="+", type=int, default=[], metavar="LAYER", help="layers never removed")
+    parser.add_argument(
+        "--estimate", action="store_true", help="only tell what the fit will cost: layer runs, memory, seconds"
+    )
     add_calibration_options(parser)
     add_model_options(parser)
     return parser
@@ -73,6 +77,9 @@ def run(arguments: argparse.Namespace) -> Answer:
         pruner.set_params(n_masks=arguments.n_masks)
     if arguments.max_remove is not None:
         pruner.set_params(max_remove=arguments.max_remove)
+    if arguments.estimate:
+        cost = pruner.estimate_cost(model, calibration)
+        return Answer(str(cost), asdict(cost))
     report = pruner.fit(model, calibration).report_
     path = report.save(arguments.out / REPORT_FILE)
     advice = f"next: layershap prune {arguments.model} --report {path} --n-remove N --out FOLDER"
