@@ -24,10 +24,10 @@ from layershap import (
     TiedSelectionWarning,
     shapley,
 )
-from layershap.budget import spend
 from layershap.datasets import load_calibration_text, tiny_random
+from layershap.fitting.budget import spend
+from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
-from layershap.resampling import calibration_errors
 from layershap.selection.best import select_best
 from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
