@@ -23,7 +23,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     masks = StratifiedSampler(replace=True).sample(N_LAYERS, N_MASKS, rng)
     prices = rng.exponential(0.05, N_LAYERS)
-    scores = np.exp(-(~masks) @ prices)
+    scores = np.exp(-((~masks) @ prices))
     rows = []
     for surrogate in (PaperMLP(random_state=0), PairwiseRidge()):
         start = time.perf_counter()
