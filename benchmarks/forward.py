@@ -26,7 +26,7 @@ from layershap import LayerGame, StratifiedSampler
 from layershap.forward.head import sequence_sums
 from layershap.forward.plain import PlainForward
 from layershap.forward.plan import Sweep
-from layershap.model_io import token_logits
+from layershap.model.io import token_logits
 
 SHAPES = {
     "deep": {"n_layers": 32, "width": 256, "inner": 688, "heads": 4, "vocabulary": 4096},

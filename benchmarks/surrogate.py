@@ -13,8 +13,8 @@ import numpy as np
 from common import markdown, provenance
 
 from layershap import PairwiseRidge, PaperMLP, StratifiedSampler
+from layershap.fitting.values import surrogate_values
 from layershap.samplers import strata_sizes
-from layershap.values import surrogate_values
 
 N_LAYERS, N_MASKS, N_MARGINALS = 32, 8000, 80_000
 

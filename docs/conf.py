@@ -74,7 +74,6 @@ MODULES = (
     "layershap.display",
     "layershap.datasets",
     "layershap.testing",
-    "layershap.testing",
 )
 
 

@@ -22,16 +22,16 @@ from layershap.exceptions import (
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
-from layershap.inspection import inspect
-from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
+from layershap.model.inspection import inspect
+from layershap.model.split import find_sublayers, skip_sublayers
+from layershap.model.stack import LayerStack, find_layers, skip_layers
+from layershap.model.sublayers import SublayerStack
 from layershap.pruner import LayerPruner
 from layershap.report import PruningReport
 from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
-from layershap.scoring import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
+from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
+from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
-from layershap.splitting import find_sublayers, skip_sublayers
-from layershap.stack import LayerStack, find_layers, skip_layers
-from layershap.sublayers import SublayerStack
 from layershap.surgery import remove_layers, remove_sublayers
 from layershap.surrogates import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.tasks import Task

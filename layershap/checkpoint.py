@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from layershap.exceptions import CheckpointWarning, UnsupportedModelError
-from layershap.model_io import is_quantized
-from layershap.splitting import find_sublayers
+from layershap.model.io import is_quantized
+from layershap.model.split import find_sublayers
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
 from layershap.surgery.reload import base_model
 from layershap.surgery.remove import remove_layers, remove_sublayers

@@ -17,8 +17,8 @@ from torch import nn
 from layershap.calibration import Calibration, as_calibration
 from layershap.display import DepthCurveDisplay
 from layershap.game import LayerGame
+from layershap.model.stack import LayersArgument, find_layers
 from layershap.protocols import FloatArray, MaskArray, Utility
-from layershap.stack import LayersArgument, find_layers
 from layershap.utilities import NegativeLogLikelihood
 
 TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"

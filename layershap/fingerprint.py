@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.forward.settings import EngineSettings
-from layershap.sublayers import Players, SublayerStack
+from layershap.model.sublayers import Players, SublayerStack
 
 _WHOLE = 2**20
 """Tensors up to this many elements are hashed whole; of larger ones an even sample of as many, and their sum."""

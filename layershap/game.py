@@ -21,12 +21,12 @@ from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, mask_key
-from layershap.model_io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.model.split import find_players
+from layershap.model.stack import LayersArgument
+from layershap.model.sublayers import Granularity, Players
 from layershap.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
-from layershap.splitting import find_players
-from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity, Players
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio

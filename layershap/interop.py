@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from layershap.extras import require
+from layershap.model.stack import check_layer_indices
 from layershap.protocols import FloatArray, MaskArray
-from layershap.stack import check_layer_indices
 
 
 class PlayableGame(Protocol):

@@ -18,15 +18,20 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.budget import spend
 from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
-from layershap.evaluation import check_parts, random_generator
-from layershap.evidence import diagnostics_of, expected_masks, gather
+from layershap.fitting.budget import spend
+from layershap.fitting.evidence import diagnostics_of, expected_masks, gather
+from layershap.fitting.halving import final_choice
+from layershap.fitting.masks import check_parts, random_generator
+from layershap.fitting.resampling import removal_probabilities
+from layershap.fitting.values import Weights, fit_surrogate, values_around
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
-from layershap.halving import final_choice
-from layershap.inspection import inspect
+from layershap.model.inspection import inspect
+from layershap.model.split import find_players
+from layershap.model.stack import LayersArgument
+from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import (
     FloatArray,
     IntArray,
@@ -37,16 +42,11 @@ from layershap.protocols import (
 )
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
-from layershap.resampling import removal_probabilities
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.splitting import find_players
-from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity, Players
 from layershap.surrogates import PairwiseRidge, PaperMLP
-from layershap.values import Weights, fit_surrogate, values_around
 
 _logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
         removal would need for the same `max_remove` and 128 more.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
-        first, then as many of the calibration sequences as it pays for (`layershap.budget`); where it can't pay for
-        all, the final choice among the best sets is made on more of them, by sequential halving.
+        first, then as many of the calibration sequences as it pays for (`layershap.fitting.budget`); where it can't
+        pay for all, the final choice among the best sets is made on more of them, by sequential halving.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from sklearn.tree import DecisionTreeRegressor
 
 from layershap import (
     BootstrapEnsemble,
@@ -16,14 +19,15 @@ from layershap import (
     PairwiseRidge,
     ShapleyRanking,
     StratifiedSampler,
+    SurrogateQualityWarning,
     SurrogateSearch,
     TiedSelectionWarning,
     shapley,
 )
-from layershap.budget import spend
 from layershap.datasets import load_calibration_text, tiny_random
+from layershap.fitting.budget import spend
+from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
-from layershap.resampling import calibration_errors
 from layershap.selection.best import select_best
 from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
@@ -162,6 +166,14 @@ def test_without_anything_to_resample(tiny):
     assert np.isfinite(one.contributions_std_).all()
     called = LayerPruner(utility=lambda model: float(model(IDS[:1]).logits.std()), random_state=0).fit(tiny, IDS)
     assert np.isnan(called.removal_probabilities_).all()
+    forest = LayerPruner(
+        surrogate=DecisionTreeRegressor(), selector=ShapleyRanking(), n_masks=20, n_marginals=100, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SurrogateQualityWarning)
+        assert np.isnan(forest.fit(tiny, IDS).removal_probabilities_).all()
+    ridge = LayerPruner(selector=ShapleyRanking(), n_masks=20, random_state=0).fit(tiny, IDS)
+    assert ridge.removal_probabilities_.sum(axis=1) == pytest.approx([1, 2, 3, 4])
 
 
 def test_values_at_one_depth(fitted):

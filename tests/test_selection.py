@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from layershap import Exhaustive, Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
+from layershap.fitting.record import RecordedGame
 from layershap.protocols import SelectionEvidence
-from layershap.record import RecordedGame
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from layershap.checkpoint import RECIPE_FILE, load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, SurgeryCheckError, UnsupportedModelError
-from layershap.stack import find_layers, skip_layers
+from layershap.model.stack import find_layers, skip_layers
 from layershap.surgery import families, remove_layers, unremovable_layers
 from layershap.surgery.indices import rename
 

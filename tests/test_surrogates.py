@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from layershap import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP, StratifiedSampler, shapley
-from layershap.heldout import choose_surrogate, held_out
+from layershap.fitting.heldout import choose_surrogate, held_out
 from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
 from layershap.testing import check_surrogate
 

@@ -13,7 +13,7 @@ from layershap import LayerGame, LayerPruner, remove_layers, tasks
 from layershap.datasets import load_calibration_text, load_task
 from layershap.forward.unmasked import sequence_statistics
 from layershap.protocols import SequenceStatistics
-from layershap.scoring import task_scores
+from layershap.scoring.evaluate import task_scores
 from layershap.utilities import (
     ChoiceAccuracy,
     ChoiceLogProbability,

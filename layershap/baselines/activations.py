@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
-from layershap.calls import patched
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import evaluation_mode, input_device, token_logits
-from layershap.sublayers import Players
+from layershap.model.calls import patched
+from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.sublayers import Players
 
 _BLOCK_TOKENS = 2048
 

@@ -17,13 +17,13 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.evaluation import check_max_remove
+from layershap.fitting.masks import check_max_remove
+from layershap.model.split import find_players
+from layershap.model.stack import LayersArgument, check_layer_indices
+from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.splitting import find_players
-from layershap.stack import LayersArgument, check_layer_indices
-from layershap.sublayers import Granularity, Players
 from layershap.surgery import keep_one_of, unremovable_players
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
-from layershap.evaluation import random_generator
+from layershap.fitting.masks import random_generator
+from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
-from layershap.stack import LayersArgument
 
 
 class RandomLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]

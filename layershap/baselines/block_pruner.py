@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import greedy_order, perplexity_game
+from layershap.model.stack import LayersArgument
+from layershap.model.sublayers import Granularity
 from layershap.protocols import IntArray
-from layershap.stack import LayersArgument
-from layershap.sublayers import Granularity
 
 
 class BlockPruner(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]

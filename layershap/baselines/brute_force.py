@@ -14,7 +14,7 @@ import numpy as np
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import perplexity_game
-from layershap.stack import LayersArgument
+from layershap.model.stack import LayersArgument
 
 
 class BruteForce(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]

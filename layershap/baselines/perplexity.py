@@ -11,8 +11,8 @@ import numpy as np
 
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
+from layershap.model.sublayers import SublayerStack
 from layershap.protocols import Game, IntArray, MaskArray
-from layershap.sublayers import SublayerStack
 from layershap.utilities import NegativeLogLikelihood
 
 

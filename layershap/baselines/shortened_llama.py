@@ -17,9 +17,9 @@ from layershap.baselines.activations import token_blocks
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.baselines.perplexity import leave_one_out_masks, perplexity_game
 from layershap.calibration import IGNORE
-from layershap.model_io import evaluation_mode, input_device, token_logits
+from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
-from layershap.stack import LayersArgument
 
 Criterion = Literal["perplexity", "taylor", "magnitude"]
 

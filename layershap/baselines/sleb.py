@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import greedy_order, perplexity_game
+from layershap.model.stack import LayersArgument
 from layershap.protocols import IntArray
-from layershap.stack import LayersArgument
 
 
 class SLEB(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]

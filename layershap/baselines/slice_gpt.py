@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from layershap.baselines.activations import token_blocks
 from layershap.calibration import IGNORE, as_calibration
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import evaluation_mode, input_device, token_logits
+from layershap.model.io import evaluation_mode, input_device, token_logits
 
 _INPUTS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 _OUTPUTS = (("self_attn", "o_proj"), ("mlp", "down_proj"))

@@ -26,8 +26,8 @@ from layershap.cli.inputs import (
 )
 from layershap.comparison import DepthPruningMethod, compare
 from layershap.display import DepthCurveDisplay
-from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS, resolve_protocol
 from layershap.pruner import LayerPruner
+from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, resolve_protocol
 
 _METHODS: dict[str, Callable[[argparse.Namespace], DepthPruningMethod]] = {
     "layershap": lambda a: LayerPruner(max_remove=max(a.n_remove), random_state=a.seed, layers=a.layers),

@@ -7,7 +7,7 @@ from typing import Any
 
 from layershap.cli.answer import Answer
 from layershap.cli.inputs import add_evaluation_options, add_model_options, evaluation_options, load_model
-from layershap.scoring import Evaluation, evaluate, side_by_side
+from layershap.scoring.evaluate import Evaluation, evaluate, side_by_side
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ import torch
 from layershap.calibration import Calibration
 from layershap.checkpoint import RECIPE_FILE, load_pruned
 from layershap.datasets import load_tiny_gpt2
-from layershap.perplexity_protocols import PERPLEXITY_PROTOCOLS
+from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS
 
 BUNDLED = "bundled"
 

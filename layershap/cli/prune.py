@@ -12,8 +12,8 @@ from layershap.cli.answer import Answer
 from layershap.cli.inputs import add_model_options, load_model
 from layershap.exceptions import CheckpointWarning
 from layershap.fingerprint import weights_digest
+from layershap.model.split import find_players
 from layershap.report import PruningReport
-from layershap.splitting import find_players
 from layershap.surgery import remove_players
 from layershap.surgery.recipe import pruning_recipe
 

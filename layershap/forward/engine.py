@@ -24,9 +24,9 @@ from layershap.forward.head import needs_dense
 from layershap.forward.plain import PlainForward
 from layershap.forward.plan import PrefixPlan, distinct, plan
 from layershap.forward.settings import EngineSettings, Progress, Tokens, any_offloaded
-from layershap.model_io import evaluation_mode, input_device
+from layershap.model.io import evaluation_mode, input_device
+from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.sublayers import Players
 
 _SWEEP_MASKS = 256
 """Masks of a sweep: what an interruption may cost. Cutting 8,000 masks of 32 layers so costs 0.3% more layer runs."""

@@ -20,9 +20,9 @@ from layershap.forward.plan import Sweep, make_sweep
 from layershap.forward.replay import Replay
 from layershap.forward.settings import Block, EngineSettings, Progress, Tokens, empty_sums
 from layershap.forward.state import State
-from layershap.model_io import vocabulary_size
+from layershap.model.io import vocabulary_size
+from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.sublayers import Players
 
 
 class FusedForward:

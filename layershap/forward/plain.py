@@ -12,9 +12,9 @@ from torch import nn
 
 from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
-from layershap.model_io import token_logits
+from layershap.model.io import token_logits
+from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
-from layershap.sublayers import Players
 
 
 class PlainForward:

@@ -16,11 +16,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layershap.calls import ArgumentKey, patched
 from layershap.forward.batching import Batching, ReplayError, observe, repeated
 from layershap.forward.state import State, StateBatching
-from layershap.model_io import token_logits
-from layershap.sublayers import Players
+from layershap.model.calls import ArgumentKey, patched
+from layershap.model.io import token_logits
+from layershap.model.sublayers import Players
 
 
 @dataclass

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from layershap.calibration import IGNORE, Calibration
 from layershap.forward.head import shifted_labels
 from layershap.forward.offload import is_offloaded
-from layershap.model_io import part_of
+from layershap.model.io import part_of
+from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, IntArray, Statistic
-from layershap.sublayers import Players
 
 Progress = Callable[[float], None]
 """Called with work done since the last call, in layer runs."""

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layershap.calls import ArgumentKey
 from layershap.forward.batching import Batching, joined, parted
+from layershap.model.calls import ArgumentKey
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 from layershap.calibration import Calibration
 from layershap.forward.head import sequence_sums, shifted_labels
 from layershap.forward.settings import EngineSettings
-from layershap.model_io import (
+from layershap.model.io import (
     check_is_model,
     evaluation_mode,
     input_device,

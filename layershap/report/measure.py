@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from layershap.model.stack import LayersArgument, find_layers
 from layershap.report.environment import current_environment
 from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
 from layershap.report.speed import measure_speed
-from layershap.scoring import Score
-from layershap.stack import LayersArgument, find_layers
+from layershap.scoring.evaluate import Score
 
 
 def measure_outcome(

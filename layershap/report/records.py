@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from layershap.scoring import Score
+from layershap.scoring.evaluate import Score
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layershap.exceptions import ReportFormatError
+from layershap.model.stack import LayersArgument, find_layers
 from layershap.report import build, summary
 from layershap.report.card import model_card
 from layershap.report.measure import measure_outcome, removed_between
@@ -28,8 +29,7 @@ from layershap.report.records import (
 )
 from layershap.report.store import from_plain, to_plain
 from layershap.report.tables import Table
-from layershap.scoring import Score, evaluate
-from layershap.stack import LayersArgument, find_layers
+from layershap.scoring.evaluate import Score, evaluate
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard

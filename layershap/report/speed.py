@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
 from layershap.report.records import SpeedRecord
 
 

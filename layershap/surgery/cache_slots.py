@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from layershap.splitting import mixer_children
-from layershap.sublayers import AbsentSublayer
+from layershap.model.split import mixer_children
+from layershap.model.sublayers import AbsentSublayer
 
 _INDEX = "layer_idx"
 

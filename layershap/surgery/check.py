@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError
-from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
-from layershap.sublayers import Players
+from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.sublayers import Players
 
 Check = Literal["auto", True, False]
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.stack import LayerStack
-from layershap.sublayers import AbsentSublayer, Sublayer
+from layershap.model.stack import LayerStack
+from layershap.model.sublayers import AbsentSublayer, Sublayer
 from layershap.surgery import cache_slots, families, indices
 from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
 from layershap.surgery.recipe import keep_recipe, new_recipe

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from layershap.model_io import evaluation_mode, is_quantized
+from layershap.model.io import evaluation_mode, is_quantized
 from layershap.surgery.check import plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.

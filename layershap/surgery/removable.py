@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from torch import nn
 
 from layershap.exceptions import LayerNotRemovableError
-from layershap.stack import LayerStack
-from layershap.sublayers import Players, SublayerStack
+from layershap.model.stack import LayerStack
+from layershap.model.sublayers import Players, SublayerStack
 from layershap.surgery.cache_slots import RECURRENT_KINDS, lacks_mixer
 from layershap.surgery.config import decoder_model_type, layer_kinds
 
@@ -27,7 +27,7 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
     model : nn.Module
         Causal language model.
     stack : LayerStack
-        Its layers, from `layershap.stack.find_layers`.
+        Its layers, from `layershap.model.stack.find_layers`.
 
     Returns
     -------

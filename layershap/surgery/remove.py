@@ -10,10 +10,10 @@ from dataclasses import replace
 from torch import nn
 
 from layershap.exceptions import CheckpointWarning
-from layershap.model_io import check_is_model
-from layershap.splitting import find_sublayers
-from layershap.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
-from layershap.sublayers import Players, Sublayer, SublayerStack
+from layershap.model.io import check_is_model
+from layershap.model.split import find_sublayers
+from layershap.model.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
+from layershap.model.sublayers import Players, Sublayer, SublayerStack
 from layershap.surgery.check import (
     Check,
     cache_disagreement,

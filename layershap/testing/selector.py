@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from layershap.fitting.record import RecordedGame
 from layershap.protocols import FloatArray, MaskArray, SearchingSelector, SelectionEvidence, Selector
-from layershap.record import RecordedGame
 from layershap.surrogates import PairwiseRidge
 from layershap.testing.contract import additive_game, check_copies, require, same
 

@@ -18,9 +18,9 @@ from layershap.exceptions import CheckpointWarning, UnsupportedModelError
 from layershap.forward.engine import Engine
 from layershap.forward.plan import distinct
 from layershap.forward.settings import EngineSettings
-from layershap.model_io import token_logits
-from layershap.splitting import find_sublayers
-from layershap.stack import LayerStack, find_layers, skip_layers
+from layershap.model.io import token_logits
+from layershap.model.split import find_sublayers
+from layershap.model.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers, unremovable_layers
 
 from .build import build, token_ids

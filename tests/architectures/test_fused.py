@@ -12,8 +12,8 @@ from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
 from layershap.game import LayerGame
-from layershap.model_io import token_logits
-from layershap.stack import LayerStack, skip_layers
+from layershap.model.io import token_logits
+from layershap.model.stack import LayerStack, skip_layers
 from layershap.surgery import unremovable_layers
 from layershap.utilities import NegativeLogLikelihood
 

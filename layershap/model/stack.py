@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 
 from torch import nn
 
-from layershap.calls import CallForm, ProbeMismatch, patched, probe_calls
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import check_is_model, part_of, text_config
+from layershap.model.calls import CallForm, ProbeMismatch, patched, probe_calls
+from layershap.model.io import check_is_model, part_of, text_config
 
 LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
 

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from layershap.calibration import as_calibration
-from layershap.calls import probe_ids
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.engine import Engine
 from layershap.forward.settings import EngineSettings
-from layershap.splitting import find_players
-from layershap.stack import LayersArgument, find_layers
-from layershap.sublayers import AbsentSublayer, Granularity, Players, SublayerStack
+from layershap.model.calls import probe_ids
+from layershap.model.split import find_players
+from layershap.model.stack import LayersArgument, find_layers
+from layershap.model.sublayers import AbsentSublayer, Granularity, Players, SublayerStack
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from layershap.budget import Spending, mean_layer_runs
 from layershap.calibration import Calibration
-from layershap.evidence import Evidence
+from layershap.fitting.budget import Spending, mean_layer_runs
+from layershap.fitting.evidence import Evidence
 from layershap.game import LayerGame
 from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
 

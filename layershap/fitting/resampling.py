@@ -13,7 +13,7 @@ import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
 from layershap.game import LayerGame
-from layershap.protocols import FloatArray, MaskArray, SelectionEvidence, Selector, Utility
+from layershap.protocols import FloatArray, MaskArray, SearchingSelector, SelectionEvidence, Selector, Utility
 from layershap.utilities import resample_sequences
 
 
@@ -80,11 +80,13 @@ def removal_probabilities(
     """How often each layer is in the set removed, over the resamples [N, L]; row n - 1 is for n layers.
 
     The selector decides again on each resample, among the masks that were evaluated: by their scores there, and by
-    the values there where the surrogate gives them. NaN where nothing could be resampled, or for a number that the
-    selector can't do.
+    the values there where the surrogate gives them. NaN where nothing could be resampled, neither
+    scores nor, for a selector that doesn't search, values; and for a number that the selector can't do.
     """
     counts_NL = np.full((max_remove, len(evidence.removable)), np.nan)
-    if not len(resampled_BM):
+    # A rule that goes by values alone says the same on every resample if the values can't be had again.
+    decides_by_scores = isinstance(selector, SearchingSelector) or len(resampled_values_BL) > 0
+    if not len(resampled_BM) or not decides_by_scores:
         return counts_NL
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TiedSelectionWarning)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
 
 ArgumentKey: TypeAlias = "int | str"
 

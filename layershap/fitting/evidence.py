@@ -12,15 +12,15 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import clone
 
-from layershap.budget import mean_layer_runs
-from layershap.evaluation import check_max_remove, evaluate_masks, finite_scores, share_masks
+from layershap.fitting.budget import mean_layer_runs
+from layershap.fitting.masks import check_max_remove, evaluate_masks, finite_scores, share_masks
+from layershap.fitting.record import RecordedGame
+from layershap.fitting.resampling import resampled_scores
 from layershap.game import LayerGame
+from layershap.model.stack import check_layer_indices
 from layershap.protocols import FloatArray, MaskArray, Sampler, SearchingSelector, Selector, Surrogate
-from layershap.record import RecordedGame
-from layershap.resampling import resampled_scores
 from layershap.samplers import strata_of
 from layershap.shapley import sample_strata
-from layershap.stack import check_layer_indices
 from layershap.surrogates import PairwiseRidge
 from layershap.utilities.naming import score_name
 

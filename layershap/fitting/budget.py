@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.evaluation import default_masks
+from layershap.fitting.masks import default_masks
 from layershap.protocols import SearchingSelector, Selector
 from layershap.tasks import Task
 
@@ -35,7 +35,8 @@ class Spending:
     budget : float
         Layer runs x tokens in all.
     more : tuple of Calibration
-        Further sequences for the final choice (`layershap.halving`), each part as long as all before it together.
+        Further sequences for the final choice (`layershap.fitting.halving`), each part as long as all before it
+        together.
     """
 
     calib_data: Any

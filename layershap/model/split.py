@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from layershap.calls import ProbeMismatch, argument_named, call_form, patched, probe_ids
 from layershap.exceptions import UnsupportedModelError
-from layershap.model_io import evaluation_mode, token_logits
-from layershap.stack import LayersArgument, LayerStack, find_layers
-from layershap.sublayers import Granularity, Part, Players, Sublayer, SublayerKind, SublayerStack
+from layershap.model.calls import ProbeMismatch, argument_named, call_form, patched, probe_ids
+from layershap.model.io import evaluation_mode, token_logits
+from layershap.model.stack import LayersArgument, LayerStack, find_layers
+from layershap.model.sublayers import Granularity, Part, Players, Sublayer, SublayerKind, SublayerStack
 
 # Names of a layer's children, as whole words or their beginnings. Class names are read only where a name says nothing,
 # and by their ends: they begin with the family's name, which may itself hold any of these words.

@@ -12,10 +12,10 @@ import numpy as np
 from torch import nn
 
 from layershap.forward.unmasked import sequence_statistics
-from layershap.harness import harness_scores
-from layershap.model_io import maximum_length
-from layershap.perplexity_protocols import PerplexityProtocol, perplexity
-from layershap.scores import Evaluation, EvaluationTable, Score, side_by_side
+from layershap.model.io import maximum_length
+from layershap.scoring.harness import harness_scores
+from layershap.scoring.perplexity import PerplexityProtocol, perplexity
+from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
 from layershap.tasks import Task, last_word, multiple_choice, read_rows
 
 __all__ = ["PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side", "task_scores"]

@@ -13,8 +13,8 @@ import numpy as np
 from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
+from layershap.fitting.record import RecordedGame
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
-from layershap.record import RecordedGame
 
 SEARCH_MASKS = 128
 """Masks to search with, beyond those that the selector can't do without (docs/choosing.md)."""

@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from layershap.evaluation import check_n_remove
 from layershap.exceptions import SurrogateQualityWarning
-from layershap.heldout import HeldOut, choose_surrogate, held_out
+from layershap.fitting.heldout import HeldOut, choose_surrogate, held_out
+from layershap.fitting.masks import check_n_remove
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
 from layershap.shapley import permutation, strata_around, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate

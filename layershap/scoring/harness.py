@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from layershap.extras import require
-from layershap.scores import Score
+from layershap.scoring.scores import Score
 
 _BATCH_SIZE = 8
 
