@@ -201,7 +201,7 @@ def test_module_and_interrupt(folder):
     """`python -m layershap` runs; Ctrl-C exits 130 and leaves a ledger from which the same command goes on."""
     out = folder / "interrupted"
     command = [sys.executable, "-m", "layershap", "fit", "bundled", "--text", str(folder / "calibration.txt")]
-    command += ["--out", str(out), "--seq-len", "64", "--n-sequences", "4", "--n-masks", "400", "--format", "json"]
+    command += ["--out", str(out), "--seq-len", "64", "--n-sequences", "4", "--n-masks", "100", "--format", "json"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
