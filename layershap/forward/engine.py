@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from layershap.calibration import IGNORE, Calibration
+from layershap.forward.base import Forward
 from layershap.forward.batching import ReplayError
 from layershap.forward.fused import FusedForward
 from layershap.forward.head import needs_dense
@@ -114,7 +115,7 @@ class Engine:
             yield
 
     @cached_property
-    def forward(self) -> FusedForward | PlainForward:
+    def forward(self) -> Forward:
         """The forward that serves this model."""
         plain = PlainForward(self.model, self.stack, self.tokens, self._measured, self.settings)
         with self.inference():

@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
+from layershap.forward.base import Forward
 from layershap.forward.head import needs_dense, sequence_sums
 from layershap.forward.offload import held
 from layershap.forward.plan import Sweep, make_sweep
@@ -25,26 +26,8 @@ from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
 
 
-class FusedForward:
-    """Measures masked models by replaying their layers.
-
-    Parameters
-    ----------
-    model : nn.Module
-        In evaluation mode while this is used, as are gradients off.
-    stack : LayerStack or SublayerStack
-        The players: its layers or their sublayers.
-    tokens : Tokens
-        What to score, on the model's device.
-    statistics : tuple of {'nll', 'kl', 'hits'}
-        What to measure per scored token.
-    settings : EngineSettings
-        Batch and memory limits.
-
-    Attributes
-    ----------
-    state_bytes : int
-        Memory of one state on the whole calibration set.
+class FusedForward(Forward):
+    """Measures masked models by replaying their layers; parameters as for `Forward`.
 
     Raises
     ------
@@ -60,20 +43,21 @@ class FusedForward:
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
     ) -> None:
-        self.stack = stack
-        self.tokens = tokens
-        self.statistics = statistics
-        self.settings = settings
+        super().__init__(model, stack, tokens, statistics, settings)
         self._replay = Replay(model, stack, tokens.ids_ST)
         self._captures = [self._replay.capture(block.ids_BT) for block in tokens.blocks]
         if not needs_dense(statistics):
             for capture in self._captures:
                 capture.final = None
-        self.state_bytes = sum(capture.first.n_bytes for capture in self._captures)
         self._block_tokens = max(block.ids_BT.numel() for block in tokens.blocks)
         self._device = tokens.ids_ST.device
         vocabulary = vocabulary_size(model) or 1
         self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary))
+
+    @property
+    def state_bytes(self) -> int:
+        """Memory of one state on the whole calibration set."""
+        return sum(capture.first.n_bytes for capture in self._captures)
 
     def layer_runs(self, masks_UL: MaskArray) -> int:
         """Layer runs that `run` needs for distinct, sorted masks [U, L]."""

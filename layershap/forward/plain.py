@@ -8,43 +8,24 @@ Shapes: U masks of a sweep, S calibration sequences, B sequences of a block, T t
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
 
+from layershap.forward.base import Forward
 from layershap.forward.head import needs_dense, sequence_sums
-from layershap.forward.settings import EngineSettings, Progress, Tokens, empty_sums
+from layershap.forward.settings import Progress, empty_sums
 from layershap.model.io import token_logits
-from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
 
 
-class PlainForward:
-    """Measures masked models one by one, inside `skip_layers`.
+class PlainForward(Forward):
+    """Measures masked models one by one, with players skipped; parameters as for `Forward`."""
 
-    Parameters
-    ----------
-    model, stack, tokens, statistics, settings
-        As for `layershap.forward.fused.FusedForward`.
-    """
-
-    state_bytes = 1
-    """It holds no states between layers: the memory budget is no limit."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        stack: Players,
-        tokens: Tokens,
-        statistics: tuple[Statistic, ...],
-        settings: EngineSettings,
-    ) -> None:
-        self.model = model
-        self.stack = stack
-        self.tokens = tokens
-        self.statistics = statistics
-        self.settings = settings
+    @property
+    def state_bytes(self) -> int:
+        """1: it holds no states between layers, so the memory budget is no limit."""
+        return 1
 
     def layer_runs(self, masks_UL: MaskArray) -> int:
-        """Layer runs that `run` needs for masks [U, L]."""
+        """Layer runs that `run` needs for masks [U, L]: nothing is shared."""
         return int(masks_UL.sum())
 
     def run(self, masks_UL: MaskArray, progress: Progress, n_blocks: int | None = None) -> dict[Statistic, FloatArray]:
