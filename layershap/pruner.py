@@ -75,7 +75,7 @@ class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call
         better, or true Shapley values, averaged over all sizes.
     n_masks : int, optional
         The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
-        removal would need for the same `max_remove` and 128 more.
+        removal would need for the same `max_remove` and 160 more.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
         first, then as many of the calibration sequences as it pays for (`layershap.fitting.budget`); where it can't

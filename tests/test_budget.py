@@ -26,6 +26,7 @@ from layershap import (
 )
 from layershap.datasets import load_calibration_text, tiny_random
 from layershap.fitting.budget import spend
+from layershap.fitting.masks import default_masks
 from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
@@ -48,16 +49,16 @@ def fitted(stories, stories_calibration):
 def test_a_budget_buys_masks_first_then_sequences(gpt2):
     ids = torch.arange(8 * 32).reshape(8, 32) + 100
     calibration = Calibration(ids, ids.clone())
-    one_mask = 6 * 32
+    masks = default_masks(SurrogateSearch(), 12, 8) * 6 * 32  # on one sequence
     for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
-        spending = spend(calibration, None, sequences * 196 * one_mask, SurrogateSearch(), 12, None)
+        spending = spend(calibration, None, sequences * masks, SurrogateSearch(), 12, None)
         assert spending.calib_data.n_sequences == searched
         assert [part.n_sequences for part in spending.more] == more
-        assert spending.max_layer_runs == sequences * 196 * one_mask / (searched * 32)
-    taken = spend(calibration, None, 3 * 196 * one_mask, SurrogateSearch(), 12, None).calib_data
+        assert spending.max_layer_runs == sequences * masks / (searched * 32)
+    taken = spend(calibration, None, 3 * masks, SurrogateSearch(), 12, None).calib_data
     assert torch.equal(taken.ids_ST, ids[[0, 4]])
     assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, 3 * 196 * one_mask, ShapleyRanking(), 12, None).calib_data.n_sequences == 2
+    assert spend(calibration, None, 3 * masks, ShapleyRanking(), 12, None).calib_data.n_sequences == 2
     untouched = spend("text", None, None, SurrogateSearch(), 12, None)
     assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
 
@@ -65,7 +66,7 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
 def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
     ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
     calibration = Calibration(ids, ids.clone())
-    budget = 3 * 196 * 6 * 32
+    budget = 3 * default_masks(SurrogateSearch(), 12, 4) * 6 * 32
     pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
     search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
     assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget

@@ -16,7 +16,7 @@ from layershap.exceptions import NonFiniteScoreWarning
 from layershap.fitting.record import RecordedGame
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
 
-SEARCH_MASKS = 128
+SEARCH_MASKS = 160
 """Masks to search with, beyond those that the selector can't do without (docs/choosing.md)."""
 
 _ROUNDS = 4

@@ -74,7 +74,8 @@ class SurrogateSearch(BaseEstimator):
         free_P = ~_hopeless(game, max_remove)
         n_random = min(self.n_random - n_drawn, game.n_left // 3)
         _evaluate(game, list(_random_sets(free_P, max_remove, n_random, rng)), n_random)
-        idle = dict.fromkeys(range(1, max_remove + 1), 0)
+        # One size further than asked for: the largest would else have no neighbours on one side (its parents).
+        idle = dict.fromkeys(range(1, min(max_remove + 1, game.n_players - 1) + 1), 0)
         while (
             game.n_left > 0
             and _learnable(game, free_P).sum() > 1
