@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # All tests on two cores; the last lines count what holds in how many of transformers' architectures.
 test-all: $(VENV)/.installed
