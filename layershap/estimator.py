@@ -39,6 +39,10 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     removable_: MaskArray
     max_remove_: int
 
+    def __init_subclass__(cls) -> None:
+        # scikit-learn would wrap each subclass's `transform` to make arrays of what it returns.
+        super().__init_subclass__(auto_wrap_output_keys=None)
+
     @abstractmethod
     def _players(self, model: nn.Module) -> Players:
         """The layers (or sublayers) of a model, as in `fit`."""

@@ -51,7 +51,7 @@ from layershap.surrogates import PairwiseRidge, PaperMLP
 _logger = logging.getLogger(__name__)
 
 
-class LayerPruner(ModelPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LayerPruner(ModelPruner):
     """Prune whole layers of a causal language model by their Shapley values.
 
     Parameters

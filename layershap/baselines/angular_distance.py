@@ -9,7 +9,7 @@ from layershap.baselines.activations import boundary_states
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 
 
-class AngularDistance(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class AngularDistance(DepthPruner):
     """For n layers: the block l, ..., l + n - 1 with the least ``d = arccos(cos(x_l, x_{l+n})) / pi``, averaged over
     sequences, at each sequence's last token. The sets for growing n need not be nested.
 

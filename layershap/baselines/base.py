@@ -83,7 +83,7 @@ class Outcome:
     max_remove: int | None = None
 
 
-class DepthPruner(ModelPruner, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class DepthPruner(ModelPruner, ABC):
     """Base of all baselines: a method implements `_fit` and `_select`.
 
     Parameters
@@ -179,7 +179,7 @@ class DepthPruner(ModelPruner, ABC, auto_wrap_output_keys=None):  # type: ignore
         return with_one_kept(self._select(n_remove), self.keep_one_of_, depth, self.removable_)
 
 
-class RankingPruner(DepthPruner, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class RankingPruner(DepthPruner, ABC):
     """Base of the methods that rate each layer once and remove the lowest rated.
 
     Attributes

@@ -13,7 +13,7 @@ from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
 
 
-class RandomLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class RandomLayers(RankingPruner):
     """Remove layers in a random order.
 
     Parameters
@@ -42,7 +42,7 @@ class RandomLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[c
         return random_generator(self.random_state).permutation(len(inputs.stack)).astype(np.float64), Outcome()
 
 
-class LastLayers(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class LastLayers(RankingPruner):
     """Remove the last n layers. Parameters and attributes: see `RankingPruner`."""
 
     def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:

@@ -13,7 +13,7 @@ from layershap.model.sublayers import Granularity
 from layershap.protocols import IntArray
 
 
-class BlockPruner(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class BlockPruner(DepthPruner):
     """Greedy elimination of sublayers: at each step, the attention (or other mixer) or feed-forward part whose removal
     leaves the lowest perplexity.
 

@@ -17,7 +17,7 @@ from layershap.baselines.perplexity import perplexity_game
 from layershap.model.stack import LayersArgument
 
 
-class BruteForce(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class BruteForce(DepthPruner):
     """Evaluate every set of up to `max_remove` layers on the calibration text and keep the best of each size.
 
     Parameters

@@ -12,7 +12,7 @@ from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.protocols import FloatArray
 
 
-class RelativeMagnitude(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class RelativeMagnitude(RankingPruner):
     """Mean over tokens of ``||f(x)|| / ||x + f(x)||``, f(x) being what the layer adds; the lowest are removed.
 
     Parameters and common attributes: see `DepthPruner`.

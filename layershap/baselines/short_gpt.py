@@ -12,7 +12,7 @@ from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.protocols import FloatArray
 
 
-class ShortGPT(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ShortGPT(RankingPruner):
     """Block Influence: ``BI_i = 1 - E[cos(x_i, x_{i+1})]`` over tokens; the lowest are removed.
 
     Parameters and common attributes: see `DepthPruner`.

@@ -26,7 +26,7 @@ Criterion = Literal["perplexity", "taylor", "magnitude"]
 _FIRST, _LAST = 4, 2
 
 
-class ShortenedLlama(RankingPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class ShortenedLlama(RankingPruner):
     """One-shot importance of each layer; the lowest are removed.
 
     With ``criterion='perplexity'`` (and no protection) this is one-shot perplexity: the perplexity of the model without

@@ -11,7 +11,7 @@ from layershap.model.stack import LayersArgument
 from layershap.protocols import IntArray
 
 
-class SLEB(DepthPruner, auto_wrap_output_keys=None):  # type: ignore[call-arg]
+class SLEB(DepthPruner):
     """Greedy elimination: at each step, the layer whose removal from the model as it then is leaves the lowest
     perplexity. Removing n of L layers evaluates about n (L - n / 2) masked models.
 
