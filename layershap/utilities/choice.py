@@ -6,6 +6,7 @@ Shapes: M masks, S calibration sequences, Q questions, C most choices of a quest
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -88,8 +89,38 @@ def _check(layout: object, normalise: str) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class ChoiceAccuracy:
+class _OnChoices(ABC):
+    """Base of the utilities on multiple-choice questions: a mean over the questions."""
+
+    layout: ChoiceLayout
+    normalise: Normalisation = "none"
+
+    def __post_init__(self) -> None:
+        _check(self.layout, self.normalise)
+
+    @property
+    def statistics(self) -> tuple[Statistic, ...]:
+        """Needs the NLL."""
+        return ("nll",)
+
+    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
+        """Draws whole questions."""
+        return self.layout.resample(rng)
+
+    @abstractmethod
+    def per_question(self, statistics: SequenceStatistics) -> FloatArray:
+        """What each question counts [M, Q]."""
+
+    def score(self, statistics: SequenceStatistics) -> FloatArray:
+        """Scores [M]: the mean over the questions."""
+        return self.layout.mean(self.per_question(statistics), statistics)
+
+
+@dataclass(frozen=True, eq=False)
+class ChoiceAccuracy(_OnChoices):
     """Share of the questions whose right choice is the most likely one: lm-evaluation-harness's score on the same rows.
+
+    Scores lie in [0, 1].
 
     Parameters
     ----------
@@ -99,37 +130,19 @@ class ChoiceAccuracy:
         What a choice's log-likelihood is divided by: the harness's ``acc``, ``acc_norm``, ``acc_bytes``, or tokens.
     """
 
-    layout: ChoiceLayout
-    normalise: Normalisation = "none"
-
-    def __post_init__(self) -> None:
-        _check(self.layout, self.normalise)
-
-    @property
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Needs the NLL."""
-        return ("nll",)
-
-    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
-        """Draws whole questions."""
-        return self.layout.resample(rng)
-
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """1 where the right choice is the most likely, the first of equals counting; NaN for a broken model [M, Q]."""
         likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         right_MQ = (likelihood_MQC.argmax(axis=2) == self.layout.gold_Q).astype(np.float64)
         return np.where(np.isnan(likelihood_MQC).any(axis=2), np.nan, right_MQ)
 
-    def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M] in [0, 1]."""
-        return self.layout.mean(self.per_question(statistics), statistics)
-
 
 @dataclass(frozen=True, eq=False)
-class ChoiceLogProbability:
+class ChoiceLogProbability(_OnChoices):
     """Mean log-probability of the right choice among a question's choices: the smooth version of `ChoiceAccuracy`.
 
-    Accuracy on Q questions moves in steps of 1/Q, which hides what single layers do; this doesn't.
+    Accuracy on Q questions moves in steps of 1/Q, which hides what single layers do; this doesn't. Scores are at
+    most 0; minus log C is chance.
 
     Parameters
     ----------
@@ -139,31 +152,12 @@ class ChoiceLogProbability:
         What a choice's log-likelihood is divided by before the softmax over the choices.
     """
 
-    layout: ChoiceLayout
-    normalise: Normalisation = "none"
-
-    def __post_init__(self) -> None:
-        _check(self.layout, self.normalise)
-
-    @property
-    def statistics(self) -> tuple[Statistic, ...]:
-        """Needs the NLL."""
-        return ("nll",)
-
-    def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
-        """Draws whole questions."""
-        return self.layout.resample(rng)
-
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
         """Log-probability of each question's right choice [M, Q], in nats."""
         likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         gold_MQ = np.take_along_axis(likelihood_MQC, self.layout.gold_Q[None, :, None], axis=2)[..., 0]
         with np.errstate(invalid="ignore"):  # NaN is passed on: the model is broken
             return gold_MQ - np.logaddexp.reduce(likelihood_MQC, axis=2)
-
-    def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M], at most 0; minus log C is chance."""
-        return self.layout.mean(self.per_question(statistics), statistics)
 
 
 def layout_of(
