@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from layershap import LayerPruner, ShapleyRanking
+from layershap import LayerPruner, ShapleyRanking, SurrogateSearch
 from layershap.baselines import (
     SLEB,
     AngularDistance,
@@ -19,6 +19,7 @@ from layershap.baselines import (
 )
 
 DEFAULT = "layershap, default"
+GREEDY_MASKS = "layershap, no more masks than greedy"
 GREEDY = "greedy (SLEB without barriers)"
 ONE_SHOT = "one-shot perplexity"
 SHORT_GPT = "ShortGPT"
@@ -37,6 +38,13 @@ def methods(
     """Name -> function of the seed; those that take a ``ledger`` are given one."""
     found: dict[str, Callable[[int], Any]] = {
         DEFAULT: lambda seed: LayerPruner(max_remove=max_remove, random_state=seed),
+        # A bounded path needs fewer masks than greedy's, and leaves the rest to the search.
+        GREEDY_MASKS: lambda seed: LayerPruner(
+            selector=SurrogateSearch(bounded=True),
+            n_masks=max(SurrogateSearch().n_required(n_layers, max_remove), n_layers + 1),
+            max_remove=max_remove,
+            random_state=seed,
+        ),
         "layershap, ranking by value": lambda seed: LayerPruner(
             selector=ShapleyRanking(), n_masks=min(256, 2**n_layers - 2), random_state=seed
         ),
@@ -64,3 +72,7 @@ def methods(
     if n_layers <= 12:
         found[OPTIMUM] = lambda seed: BruteForce(max_remove=max_remove)
     return found
+
+
+ON_MORE_TEXT = (DEFAULT, GREEDY, ONE_SHOT, SHORT_GPT, "Taylor")
+"""Those that are also given more calibration text."""

@@ -21,9 +21,9 @@ from layershap.shapley import all_masks
 RESULTS = HERE / "results"
 
 
-def ledger_of(problem: Problem, seed: int) -> Path:
+def ledger_of(problem: Problem, seed: int, text: str = "calibration") -> Path:
     """The file that methods and the enumeration share for one calibration set."""
-    return RESULTS / f"{problem.name}_calibration{seed}.jsonl"
+    return RESULTS / f"{problem.name}_{text}{seed}.jsonl"
 
 
 def perplexities(game: LayerGame, masks: MaskArray) -> FloatArray:
@@ -47,25 +47,39 @@ def held_out_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
         return perplexities(game, masks)
 
 
+def other_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
+    """On other texts; NaN where the problem has none."""
+    if problem.other is None:
+        return np.full(len(masks), np.nan)
+    with LayerGame(problem.model, problem.other, ledger=RESULTS / f"{problem.name}_other.jsonl") as game:
+        return perplexities(game, masks)
+
+
 @dataclass
 class Spent:
-    """Masks and layer runs that a fit asked for, whether or not the ledger already held them."""
+    """What a fit asked for, whether or not the ledger already held it: masks and layer runs, each mask once per text
+    (the intact model, which is the same for every method, is no mask), and layer runs x tokens.
+    """
 
     masks: int = 0
     layer_runs: int = 0
+    tokens: int = 0
 
 
 @contextmanager
 def counted() -> Iterator[Spent]:
-    """Count what every game in the context is asked for, beyond what it has itself evaluated."""
+    """Count what every game in the context is asked for."""
     spent = Spent()
-    original = LayerGame.__call__
+    original = LayerGame._evaluate
 
-    def call(game: LayerGame, masks: MaskArray) -> FloatArray:
-        plan = game.plan(masks)
-        spent.masks += plan.n_masks
-        spent.layer_runs += plan.layer_runs
-        return original(game, masks)
+    def evaluate(game: LayerGame, masks: MaskArray) -> None:
+        new = game._pending(masks)
+        if len(new):
+            plan = game.engine.plan(new)
+            spent.masks += plan.n_masks - int(new.all(axis=1).any())
+            spent.layer_runs += plan.layer_runs
+            spent.tokens += plan.layer_runs * game.calibration.ids_ST.numel()
+        original(game, masks)
 
-    with patch.object(LayerGame, "__call__", call):
+    with patch.object(LayerGame, "_evaluate", evaluate):
         yield spent

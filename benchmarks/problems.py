@@ -1,4 +1,7 @@
-"""The models and texts that `selection.py` measures on: trained weights, three calibration sets each, one test set.
+"""The models and texts that `selection.py` measures on: trained weights, three calibration sets each, two test sets.
+
+Calibration and test sequences are drawn from the same text, apart from each other, so that a method is measured by how
+it chooses. The second test set is of other texts: what a choice is worth where the calibration text is not typical.
 
 Shapes: S sequences, T tokens.
 """
@@ -19,35 +22,58 @@ from layershap.datasets import load_calibration_text, load_evaluation_text, load
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
-SEQUENCES, TEST_SEQUENCES, LENGTH = 10, 32, 128
+SEQUENCES, MORE_SEQUENCES, TEST_SEQUENCES, LENGTH = 32, 128, 128, 128
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A model, its calibration sets (one per seed), its test set, and whether all 2^L coalitions can be enumerated."""
+    """A model, its calibration sets (one per seed; `more` holds each with more sequences of the same text), its test
+    sets (`other`: other texts, where there are any), and whether all 2^L coalitions can be enumerated.
+    """
 
     name: str
     title: str
     model: Any
     calibrations: tuple[Calibration, ...]
+    more: tuple[Calibration, ...]
     test: Calibration
+    other: Calibration | None
     n_layers: int
     enumerable: bool
 
 
-def calibration_set(stream: Calibration, seed: int) -> Calibration:
-    """`SEQUENCES` sequences drawn without replacement from all those of a text."""
-    rows = np.random.default_rng(seed).permutation(stream.n_sequences)[:SEQUENCES]
-    ids_ST = stream.ids_ST[torch.from_numpy(np.sort(rows))]
-    return Calibration(ids_ST, ids_ST.clone(), {**stream.provenance, "drawn_with_seed": seed})
+@dataclass(frozen=True)
+class Drawn:
+    """Sets of sequences of one text, drawn without replacement; each of `more` holds its seed's calibration set."""
+
+    calibrations: tuple[Calibration, ...]
+    more: tuple[Calibration, ...]
+    test: Calibration
+
+
+def drawn(stream: Calibration, source: str) -> Drawn:
+    sizes = [SEQUENCES] * len(SEEDS) + [TEST_SEQUENCES] + [MORE_SEQUENCES - SEQUENCES] * len(SEEDS)
+    if stream.n_sequences < sum(sizes):
+        raise ValueError(f"{source} has {stream.n_sequences} sequences, {sum(sizes)} are needed")
+    order = torch.from_numpy(np.random.default_rng(0).permutation(stream.n_sequences)[: sum(sizes)])
+    parts = order.split(sizes)
+    first, test, further = parts[: len(SEEDS)], parts[len(SEEDS)], parts[len(SEEDS) + 1 :]
+
+    def part(rows: torch.Tensor) -> Calibration:
+        return Calibration(stream.ids_ST[rows], stream.ids_ST[rows].clone(), {"source": source})
+
+    more = tuple(part(torch.cat(pair)) for pair in zip(first, further))
+    return Drawn(tuple(part(rows) for rows in first), more, part(test))
 
 
 def on_books(name: str, title: str, model: Any, tokenizer: Any, *, enumerable: bool) -> Problem:
-    """Calibration on Treasure Island, test on The Time Machine and Alice's Adventures in Wonderland."""
+    """Calibration and test on Treasure Island; the other texts are The Time Machine and Alice in Wonderland."""
     stream = Calibration.from_texts(load_calibration_text(), tokenizer, seq_len=LENGTH, n_sequences=None)
-    test = Calibration.from_texts(load_evaluation_text(), tokenizer, seq_len=LENGTH, n_sequences=TEST_SEQUENCES)
-    calibrations = tuple(calibration_set(stream, seed) for seed in SEEDS)
-    return Problem(name, title, model, calibrations, test, model.config.num_hidden_layers, enumerable)
+    others = Calibration.from_texts(load_evaluation_text(), tokenizer, seq_len=LENGTH, n_sequences=None)
+    text = drawn(stream, "Treasure Island")
+    other = drawn(others, "The Time Machine, Alice in Wonderland").test
+    n_layers = model.config.num_hidden_layers
+    return Problem(name, title, model, text.calibrations, text.more, text.test, other, n_layers, enumerable)
 
 
 def gpt2() -> Problem:
@@ -60,15 +86,12 @@ def stories() -> Problem:
     folder = HERE.parent / "tests" / "data" / "stories260K"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.manual_seed(0)
-    wanted = len(SEEDS) * SEQUENCES + TEST_SEQUENCES
-    start = torch.full((wanted, 1), int(model.config.bos_token_id))
+    start = torch.full((len(SEEDS) * MORE_SEQUENCES + TEST_SEQUENCES, 1), int(model.config.bos_token_id))
     told = model.generate(start, do_sample=True, top_k=0, min_new_tokens=LENGTH, max_new_tokens=LENGTH)
     ids_ST = told[:, 1:].contiguous()
-    parts = [ids_ST[i : i + SEQUENCES] for i in range(0, len(SEEDS) * SEQUENCES, SEQUENCES)]
-    calibrations = [Calibration(part, part.clone(), {"source": "sampled from the model"}) for part in parts]
-    rest = ids_ST[-TEST_SEQUENCES:]
-    test = Calibration(rest, rest.clone(), {"source": "sampled from the model"})
-    return Problem("stories", "stories260K, Llama, 5 layers", model, tuple(calibrations), test, 5, True)
+    text = drawn(Calibration(ids_ST, ids_ST.clone(), {}), "sampled from the model")
+    title = "stories260K, Llama, 5 layers"
+    return Problem("stories", title, model, text.calibrations, text.more, text.test, None, 5, True)
 
 
 def trained(name: str, title: str, *, enumerable: bool) -> Problem:
@@ -86,5 +109,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "gpt2": gpt2,
     "stories": stories,
     "llama24": lambda: trained("llama24", "Llama, 24 layers", enumerable=False),
+    "llama32": lambda: trained("llama32", "Llama, 32 layers", enumerable=False),
     "mamba2": lambda: trained("mamba2", "Mamba-2, 10 layers", enumerable=True),
 }

@@ -3,7 +3,7 @@
     python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 mamba2] [--write docs/choosing.md]
 
 Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
-model, three calibration sets of 10 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
+model, three calibration sets of 32 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
 that are not shipped are trained by `scripts/train_benchmark_models.py`. Evaluated masks are kept in
 `benchmarks/results`, so that a second run is cheap; the costs shown are those of a first one.
 
@@ -17,40 +17,32 @@ import platform
 import sys
 import time
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from methods import DEFAULT, EXACT, GREEDY, ONE_SHOT, OPTIMUM, SHORT_GPT, SLICE_GPT, methods
+from methods import DEFAULT, EXACT, ON_MORE_TEXT, OPTIMUM, methods
 from oracle import (
     all_calibration_perplexities,
     calibration_perplexities,
     counted,
     held_out_perplexities,
     ledger_of,
+    other_perplexities,
     perplexities,
 )
-from problems import LENGTH, PROBLEMS, SEEDS, SEQUENCES, Problem
+from problems import LENGTH, MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES, Problem
+from selection_tables import PAPER_MASKS, Result, depth_table, reach, regret_table
 
-from layershap import LayerGame, StratifiedSampler
+from layershap import Calibration, LayerGame, StratifiedSampler
 from layershap.exceptions import SurrogateQualityWarning
 from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks, exact_from_table
 
-PAPER_MASKS = 8000
 BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one method chose on one model: perplexities [R, N] (NaN where it can't remove so many) and mean costs."""
-
-    calibration: FloatArray
-    test: FloatArray
-    masks: float
-    layer_runs: float
 
 
 def masks_of(fitted: Any, n_layers: int, max_remove: int) -> MaskArray:
@@ -66,57 +58,76 @@ def masks_of(fitted: Any, n_layers: int, max_remove: int) -> MaskArray:
     return masks
 
 
-def measured(problem: Problem, seed: int, masks: MaskArray) -> tuple[FloatArray, FloatArray]:
-    """Calibration and test perplexities [N]; NaN for an all-False row."""
+def measured(problem: Problem, seed: int, masks: MaskArray) -> FloatArray:
+    """Perplexities on the calibration, test and other texts [3, N]; NaN for an all-False row."""
     possible = masks.any(axis=1)
-    found = []
-    for values in (
+    found = np.full((3, len(masks)), np.nan)
+    found[:, possible] = (
         calibration_perplexities(problem, seed, masks[possible]),
         held_out_perplexities(problem, masks[possible]),
-    ):
-        full = np.full(len(masks), np.nan)
-        full[possible] = values
-        found.append(full)
-    return found[0], found[1]
+        other_perplexities(problem, masks[possible]),
+    )
+    return found
 
 
-def narrowed(problem: Problem, seed: int, fitted: Any, max_remove: int) -> tuple[FloatArray, FloatArray]:
+def narrowed(problem: Problem, seed: int, fitted: Any, max_remove: int) -> FloatArray:
     """The same for a method that narrows the model instead of removing layers."""
-    found = np.full((2, max_remove), np.nan)
+    found = np.full((3, max_remove), np.nan)
     for n in range(1, max_remove + 1):
         try:
             narrow = fitted.transform(problem.model, n)
         except ValueError:
             continue
-        for row, text in zip(found, (problem.calibrations[seed], problem.test)):
-            row[n - 1] = perplexities(LayerGame(narrow, text), np.ones((1, problem.n_layers), dtype=bool))[0]
-    return found[0], found[1]
+        for row, text in zip(found, (problem.calibrations[seed], problem.test, problem.other)):
+            if text is not None:
+                row[n - 1] = perplexities(LayerGame(narrow, text), np.ones((1, problem.n_layers), dtype=bool))[0]
+    return found
 
 
-def run(problem: Problem, max_remove: int, paper_masks: tuple[int, ...], seeds: tuple[int, ...]) -> dict[str, Result]:
+def run(
+    problem: Problem,
+    every: dict[str, Callable[[int], Any]],
+    max_remove: int,
+    seeds: tuple[int, ...],
+    texts: tuple[Calibration, ...],
+    text_name: str,
+) -> dict[str, Result]:
+    """Fit every method on each seed's text, measure what it chose."""
     results: dict[str, Result] = {}
-    llama = problem.model.config.model_type == "llama"
-    every = methods(problem.n_layers, max_remove, paper_masks, llama=llama)
     for name, make in every.items():
-        rows, masks, runs = [], [], []
+        rows, spending = [], []
         for seed in seeds:
             method = make(seed)
             if "ledger" in method.get_params(deep=False):
-                method.set_params(ledger=ledger_of(problem, seed))
+                method.set_params(ledger=ledger_of(problem, seed, text_name))
             with counted() as spent, warnings.catch_warnings():
                 warnings.simplefilter("ignore", SurrogateQualityWarning)
-                method.fit(problem.model, problem.calibrations[seed])
+                method.fit(problem.model, texts[seed])
             if hasattr(method, "removed_layers"):
                 rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
             else:
                 rows.append(narrowed(problem, seed, method, max_remove))
-            masks.append(spent.masks)
-            # Methods that read hidden states or gradients play no game; they count their runs themselves.
-            runs.append(spent.layer_runs or method.diagnostics_["layer_runs"])
-        calibration, test = (np.array(part) for part in zip(*rows))
-        results[name] = Result(calibration, test, float(np.mean(masks)), float(np.mean(runs)))
-        print(f"{problem.name}: {name}", file=sys.stderr, flush=True)
+            if not spent.layer_runs:
+                # Methods that read hidden states or gradients play no game; they count their runs themselves.
+                spent.layer_runs = method.diagnostics_["layer_runs"]
+                spent.tokens = spent.layer_runs * texts[seed].ids_ST.numel()
+            spending.append((spent.masks, spent.layer_runs, spent.tokens))
+        results[name] = Result(*np.stack(rows, axis=1), *np.mean(spending, axis=0))
+        print(f"{problem.name}, {text_name}: {name}", file=sys.stderr, flush=True)
     return results
+
+
+def on_more_text(problem: Problem, max_remove: int, seeds: tuple[int, ...], every: dict[str, Any]) -> dict[str, Result]:
+    """The same methods on more of the same text. What they choose isn't judged on the smaller set: no regret."""
+    found: dict[str, Result] = {}
+    for name in ON_MORE_TEXT:
+        # A search looks at a part of the text, and has a ledger of its own.
+        text_name = "more_searched" if name == DEFAULT else "more"
+        found |= run(problem, {name: every[name]}, max_remove, seeds, problem.more, text_name)
+    return {
+        f"{name}, {MORE_SEQUENCES} sequences": replace(result, calibration=np.full_like(result.test, np.nan))
+        for name, result in found.items()
+    }
 
 
 def exact_ranking(problem: Problem, max_remove: int, seeds: tuple[int, ...]) -> Result:
@@ -129,9 +140,9 @@ def exact_ranking(problem: Problem, max_remove: int, seeds: tuple[int, ...]) -> 
         for n in range(1, max_remove + 1):
             masks[n - 1, order[:n]] = False
         rows.append(measured(problem, seed, masks))
-    calibration, test = (np.array(part) for part in zip(*rows))
     game = LayerGame(problem.model, problem.calibrations[0])
-    return Result(calibration, test, 2**problem.n_layers, game.plan(all_masks(problem.n_layers)).layer_runs)
+    runs = game.plan(all_masks(problem.n_layers)).layer_runs
+    return Result(*np.stack(rows, axis=1), 2**problem.n_layers, runs, runs * SEQUENCES * LENGTH)
 
 
 def paper_layer_runs(problem: Problem) -> int:
@@ -140,116 +151,34 @@ def paper_layer_runs(problem: Problem) -> int:
     return LayerGame(problem.model, problem.calibrations[0]).plan(masks).layer_runs
 
 
-def excess(values: FloatArray, best: FloatArray) -> FloatArray:
-    """Percent above the best."""
-    return 100 * (values / best - 1)
-
-
-def percent(value: float) -> str:
-    if not np.isfinite(value):
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def regret_table(results: dict[str, Result], tokens: int) -> str:
-    # What narrows the model chooses no set, and fits the calibration text better than any set can.
-    by_sets = [result for name, result in results.items() if name != SLICE_GPT]
-    best_calibration = np.nanmin([result.calibration for result in by_sets], axis=0)
-    best_test = np.nanmin([result.test for result in by_sets], axis=0)
-    rows = []
-    for name, result in results.items():
-        calibration, test = excess(result.calibration, best_calibration), excess(result.test, best_test)
-        rows.append(
-            [
-                name + ("" if np.isfinite(result.test).all() else " (not every n)"),
-                f"{percent(np.nanmean(calibration))} ({percent(np.nanmax(calibration))})",
-                f"{percent(np.nanmean(test))} ({percent(np.nanmax(test))})",
-                f"{result.masks:,.0f}",
-                f"{result.layer_runs:,.0f}",
-                f"{result.layer_runs * tokens / 1e6:,.2f}",
-            ]
-        )
-    header = ["method", "calibration regret %", "test excess %", "masks", "layer runs", "layer runs x tokens, 10^6"]
-    return table(header, rows)
-
-
-def depth_table(results: dict[str, Result], max_remove: int) -> str:
-    rows = [
-        [name, *(percent(value) for value in result.test.mean(axis=0))] for name, result in results.items()
-    ]
-    return table(["removed", *(str(n) for n in range(1, max_remove + 1))], rows)
-
-
-def reach(problem: Problem, results: dict[str, Result], paper_runs: int) -> list[str]:
-    """The targets that were set beforehand, each with what was measured."""
-    default = results[DEFAULT]
-    lines = []
-    if OPTIMUM in results:
-        regret = float(excess(default.calibration, results[OPTIMUM].calibration).mean())
-        lines.append(f"calibration regret of the default against the optimum: {regret:.3f}% (target 0.1%)")
-    here, there = paper_runs / default.layer_runs, PAPER_MASKS * problem.n_layers / default.layer_runs
-    lines.append(
-        f"its cost in layer runs x tokens against the paper's {PAPER_MASKS:,} masks: 1/{here:.0f} of what they cost "
-        f"here, with shared prefixes and each mask once; 1/{there:,.0f} of what they cost in the authors' code, which "
-        "runs every layer for every mask (target 1/20)"
-    )
-    others = {k: r for k, r in results.items() if not k.startswith("layershap") and k not in (OPTIMUM, EXACT)}
-    mean_default = default.test.mean(axis=0)
-    worst, who, where, averages = -np.inf, "", 0, []
-    for name, result in others.items():
-        mean_other = result.test.mean(axis=0)
-        possible = np.isfinite(mean_other)
-        behind = np.where(possible, excess(mean_default, mean_other), -np.inf)
-        if behind.max() > worst:
-            worst, who, where = float(behind.max()), name, int(behind.argmax()) + 1
-        averages.append((float(excess(mean_default, mean_other)[possible].mean()), name))
-    lines.append(
-        f"test perplexity of the default over any baseline's at the same n, at worst: {worst:+.2f}% ({who}, {where} "
-        "removed; target +0.5%)"
-    )
-    nearest, name = max(averages)
-    lines.append(f"averaged over n, over the nearest baseline's: {nearest:+.2f}% ({name}; target below 0)")
-    half = problem.n_layers // 2
-    gain = float(excess(mean_default, results[GREEDY].test.mean(axis=0))[half - 1])
-    lines.append(
-        f"half the layers removed, over greedy's: {gain:+.2f}% with {default.masks:.0f} masks against greedy's "
-        f"{results[GREEDY].masks:.0f} (target -3% from 24 layers on, at no more masks)"
-    )
-    of_paper = [name for name in results if name.startswith("the paper")][-1]
-    reference = OPTIMUM if OPTIMUM in results else DEFAULT
-    above = {k: float(excess(results[k].test, results[reference].test).mean()) for k in (of_paper, SHORT_GPT, ONE_SHOT)}
-    figures = ", ".join(f"{k} {percent(v)}%" for k, v in above.items())
-    lines.append(f"the paper's ordering: {figures} above {reference} on test text")
-    return lines
-
-
 def report(name: str, quick: bool, full: bool) -> str:
     problem = PROBLEMS[name]()
     seeds = SEEDS[:1] if quick else SEEDS
     max_remove = 2 * problem.n_layers // 3
     affordable = full or problem.enumerable
     paper_masks = (512,) if not affordable else (512, PAPER_MASKS) if quick else (512, 2000, PAPER_MASKS)
-    results = run(problem, max_remove, paper_masks, seeds)
+    llama = problem.model.config.model_type == "llama"
+    every = methods(problem.n_layers, max_remove, paper_masks, llama=llama)
+    results = run(problem, every, max_remove, seeds, problem.calibrations, "calibration")
     if problem.enumerable:
         results[EXACT] = exact_ranking(problem, max_remove, seeds)
-    tokens = SEQUENCES * LENGTH
-    dense = held_out_perplexities(problem, np.ones((1, problem.n_layers), dtype=bool))[0]
+    results |= on_more_text(problem, max_remove, seeds, every)
+    nothing = np.ones((1, problem.n_layers), dtype=bool)
+    dense, dense_other = held_out_perplexities(problem, nothing)[0], other_perplexities(problem, nothing)[0]
+    elsewhere = f", on other texts {dense_other:.1f}" if problem.other is not None else ""
     best = "the optimum" if OPTIMUM in results else "the best set that any method found"
     parts = [
         f"### {problem.title}",
-        f"Test perplexity with all layers {dense:.1f}; n from 1 to {max_remove}; {len(seeds)} calibration sets. "
-        f"Regret: calibration perplexity over that of {best} at the same n and on the same text, minus one; excess: "
-        "test perplexity over the lowest of all sets here. Means over n and calibration sets, worst in brackets.",
-        regret_table(results, tokens),
+        f"Test perplexity with all layers {dense:.1f}{elsewhere}; n from 1 to {max_remove}; {len(seeds)} calibration "
+        f"sets. Regret: calibration perplexity over that of {best} at the same n and on the same text, minus one; "
+        "excess: perplexity on test text, and on other texts, over the lowest of all sets here. Means over n and "
+        f"calibration sets, worst in brackets. A calibration set has {SEQUENCES} x {LENGTH} tokens, or "
+        f"{MORE_SEQUENCES} x {LENGTH} where a row says so.",
+        regret_table(results),
         "Test perplexity by number of layers removed (means over the calibration sets):",
         depth_table(results, max_remove),
         "Against the targets:",
-        "\n".join(f"- {line}" for line in reach(problem, results, paper_layer_runs(problem))),
+        "\n".join(f"- {line}" for line in reach(results, problem.n_layers, paper_layer_runs(problem))),
     ]
     return "\n\n".join(parts)
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.budget import spend
+from layershap.fitting.budget import SearchSequences, spend
 from layershap.fitting.evidence import diagnostics_of, expected_masks, gather
 from layershap.fitting.halving import final_choice
 from layershap.fitting.masks import check_parts, random_generator
@@ -76,10 +76,12 @@ class LayerPruner(ModelPruner):
     n_masks : int, optional
         The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
         removal would need for the same `max_remove` and 160 more.
+    search_sequences : int, 'auto' or 'all', default='auto'
+        Calibration sequences that a search evaluates its masks on; on the others it makes the final choice among its
+        best sets, by sequential halving. 'auto' is a quarter of them, but at least 32.
     budget : float, optional
-        Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks`. Enough masks come
-        first, then as many of the calibration sequences as it pays for (`layershap.fitting.budget`); where it can't
-        pay for all, the final choice among the best sets is made on more of them, by sequential halving.
+        Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks` and `search_sequences`.
+        Enough masks come first, then sequences (`layershap.fitting.budget`).
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
@@ -166,6 +168,7 @@ class LayerPruner(ModelPruner):
         max_remove: int | None = None,
         weights: Weights = "strata",
         n_masks: int | None = None,
+        search_sequences: SearchSequences = "auto",
         budget: float | None = None,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
@@ -186,6 +189,7 @@ class LayerPruner(ModelPruner):
         self.max_remove = max_remove
         self.weights = weights
         self.n_masks = n_masks
+        self.search_sequences = search_sequences
         self.budget = budget
         self.n_marginals = n_marginals
         self.protect = protect
@@ -250,7 +254,9 @@ class LayerPruner(ModelPruner):
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
         n_layers = len(self._players(model))
-        spending = spend(calib_data, tokenizer, self.budget, selector, n_layers, self.max_remove)
+        spending = spend(
+            calib_data, tokenizer, self.budget, self.search_sequences, selector, n_layers, self.max_remove
+        )
         with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
             evidence = gather(
                 game,
@@ -313,13 +319,16 @@ class LayerPruner(ModelPruner):
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
         """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
-        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. A `budget` is
-        a cost itself and isn't looked at.
+        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. The final
+        choice on further sequences isn't counted: it took a third of the search's cost where it was measured
+        (docs/choosing.md). A `budget` is a cost itself and isn't looked at.
         """
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
         rng = random_generator(self.random_state)
-        with self._game(model, calib_data, tokenizer, ledger=None) as game:
+        n_layers = len(self._players(model))
+        spending = spend(calib_data, tokenizer, None, self.search_sequences, selector, n_layers, self.max_remove)
+        with self._game(model, spending.calib_data, tokenizer, ledger=None) as game:
             masks = expected_masks(
                 game,
                 sampler,

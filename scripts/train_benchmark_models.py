@@ -1,7 +1,8 @@
 """Train the models that `benchmarks/selection.py` needs and the repository does not ship.
 
-    python scripts/train_benchmark_models.py llama24      # 24 layers, about 45 minutes on one quiet core
-    python scripts/train_benchmark_models.py mamba2       # 10 layers, about 4 minutes
+    python scripts/train_benchmark_models.py llama24      # 24 layers, about 40 minutes on one core
+    python scripts/train_benchmark_models.py llama32      # 32 layers, about 40 minutes
+    python scripts/train_benchmark_models.py mamba2       # 10 layers, about 20 minutes
 
 The training text is `benchmarks/data/books.jsonl.xz` (12 books in the public domain), the tokenizer the bundled one.
 Written to `OUT/NAME` (`benchmarks/models/NAME`), with the recipe and the measured perplexity in `training.json`. A run
@@ -33,16 +34,25 @@ def llama24(vocab: int, bos: int) -> tuple[Any, Recipe]:
     return LlamaForCausalLM(config), Recipe(steps=6000, lr=3e-3, batch=8, length=128, bf16=True)
 
 
+def llama32(vocab: int, bos: int) -> tuple[Any, Recipe]:
+    """As deep as a 7B model: 32 layers, D = 96, 3.9M parameters."""
+    config = LlamaConfig(
+        vocab_size=vocab, hidden_size=96, intermediate_size=256, num_hidden_layers=32, num_attention_heads=3,
+        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
+    )
+    return LlamaForCausalLM(config), Recipe(steps=5000, lr=3e-3, batch=8, length=128, bf16=True)
+
+
 def mamba2(vocab: int, bos: int) -> tuple[Any, Recipe]:
     """A state-space model: 10 layers, D = 96. (Mamba-2, whose scan runs in chunks on a CPU; Mamba's runs by token.)"""
     config = Mamba2Config(
         vocab_size=vocab, hidden_size=96, num_hidden_layers=10, state_size=16, num_heads=6, head_dim=32, n_groups=1,
         chunk_size=32, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos, pad_token_id=bos,
     )
-    return Mamba2ForCausalLM(config), Recipe(steps=800, lr=4e-3, batch=8, length=128)
+    return Mamba2ForCausalLM(config), Recipe(steps=6000, lr=4e-3, batch=8, length=128)
 
 
-BUILDERS = {"llama24": llama24, "mamba2": mamba2}
+BUILDERS = {"llama24": llama24, "llama32": llama32, "mamba2": mamba2}
 
 
 def main() -> None:

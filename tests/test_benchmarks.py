@@ -14,9 +14,12 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 def selection(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import oracle
+    import problems
     import selection
 
     monkeypatch.setattr(oracle, "RESULTS", tmp_path)
+    for name, count in (("SEQUENCES", 2), ("MORE_SEQUENCES", 40), ("TEST_SEQUENCES", 4)):
+        monkeypatch.setattr(problems, name, count)
     return selection
 
 

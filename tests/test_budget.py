@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,9 +28,11 @@ from layershap import (
 from layershap.datasets import load_calibration_text, tiny_random
 from layershap.fitting.budget import spend
 from layershap.fitting.masks import default_masks
+from layershap.fitting.record import RecordedGame
 from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
+from layershap.selection.greedy import greedy_path
 from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
 
@@ -51,16 +54,50 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
     calibration = Calibration(ids, ids.clone())
     masks = default_masks(SurrogateSearch(), 12, 8) * 6 * 32  # on one sequence
     for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
-        spending = spend(calibration, None, sequences * masks, SurrogateSearch(), 12, None)
+        spending = spend(calibration, None, sequences * masks, "auto", SurrogateSearch(), 12, None)
         assert spending.calib_data.n_sequences == searched
         assert [part.n_sequences for part in spending.more] == more
         assert spending.max_layer_runs == sequences * masks / (searched * 32)
-    taken = spend(calibration, None, 3 * masks, SurrogateSearch(), 12, None).calib_data
+    taken = spend(calibration, None, 3 * masks, "auto", SurrogateSearch(), 12, None).calib_data
     assert torch.equal(taken.ids_ST, ids[[0, 4]])
     assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, 3 * masks, ShapleyRanking(), 12, None).calib_data.n_sequences == 2
-    untouched = spend("text", None, None, SurrogateSearch(), 12, None)
-    assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
+    assert spend(calibration, None, 3 * masks, "auto", ShapleyRanking(), 12, None).calib_data.n_sequences == 2
+    for part, selector in (("all", SurrogateSearch()), ("auto", ShapleyRanking())):
+        untouched = spend("text", None, None, part, selector, 12, None)
+        assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
+
+
+def test_without_a_budget_a_search_has_a_quarter_of_the_sequences_and_the_final_choice_the_others():
+    for given, asked, searched, more in (
+        (32, "auto", 32, []),
+        (33, "auto", 32, [1]),
+        (200, "auto", 50, [50, 100]),
+        (200, 64, 64, [64, 72]),
+        (200, 200, 200, []),
+    ):
+        ids = torch.arange(given * 4).reshape(given, 4)
+        spending = spend(Calibration(ids, ids.clone()), None, None, asked, SurrogateSearch(), 12, None)
+        assert [part.n_sequences for part in (spending.calib_data, *spending.more)] == [searched, *more]
+        seen = torch.cat([part.ids_ST for part in (spending.calib_data, *spending.more)])
+        assert torch.equal(seen.sort(dim=0).values, ids)
+    for wrong in (0, True, 2.5, "some"):
+        with pytest.raises(ValueError, match="search_sequences must be a positive int, 'auto' or 'all', got"):
+            spend(Calibration(ids, ids.clone()), None, None, wrong, SurrogateSearch(), 12, None)
+
+
+def test_the_final_choice_is_never_worse_than_greedys_sets_on_all_text(gpt2):
+    ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
+    calibration = Calibration(ids, ids.clone())
+    pruner = LayerPruner(search_sequences=2, max_remove=4, random_state=0).fit(gpt2[0], calibration)
+    diagnostics = pruner.diagnostics_
+    assert (diagnostics["calibration"]["n_sequences"], diagnostics["final_sequences"]) == (2, 8)
+    greedy = Greedy()
+    evidence = pruner._evidence()
+    every = LayerGame(gpt2[0], calibration)
+    for n_remove in range(1, 5):
+        path = np.ones((1, 12), dtype=bool)
+        path[0, greedy.select(replace(evidence, final_masks=None), n_remove)] = False
+        assert every(pruner.final_masks_[n_remove - 1][None])[0] >= every(path)[0] - 1e-12
 
 
 def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
@@ -72,12 +109,16 @@ def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_mor
     assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
     searched, final = pruner.diagnostics_["calibration"]["n_sequences"], pruner.diagnostics_["final_sequences"]
     assert (searched, final) == (2, 8)
-    # Halving written out: the best 8 on 2 sequences, the best 4 of them on 4, the best 2 of these on all 8.
+    # Halving written out: the best 8 on 2 sequences, the best 4 of them on 4, the best 2 of these on all 8; and at each
+    # step greedy's set.
     games = [LayerGame(gpt2[0], Calibration(ids[rows], ids[rows])) for rows in ([0, 4], [0, 2, 4, 6], range(8))]
+    path = greedy_path(RecordedGame(games[0], np.ones(12, dtype=bool), 100), 4, bounded=False)
     for n_remove in range(1, 5):
         alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
         for game, kept in zip(games, (4, 2, 1), strict=True):
             alive = alive[np.argsort(-game(alive))[:kept]]
+            if kept > 1:
+                alive = np.unique(np.concatenate([alive, path[n_remove - 1][None]]), axis=0)
         assert np.array_equal(pruner.get_support(n_remove), alive[0])
         assert np.array_equal(pruner.final_masks_[n_remove - 1], alive[0])
 

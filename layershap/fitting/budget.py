@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from numbers import Real
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -20,6 +20,11 @@ from layershap.tasks import Task
 
 _SEARCH_SHARE = 2 / 3
 """Of the budget, where it can't pay for the search on all sequences; the rest is for the final choice on more."""
+
+_LEAST_SEARCHED = 32
+"""Sequences that a search has at least, where there are as many (docs/choosing.md)."""
+
+SearchSequences = int | Literal["auto", "all"]
 
 
 @dataclass(frozen=True)
@@ -51,12 +56,19 @@ def mean_layer_runs(n_layers: int) -> float:
 
 
 def spend(
-    calib_data: Any, tokenizer: Any, budget: Any, selector: Selector, n_layers: int, max_remove: int | None
+    calib_data: Any,
+    tokenizer: Any,
+    budget: Any,
+    search_sequences: SearchSequences,
+    selector: Selector,
+    n_layers: int,
+    max_remove: int | None,
 ) -> Spending:
-    """Split a budget. Masks come first, as many as `fit` would take without a budget.
+    """Split the sequences between the search and the final choice among its best sets, and the budget if there is one.
 
-    What remains buys sequences. If all of them are paid for, more masks; if not, a third of the budget is kept for
-    the final choice among the best sets on further sequences. The sequences of a task belong together and stay whole.
+    Without a budget, a search has `search_sequences`, the final choice the others. With one, masks come first, as many
+    as `fit` would take without. What remains buys sequences. If all of them are paid for, more masks; if not, a third
+    of the budget is kept for the final choice. The sequences of a task belong together and stay whole.
 
     Parameters
     ----------
@@ -64,6 +76,8 @@ def spend(
         As given to `LayerPruner.fit`.
     budget : float or None
         Layer runs x tokens; None sets no limit.
+    search_sequences : int, 'auto' or 'all'
+        Looked at without a budget: 'auto' is a quarter of the sequences, but at least 32.
     selector : Selector
         Asked for the masks that it may need.
     n_layers : int
@@ -74,10 +88,11 @@ def spend(
     Raises
     ------
     ValueError
-        Not even the required masks on one sequence are affordable; the message says what each part needs.
+        `search_sequences` is none of these; or not even the required masks on one sequence are affordable: the message
+        says what each part needs.
     """
     if budget is None:
-        return Spending(calib_data)
+        return _without_budget(calib_data, tokenizer, search_sequences, selector)
     if isinstance(budget, bool) or not isinstance(budget, Real) or not float(budget) > 0:
         raise ValueError(f"budget must be a positive number of layer runs x tokens, got {budget!r}")
     limit = float(budget)
@@ -102,14 +117,40 @@ def spend(
         return Spending(calibration, limit / (calibration.n_sequences * calibration.seq_len), limit)
     halving = isinstance(selector, SearchingSelector)
     n_sequences = max(1, int((_SEARCH_SHARE if halving else 1.0) * limit // (n_masks * one_mask)))
+    searched, more = _doubling(calibration, n_sequences)
+    return Spending(searched, limit / (n_sequences * calibration.seq_len), limit, more if halving else ())
+
+
+def _without_budget(
+    calib_data: Any, tokenizer: Any, search_sequences: SearchSequences, selector: Selector
+) -> Spending:
+    count = _checked_count(search_sequences)
+    if count == "all" or isinstance(calib_data, Task) or not isinstance(selector, SearchingSelector):
+        return Spending(calib_data)
+    calibration = as_calibration(calib_data, tokenizer)
+    n_sequences = max(_LEAST_SEARCHED, calibration.n_sequences // 4) if count == "auto" else count
+    if n_sequences >= calibration.n_sequences:
+        return Spending(calibration)
+    searched, more = _doubling(calibration, n_sequences)
+    return Spending(searched, more=more)
+
+
+def _checked_count(search_sequences: Any) -> SearchSequences:
+    if search_sequences == "auto" or search_sequences == "all":
+        return cast(SearchSequences, search_sequences)
+    if isinstance(search_sequences, bool) or not isinstance(search_sequences, Integral) or search_sequences < 1:
+        raise ValueError(f"search_sequences must be a positive int, 'auto' or 'all', got {search_sequences!r}")
+    return int(search_sequences)
+
+
+def _doubling(calibration: Calibration, n_sequences: int) -> tuple[Calibration, tuple[Calibration, ...]]:
+    """So many sequences, spread evenly over all, and the others in parts, each as long as all before it together."""
     order = _nested_order(calibration.n_sequences)
-    more = []
-    start = n_sequences
-    while halving and start < calibration.n_sequences:
-        more.append(_part(calibration, order[start : 2 * start]))
-        start *= 2
-    searched = _part(calibration, order[:n_sequences])
-    return Spending(searched, limit / (n_sequences * calibration.seq_len), limit, tuple(more))
+    starts = [n_sequences]
+    while 2 * starts[-1] < calibration.n_sequences:
+        starts.append(2 * starts[-1])
+    more = tuple(_part(calibration, order[start : 2 * start]) for start in starts if start < calibration.n_sequences)
+    return _part(calibration, order[:n_sequences]), more
 
 
 def _nested_order(n_sequences: int) -> list[int]:

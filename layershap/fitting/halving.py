@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from layershap.fitting.budget import Spending, mean_layer_runs
 from layershap.fitting.evidence import Evidence
 from layershap.game import LayerGame
 from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
+from layershap.selection.greedy import evaluated_path
 
 _CANDIDATES = 8
 """Sets of each size at the start."""
@@ -46,6 +46,8 @@ def final_choice(
 ) -> FinalChoice:
     """Compare the best eight sets of each size on the search's text, keep half; on twice the text, keep half; ...
 
+    The sets on greedy's path stay to the end, so that the choice is never worse than they are on the last text.
+
     Parameters
     ----------
     game : LayerGame
@@ -64,21 +66,24 @@ def final_choice(
     if not spending.more or not isinstance(game.utility, Utility):
         return FinalChoice(None, {})
     rows = evidence.finite & evidence.allowed(game.keep_one_of)
-    sizes = range(1, evidence.max_remove + 1)
-    masks_CL = np.concatenate([_best_sets(evidence.masks[rows], evidence.scores[rows], n) for n in sizes])
+    masks, scores = evidence.masks[rows], evidence.scores[rows]
+    greedy = evaluated_path(masks, scores, evidence.max_remove)
+    best = [mask for n in range(1, evidence.max_remove + 1) for mask in _best_sets(masks, scores, n)]
+    masks_CL = np.unique([*best, *greedy], axis=0)
     statistics = game.statistics(masks_CL)
     spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
-    for part in spending.more:
-        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.5)
+    for step, part in enumerate(spending.more, start=1):
+        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), max(1, _CANDIDATES >> step))
         tokens = part.n_sequences * part.seq_len
         alone = len(keep_C) == len(np.unique((~masks_CL).sum(axis=1)))
+        keep_C = np.union1d(keep_C, _rows_of(masks_CL, greedy))
         if alone or spent + len(keep_C) * mean_layer_runs(game.n_players) * tokens > spending.budget:
             break
         masks_CL, statistics = masks_CL[keep_C], statistics.of_masks(keep_C)
         with open_game(part) as further:
             statistics = statistics.with_sequences(further.statistics(masks_CL))
             spent += further.layer_runs * tokens
-    best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), share=0.0)
+    best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), 1)
     diagnostics = {"final_sequences": len(statistics.counts), "layer_run_tokens": spent}
     return FinalChoice(masks_CL[best_C], diagnostics)
 
@@ -90,12 +95,16 @@ def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int) -> MaskArray
     return masks[of_size[np.argsort(-scores[of_size], kind="stable")[:_CANDIDATES]]]
 
 
-def _best_of_sizes(masks_CL: MaskArray, scores_C: FloatArray, share: float) -> IntArray:
-    """Indices of the best `share` of the sets of each size, rounded up, at least one; sizes in ascending order."""
+def _rows_of(masks_CL: MaskArray, wanted: list[MaskArray]) -> IntArray:
+    keys = {mask.tobytes() for mask in wanted}
+    return np.array([row for row, mask in enumerate(masks_CL) if mask.tobytes() in keys], dtype=np.int64)
+
+
+def _best_of_sizes(masks_CL: MaskArray, scores_C: FloatArray, count: int) -> IntArray:
+    """Indices of the best `count` sets of each size, or all where there are fewer; sizes in ascending order."""
     sizes = (~masks_CL).sum(axis=1)
     kept: list[int] = []
     for size in np.unique(sizes):
         of_size = np.flatnonzero(sizes == size)
-        count = max(1, ceil(share * len(of_size)))
         kept.extend(of_size[np.argsort(-scores_C[of_size], kind="stable")[:count]])
     return np.array(kept, dtype=np.int64)

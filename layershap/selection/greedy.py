@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
+from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence, Surrogate
 from layershap.selection.best import finite_or_worst, select_best
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import children
@@ -43,21 +43,33 @@ class Greedy(BaseEstimator):
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers on the path, followed again over the evaluated masks."""
-        rows = evidence.allowed() & np.isfinite(evidence.scores)
-        scores = dict(zip((mask.tobytes() for mask in evidence.masks[rows]), evidence.scores[rows], strict=True))
-        current = np.ones(len(evidence.removable), dtype=bool)
-        for _ in range(n_remove):
-            found = [mask for mask in children(current, evidence.removable) if mask.tobytes() in scores]
-            if not found:
-                # Under other scores (a bootstrap's) the path may leave what was evaluated.
-                return select_best(evidence, n_remove)
-            current = max(found, key=lambda mask: scores[mask.tobytes()])
-        return np.flatnonzero(~current)
+        rows = evidence.allowed()
+        path = evaluated_path(evidence.masks[rows], evidence.scores[rows], n_remove)
+        if len(path) < n_remove:
+            # Under other scores (a bootstrap's) the path may leave what was evaluated.
+            return select_best(evidence, n_remove)
+        return np.flatnonzero(~path[-1])
 
 
 def greedy_masks(n_players: int, max_remove: int) -> int:
     """Masks that greedy evaluates for 1 to `max_remove` of P players: the sum of P - n + 1."""
     return sum(n_players - n + 1 for n in range(1, max_remove + 1))
+
+
+def evaluated_path(masks_ML: MaskArray, scores_M: FloatArray, max_remove: int) -> list[MaskArray]:
+    """Greedy's sets of 1 to `max_remove` removed layers as far as their children were evaluated; runs no model.
+
+    Ties go to the lower layer; a score that is not finite counts as not evaluated.
+    """
+    finite = np.isfinite(scores_M)
+    scores = dict(zip((mask.tobytes() for mask in masks_ML[finite]), scores_M[finite], strict=True))
+    path = [np.ones(masks_ML.shape[1], dtype=bool)]
+    for _ in range(max_remove):
+        found = [mask for mask in children(path[-1], path[0]) if mask.tobytes() in scores]
+        if not found:
+            break
+        path.append(max(found, key=lambda mask: scores[mask.tobytes()]))
+    return path[1:]
 
 
 def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[MaskArray]:
