@@ -34,7 +34,7 @@ class Known:
 
     def __init__(self, game: LayerGame) -> None:
         self.game = game
-        self.masks = np.empty((0, game.n_layers), dtype=bool)
+        self.masks = np.empty((0, game.n_players), dtype=bool)
         self.nll = np.empty(0)
 
     def add(self, masks_CL: MaskArray) -> None:
@@ -80,11 +80,14 @@ def main() -> None:
     sizes = list(range(1, max_remove + 1))
     calibration, ledger = problem.calibrations[args.seed], ledger_of(problem, args.seed)
     made = methods(n_layers, max_remove, (), llama=False)
+    fitted = {
+        name: made[name](args.seed).set_params(ledger=ledger).fit(problem.model, calibration)
+        for name in (GREEDY, DEFAULT)
+    }
     chosen = {}
     with LayerGame(problem.model, calibration, ledger=ledger) as game:
         known = Known(game)
-        for name in (GREEDY, DEFAULT):
-            method = made[name](args.seed).set_params(ledger=ledger).fit(problem.model, calibration)
+        for name, method in fitted.items():
             known.add(masks_of(method, n_layers, max_remove))
             chosen[name] = known.best(sizes)
         alone = ~np.eye(n_layers, dtype=bool)

@@ -235,7 +235,10 @@ def compare(
         fitted.fit(model, calibration, tokenizer=tokenizer)
         seconds = time.perf_counter() - start
         diagnostics = fitted.diagnostics_
-        costs[name] = Cost(int(diagnostics["n_evaluated"]), int(diagnostics["layer_runs"]), seconds)
+        # A search runs on a part of the sequences: its tokens count, in runs on all.
+        tokens = calibration.n_sequences * calibration.seq_len
+        runs = diagnostics.get("layer_run_tokens", diagnostics["layer_runs"] * tokens) / tokens
+        costs[name] = Cost(int(diagnostics["n_evaluated"]), round(runs), seconds)
         if not hasattr(fitted, "removed_layers"):
             for n in numbers:
                 narrow = fitted.transform(model, n)

@@ -23,6 +23,7 @@ from layershap import (
     SurrogateQualityWarning,
     SurrogateSearch,
     TiedSelectionWarning,
+    compare,
     shapley,
 )
 from layershap.datasets import load_calibration_text, tiny_random
@@ -91,6 +92,10 @@ def test_the_final_choice_is_never_worse_than_greedys_sets_on_all_text(gpt2):
     pruner = LayerPruner(search_sequences=2, max_remove=4, random_state=0).fit(gpt2[0], calibration)
     diagnostics = pruner.diagnostics_
     assert (diagnostics["calibration"]["n_sequences"], diagnostics["final_sequences"]) == (2, 8)
+    assert "2 x 32 tokens; final choice on 8" in str(pruner.report_)
+    assert pruner.report_.cost.layer_run_tokens == diagnostics["layer_run_tokens"] > diagnostics["layer_runs"] * 2 * 32
+    table = compare(gpt2[0], calibration, calibration, {"search": pruner}, n_removes=[4])
+    assert table.costs["search"].layer_runs == round(diagnostics["layer_run_tokens"] / (8 * 32))
     greedy = Greedy()
     evidence = pruner._evidence()
     every = LayerGame(gpt2[0], calibration)

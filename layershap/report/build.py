@@ -117,6 +117,7 @@ def calibration_record(pruner: LayerPruner) -> CalibrationRecord:
         seq_len=provenance.pop("seq_len"),
         digest=str(pruner.fingerprint_["calibration"]),
         provenance=provenance,
+        final_sequences=pruner.diagnostics_.get("final_sequences"),
     )
 
 
@@ -127,6 +128,7 @@ def cost_record(pruner: LayerPruner) -> CostRecord:
         n_masks=len(pruner.masks_),
         n_evaluated=found["n_evaluated"],
         layer_runs=found["layer_runs"],
+        layer_run_tokens=float(found["layer_run_tokens"]),
         seconds=found["seconds"],
         path=found["path"],
         path_note=found["path_note"],

@@ -63,7 +63,8 @@ def _body(
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
         "how well the model does with only some of its layers.",
         "## How it was chosen",
-        f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})",
+        f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})"
+        + ("" if text.final_sequences is None else f", and {text.final_sequences} for the final choice"),
         f"- score: {fit.utility}; all layers {fit.baseline_score:.4g}, this model {score} "
         f"(predicted {removal.predicted_score:.4g})",
         f"- surrogate: {report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}",

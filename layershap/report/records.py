@@ -115,12 +115,15 @@ class CalibrationRecord:
         SHA-256 of the tokens.
     provenance : dict
         Source, tokenizer, BOS policy, texts used.
+    final_sequences : int or None
+        Sequences, these among them, that the final choice was made on, where there were more.
     """
 
     n_sequences: int
     seq_len: int
     digest: str
     provenance: dict[str, Any]
+    final_sequences: int | None
 
 
 @dataclass(frozen=True)
@@ -134,7 +137,9 @@ class CostRecord:
     n_evaluated : int
         Masks run on the model; what a ledger held is not counted.
     layer_runs : int
-        Layer runs on the whole calibration set.
+        Layer runs on the sequences searched with.
+    layer_run_tokens : float
+        Layer runs x tokens in all, the final choice's included.
     seconds : float
         Wall time of the fit.
     path, path_note : str
@@ -144,6 +149,7 @@ class CostRecord:
     n_masks: int
     n_evaluated: int
     layer_runs: int
+    layer_run_tokens: float
     seconds: float
     path: str
     path_note: str

@@ -24,11 +24,12 @@ def tables(report: PruningReport) -> dict[str, Table]:
 def summary_table(report: PruningReport) -> Table:
     """What was fitted, on what, how, and at which cost."""
     fit, cost, text = report.fit, report.cost, report.calibration
+    final = "" if text.final_sequences is None else f"; final choice on {text.final_sequences}"
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
     rows: list[tuple[Cell, ...]] = [
         ("model", f"{fit.model_class}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
         ("size", f"{fit.n_parameters:,} parameters, {mebibytes(fit.n_bytes)}"),
-        ("calibration", f"{text.n_sequences} x {text.seq_len} tokens, " + describe(text.provenance)),
+        ("calibration", f"{text.n_sequences} x {text.seq_len} tokens{final}, " + describe(text.provenance)),
         ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
         ("surrogate", f"{report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}"),
         ("cost", f"{cost.n_masks} masks, {cost.layer_runs:,} layer runs, {cost.seconds:.1f} s, {cost.path} forward"),
