@@ -114,13 +114,13 @@ def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_mor
     assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
     searched, final = pruner.diagnostics_["calibration"]["n_sequences"], pruner.diagnostics_["final_sequences"]
     assert (searched, final) == (2, 8)
-    # Halving written out: the best 8 on 2 sequences, the best 4 of them on 4, the best 2 of these on all 8; and at each
-    # step greedy's set.
+    # Halving written out: the best 8 on 2 sequences go on, the best 4 of them on 4, the best of these on all 8; and at
+    # each step greedy's set.
     games = [LayerGame(gpt2[0], Calibration(ids[rows], ids[rows])) for rows in ([0, 4], [0, 2, 4, 6], range(8))]
     path = greedy_path(RecordedGame(games[0], np.ones(12, dtype=bool), 100), 4, bounded=False)
     for n_remove in range(1, 5):
         alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
-        for game, kept in zip(games, (4, 2, 1), strict=True):
+        for game, kept in zip(games, (8, 4, 1), strict=True):
             alive = alive[np.argsort(-game(alive))[:kept]]
             if kept > 1:
                 alive = np.unique(np.concatenate([alive, path[n_remove - 1][None]]), axis=0)
