@@ -320,8 +320,8 @@ class LayerPruner(ModelPruner):
         """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
         The sets that a selector will search aren't known yet: random ones of their sizes stand for them. The final
-        choice on further sequences isn't counted: it took a third of the search's cost where it was measured
-        (docs/choosing.md). A `budget` is a cost itself and isn't looked at.
+        choice on further sequences isn't counted: it took a third to a half of the search's cost where it was
+        measured (docs/choosing.md). A `budget` is a cost itself and isn't looked at.
         """
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
