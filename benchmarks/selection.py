@@ -13,9 +13,7 @@ Shapes: L layers, N numbers of removed layers, R calibration sets.
 from __future__ import annotations
 
 import argparse
-import platform
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from common import provenance
 from methods import DEFAULT, EXACT, ON_MORE_TEXT, OPTIMUM, methods
 from oracle import (
     all_calibration_perplexities,
@@ -35,7 +34,7 @@ from oracle import (
     perplexities,
 )
 from problems import LENGTH, MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES, Problem
-from selection_tables import PAPER_MASKS, Result, depth_table, reach, regret_table
+from selection_tables import PAPER_MASKS, Result, depth_table, on_more, reach, regret_table
 
 from layershap import Calibration, LayerGame, StratifiedSampler
 from layershap.exceptions import SurrogateQualityWarning
@@ -125,7 +124,7 @@ def on_more_text(problem: Problem, max_remove: int, seeds: tuple[int, ...], ever
         text_name = "more_searched" if name == DEFAULT else "more"
         found |= run(problem, {name: every[name]}, max_remove, seeds, problem.more, text_name)
     return {
-        f"{name}, {MORE_SEQUENCES} sequences": replace(result, calibration=np.full_like(result.test, np.nan))
+        on_more(name): replace(result, calibration=np.full_like(result.test, np.nan))
         for name, result in found.items()
     }
 
@@ -193,11 +192,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help=f"also put the tables between {BEGIN} and {END} in this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    command = " ".join(["python", "benchmarks/selection.py", *sys.argv[1:]])
-    parts = [
-        f"`{command}`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, "
-        f"{platform.processor() or platform.machine()}"
-    ]
+    parts = [provenance()]
     print(parts[0], flush=True)
     for name in args.models:
         try:

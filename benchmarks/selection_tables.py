@@ -8,13 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from common import markdown
 from methods import DEFAULT, EXACT, GREEDY, GREEDY_MASKS, ONE_SHOT, OPTIMUM, SHORT_GPT, SLICE_GPT
 from problems import MORE_SEQUENCES, SEQUENCES
 
 from layershap.protocols import FloatArray
 
 PAPER_MASKS = 8000
-WIDE = f"{DEFAULT}, {MORE_SEQUENCES} sequences"
+
+
+def on_more(name: str) -> str:
+    """A method's name where it is given more calibration text."""
+    return f"{name}, {MORE_SEQUENCES} sequences"
 
 
 @dataclass(frozen=True)
@@ -42,11 +47,6 @@ def percent(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def regret_table(results: dict[str, Result]) -> str:
     # What narrows the model chooses no set, and fits the calibration text better than any set can.
     by_sets = [result for name, result in results.items() if name != SLICE_GPT]
@@ -69,19 +69,19 @@ def regret_table(results: dict[str, Result]) -> str:
             ]
         )
     header = ["method", "calibration regret %", "test excess %", *["other texts, excess %"] * elsewhere]
-    return table([*header, "masks", "layer runs", "layer runs x tokens, 10^6"], rows)
+    return markdown([*header, "masks", "layer runs", "layer runs x tokens, 10^6"], rows)
 
 
 def depth_table(results: dict[str, Result], max_remove: int) -> str:
     rows = [
         [name, *(percent(value) for value in result.test.mean(axis=0))] for name, result in results.items()
     ]
-    return table(["removed", *(str(n) for n in range(1, max_remove + 1))], rows)
+    return markdown(["removed", *(str(n) for n in range(1, max_remove + 1))], rows)
 
 
 def reach(results: dict[str, Result], n_layers: int, paper_runs: int) -> list[str]:
     """The targets that were set beforehand, each with what was measured."""
-    default, wide = results[DEFAULT], results[WIDE]
+    default, wide = results[DEFAULT], results[on_more(DEFAULT)]
     lines = []
     if OPTIMUM in results:
         regret = float(excess(default.calibration, results[OPTIMUM].calibration).mean())
@@ -89,7 +89,7 @@ def reach(results: dict[str, Result], n_layers: int, paper_runs: int) -> list[st
     # Tokens as those of the default: the paper's method has no use for more.
     paper_tokens = default.layer_run_tokens / default.layer_runs
     of_authors, of_ours = PAPER_MASKS * n_layers * paper_tokens, paper_runs * paper_tokens
-    for name, result in ((DEFAULT, default), (WIDE, wide)):
+    for name, result in ((DEFAULT, default), (on_more(DEFAULT), wide)):
         lines.append(
             f"layer runs x tokens of {name}: 1/{of_authors / result.layer_run_tokens:,.0f} of what the authors' code "
             f"runs for {PAPER_MASKS:,} masks on {SEQUENCES} sequences (every layer for every mask; target 1/20), "
@@ -97,8 +97,10 @@ def reach(results: dict[str, Result], n_layers: int, paper_runs: int) -> list[st
             "once)"
         )
     baselines = {k: r for k, r in results.items() if not k.startswith("layershap") and k not in (OPTIMUM, EXACT)}
-    narrow = {k: r for k, r in baselines.items() if not k.endswith("sequences")}
-    lines += against_baselines(DEFAULT, default, narrow) + against_baselines(WIDE, wide, baselines)
+    wider = {on_more(name) for name in results}
+    on_as_much = {k: r for k, r in baselines.items() if k not in wider}
+    lines.append(against_baselines(DEFAULT, default, on_as_much))
+    lines.append(against_baselines(on_more(DEFAULT), wide, baselines))
     half, greedy = n_layers // 2, results[GREEDY]
     for name in (DEFAULT, GREEDY_MASKS):
         gain = float(excess(results[name].test.mean(axis=0), greedy.test.mean(axis=0))[half - 1])
@@ -116,14 +118,14 @@ def reach(results: dict[str, Result], n_layers: int, paper_runs: int) -> list[st
     return lines
 
 
-def against_baselines(name: str, chosen: Result, baselines: dict[str, Result]) -> list[str]:
+def against_baselines(name: str, chosen: Result, baselines: dict[str, Result]) -> str:
     """Where a method is furthest behind any baseline, and which baseline is nearest on average."""
     mean = chosen.test.mean(axis=0)
     behind = {k: excess(mean, result.test.mean(axis=0)) for k, result in baselines.items()}
     worst = max(behind, key=lambda k: float(np.nanmax(behind[k])))
     nearest = max(behind, key=lambda k: float(np.nanmean(behind[k])))
-    return [
+    return (
         f"test perplexity of {name} over any baseline's at the same n, at worst: {np.nanmax(behind[worst]):+.2f}% "
         f"({worst}, {int(np.nanargmax(behind[worst])) + 1} removed; target +0.5%); averaged over n, over the nearest "
         f"baseline's: {np.nanmean(behind[nearest]):+.2f}% ({nearest}; target below 0)"
-    ]
+    )
