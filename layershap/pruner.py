@@ -21,7 +21,8 @@ from torch import nn
 from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
 from layershap.fitting.budget import SearchSequences, spend
-from layershap.fitting.evidence import diagnostics_of, expected_masks, gather
+from layershap.fitting.evidence import diagnostics_of, gather
+from layershap.fitting.expected import expected_cost
 from layershap.fitting.halving import final_choice
 from layershap.fitting.masks import check_parts, random_generator
 from layershap.fitting.resampling import removal_probabilities
@@ -320,25 +321,25 @@ class LayerPruner(ModelPruner):
         """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
         The sets that a selector will search aren't known yet: random ones of their sizes stand for them. The final
-        choice on further sequences isn't counted: it took a third to a half of the search's cost where it was
-        measured (docs/choosing.md). A `budget` is a cost itself and isn't looked at.
+        choice on further sequences is in ``final_choice`` and the totals. A `budget` is a cost itself and isn't looked
+        at.
         """
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
-        rng = random_generator(self.random_state)
         n_layers = len(self._players(model))
         spending = spend(calib_data, tokenizer, None, self.search_sequences, selector, n_layers, self.max_remove)
         with self._game(model, spending.calib_data, tokenizer, ledger=None) as game:
-            masks = expected_masks(
+            return expected_cost(
                 game,
                 sampler,
                 selector,
+                spending,
+                lambda part: self._game(model, part, None, ledger=None),
                 protect=self.protect,
                 n_masks=self.n_masks,
                 max_remove=self.max_remove,
-                rng=rng,
+                rng=random_generator(self.random_state),
             )
-            return game.estimate_cost(masks)
 
     def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
         """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.

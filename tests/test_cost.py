@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from layershap import Calibration, LayerGame, LayerPruner, ShapleyRanking
+from layershap.datasets import load_calibration_text
 from layershap.shapley import all_masks
 from layershap.utilities import KLDivergence
 
@@ -92,3 +93,20 @@ def test_a_fit_costs_no_more_than_told(stories, stories_calibration, selector):
     assert cost.layer_runs <= 31 < cost.layer_runs_zeroed
     if selector is not None:
         assert pruner.diagnostics_["layer_runs"] <= cost.layer_runs + 5
+
+
+def test_the_final_choice_is_told_too_and_costs_no_more(gpt2):
+    model, tokenizer = gpt2
+    calibration = Calibration.from_texts(load_calibration_text(), tokenizer, seq_len=32, n_sequences=16)
+    pruner = LayerPruner(search_sequences=2, max_remove=4, random_state=0)
+    cost = pruner.estimate_cost(model, calibration)
+    parts = cost.final_choice
+    assert [part.n_tokens for part in (cost, *parts)] == [2 * 32, 2 * 32, 4 * 32, 8 * 32]
+    # Of 1 to 4 removed of 12, the best 8, 4 and 2 of each size, and greedy's.
+    assert [part.n_masks for part in parts] == [4 * 9, 4 * 5, 4 * 3]
+    assert cost.layer_run_tokens == sum(part.layer_runs * part.n_tokens for part in (cost, *parts))
+    assert cost.total_seconds == pytest.approx(sum(part.seconds for part in (cost, *parts)))
+    assert str(cost).count("final choice, ") == 3
+    pruner.fit(model, calibration)
+    final = pruner.diagnostics_["layer_run_tokens"] - pruner.diagnostics_["layer_runs"] * 2 * 32
+    assert 0 < final <= sum(part.layer_runs * part.n_tokens for part in parts)

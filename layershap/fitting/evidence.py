@@ -20,7 +20,6 @@ from layershap.game import LayerGame
 from layershap.model.stack import check_layer_indices
 from layershap.protocols import FloatArray, MaskArray, Sampler, SearchingSelector, Selector, Surrogate
 from layershap.samplers import strata_of
-from layershap.shapley import sample_strata
 from layershap.surrogates import PairwiseRidge
 from layershap.utilities.naming import score_name
 
@@ -89,7 +88,7 @@ def gather(
     ValueError
         Too small a budget, no two finite scores, or scores that are all the same.
     """
-    protected, removable = _protected(game, protect)
+    protected, removable = protected_layers(game, protect)
     n_players = int(removable.sum())
     searches = isinstance(selector, SearchingSelector)
     limit = check_max_remove(max_remove, n_remove if searches else None, removable)
@@ -121,32 +120,7 @@ def gather(
     return Evidence(removable, protected, most, baseline, masks, scores, finite, strata, resampled)
 
 
-def expected_masks(
-    game: LayerGame,
-    sampler: Sampler,
-    selector: Selector,
-    *,
-    protect: Sequence[int],
-    n_masks: int | None,
-    max_remove: int | None,
-    rng: np.random.Generator,
-) -> MaskArray:
-    """Masks [M, L] that cost about what `gather` will: the sampler's draws, and for the sets that a selector will
-    choose as it searches, random ones of the sizes that it searches.
-    """
-    _, removable = _protected(game, protect)
-    n_players = int(removable.sum())
-    limit = check_max_remove(max_remove, None, removable)
-    total, n_sampled = share_masks(n_masks, selector, n_players, limit)
-    sampler = clone(sampler) if hasattr(sampler, "get_params") else sampler
-    drawn = sampler.sample(n_players, n_sampled, rng)
-    searched = sample_strata(n_players, range(n_players - limit, n_players), total - n_sampled, rng)
-    masks = np.ones((1 + len(drawn) + len(searched), game.n_players), dtype=bool)  # the dense model first
-    masks[1:, removable] = np.concatenate([drawn, searched])
-    return masks
-
-
-def _protected(game: LayerGame, protect: Sequence[int]) -> tuple[dict[int, str], MaskArray]:
+def protected_layers(game: LayerGame, protect: Sequence[int]) -> tuple[dict[int, str], MaskArray]:
     """Protected layers with the reason, and which layers are removable [L]."""
     protected = {
         **game.unremovable,

@@ -73,7 +73,7 @@ def final_choice(
     statistics = game.statistics(masks_CL)
     spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
     for step, part in enumerate(spending.more, start=1):
-        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), max(1, _CANDIDATES >> step))
+        keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), _kept(step))
         tokens = part.n_sequences * part.seq_len
         alone = len(keep_C) == len(np.unique((~masks_CL).sum(axis=1)))
         keep_C = np.union1d(keep_C, _rows_of(masks_CL, greedy))
@@ -86,6 +86,17 @@ def final_choice(
     best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), 1)
     diagnostics = {"final_sequences": len(statistics.counts), "layer_run_tokens": spent}
     return FinalChoice(masks_CL[best_C], diagnostics)
+
+
+def most_compared(step: int) -> int:
+    """The most sets of each size that are evaluated on the further text of this step, counted from 1: the best that
+    are kept, and greedy's. None once a single one is kept.
+    """
+    return _kept(step) + 1 if _kept(step) > 1 else 0
+
+
+def _kept(step: int) -> int:
+    return max(1, _CANDIDATES >> step)
 
 
 def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int) -> MaskArray:

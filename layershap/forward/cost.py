@@ -32,6 +32,8 @@ _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _a
 class CostEstimate:
     """Expected cost of evaluating masks. A layer run is one layer on the whole calibration set once.
 
+    All but the totals is of these masks alone, without the final choice.
+
     Attributes
     ----------
     n_masks : int
@@ -54,6 +56,10 @@ class CostEstimate:
         Which forward serves.
     n_players : int
         P.
+    n_tokens : int
+        Of the calibration set.
+    final_choice : tuple of CostEstimate
+        What `LayerPruner.fit` then spends on comparing its best sets on further sequences, part by part.
     """
 
     n_masks: int
@@ -66,18 +72,35 @@ class CostEstimate:
     seconds: float
     path: str
     n_players: int
+    n_tokens: int
+    final_choice: tuple[CostEstimate, ...] = ()
 
     @property
     def forwards_saved(self) -> float:
         """Whole forwards saved against one mask at a time with its layers skipped."""
         return (self.layer_runs_one_by_one - self.layer_runs) / self.n_players
 
+    @property
+    def layer_run_tokens(self) -> int:
+        """Layer runs x tokens, the unit of a `budget`, the final choice included."""
+        return self.layer_runs * self.n_tokens + sum(part.layer_run_tokens for part in self.final_choice)
+
+    @property
+    def total_seconds(self) -> float:
+        """Seconds, those of the final choice included."""
+        return self.seconds + sum(part.total_seconds for part in self.final_choice)
+
     def __str__(self) -> str:
+        final = "".join(
+            f"\nfinal choice, {part.n_distinct} sets on {part.n_tokens:,} further tokens: {part.layer_runs:,} layer "
+            f"runs, about {part.seconds:,.0f} s"
+            for part in self.final_choice
+        )
         return (
             f"{self.n_masks} masks ({self.n_distinct} distinct), {self.path} path: {self.layer_runs:,} layer runs "
             f"(one mask at a time {self.layer_runs_one_by_one:,}, zeroed {self.layer_runs_zeroed:,}), "
             f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, about "
-            f"{self.seconds:,.0f} s"
+            f"{self.seconds:,.0f} s{final}"
         )
 
 
@@ -121,6 +144,7 @@ def estimate_cost(engine: Engine, masks_ML: MaskArray) -> CostEstimate:
         seconds=n_blocks * seconds.total(runs_P, plan.n_masks),
         path=engine.path,
         n_players=masks_ML.shape[1],
+        n_tokens=engine.tokens.ids_ST.numel(),
     )
 
 
