@@ -30,11 +30,11 @@ out = Path(sys.argv[2] if len(sys.argv) > 2 else "demo_output")
 out.mkdir(parents=True, exist_ok=True)
 model, tokenizer = load_tiny_gpt2()
 calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=n_sequences)
-game = LayerGame(model, calibration, verbose=1)
-n_layers = game.n_players
-masks = shapley.all_masks(n_layers)
-scores = game(masks)
-statistics = game.statistics(masks)
+with LayerGame(model, calibration, verbose=1) as game:
+    n_layers = game.n_players
+    masks = shapley.all_masks(n_layers)
+    scores = game(masks)
+    statistics = game.statistics(masks)
 perplexity = np.exp(statistics.sums["nll"].sum(axis=1) / statistics.counts.sum())
 dense = perplexity[-1]
 

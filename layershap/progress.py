@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from tqdm.auto import tqdm
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -37,6 +39,8 @@ class Progress:
             return
         if self._bar is None:
             self._bar = tqdm(total=self.total, desc="masks", bar_format=_FORMAT)
+            # A bar that nobody closed would draw itself while the interpreter is taken down (a crash on Python 3.13).
+            weakref.finalize(self, self._bar.close)
         self._bar.total = self.total
         self._bar.set_description_str(f"{self.n_planned} of {max(self.n_expected, self.n_planned)} masks")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +31,24 @@ def test_the_bar_ends_whole_where_fewer_masks_came_than_expected(stories, storie
         bar = game.progress._bar
         assert bar.n == pytest.approx(game.progress.work_planned)
     assert bar.n == pytest.approx(bar.total)
+
+
+def test_a_bar_that_nobody_closed_ends_with_the_process():
+    """Drawing it later, while the interpreter is taken down, crashes Python 3.13."""
+    code = """
+import atexit, torch
+from layershap import LayerGame
+from layershap.datasets import tiny_random
+ids = torch.randint(1, 60, (2, 8))
+game = LayerGame(tiny_random("gpt2", n_layers=2), ids, verbose=1)
+game([[True, False]])
+bar = game.progress._bar
+atexit._run_exitfuncs()
+print("closed:", bar.disable)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "closed: True\n"), found.stderr
+    assert "100%" in found.stderr
 
 
 def test_logged_not_printed(stories, stories_calibration, capsys, caplog):

@@ -10,7 +10,7 @@ from torch import nn
 
 from layershap.report.records import Environment
 
-_PACKAGES = ("layershap", "torch", "transformers", "numpy", "scikit-learn")
+_PACKAGES = ("layershap", "transformers", "numpy", "scikit-learn")
 
 
 def current_environment(model: nn.Module | None = None) -> Environment:
@@ -21,7 +21,9 @@ def current_environment(model: nn.Module | None = None) -> Environment:
         device = torch.cuda.get_device_name(parameter.device)
     elif parameter is not None:
         device = parameter.device.type
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    # torch's own string names the build (+cpu, +cu130), which a package's metadata need not.
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: _version(name) for name in _PACKAGES}
     return Environment(
         versions=versions,
         platform=f"{platform.system()} {platform.machine()}",
