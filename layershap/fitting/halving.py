@@ -65,6 +65,7 @@ def final_choice(
     """
     if not spending.more or not isinstance(game.utility, Utility):
         return FinalChoice(None, {})
+    game.progress.close()  # The games on further text have bars of their own.
     rows = evidence.finite & evidence.allowed(game.keep_one_of)
     masks, scores = evidence.masks[rows], evidence.scores[rows]
     greedy = evaluated_path(masks, scores, evidence.max_remove)
