@@ -114,8 +114,8 @@ class LayerPruner(ModelPruner):
         Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
         sequences. `diagnostics_` has them apart.
     removal_probabilities_ : ndarray [N, L]
-        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the search's calibration sequences
-        are resampled (a final choice on more is surer). NaN where they can't be.
+        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences of the
+        search are resampled (a final choice on more is surer). NaN where they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
