@@ -37,7 +37,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     problem = PROBLEMS[args.model]()
-    n_layers, max_remove = problem.n_layers, 2 * problem.n_layers // 3
+    n_layers, max_remove = problem.n_layers, problem.max_remove
     made = methods(n_layers, max_remove, (), llama=False)
     names, texts = (GREEDY, DEFAULT, GREEDY_MASKS), cut(problem, args.sequences)
     found = np.empty((len(names), len(texts), 2, max_remove))

@@ -41,6 +41,11 @@ class Problem:
     n_layers: int
     enumerable: bool
 
+    @property
+    def max_remove(self) -> int:
+        """The most layers removed: two thirds."""
+        return 2 * self.n_layers // 3
+
 
 @dataclass(frozen=True)
 class Drawn:

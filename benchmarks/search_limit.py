@@ -58,7 +58,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     problem = PROBLEMS[args.model]()
-    n_layers, max_remove = problem.n_layers, 2 * problem.n_layers // 3
+    n_layers, max_remove = problem.n_layers, problem.max_remove
     sizes = list(range(1, max_remove + 1))
     calibration, ledger = problem.calibrations[args.seed], ledger_of(problem, args.seed)
     made = methods(n_layers, max_remove, (), llama=False)

@@ -16,11 +16,9 @@ import numpy as np
 import torch
 from common import markdown, provenance
 from methods import DEFAULT, GREEDY, methods
-from oracle import RESULTS, counted, ledger_of, perplexities
+from oracle import counted, held_out_perplexities, ledger_of
 from problems import MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES
 from selection import masks_of
-
-from layershap import LayerGame
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     problem = PROBLEMS[args.model]()
-    n_layers, max_remove = problem.n_layers, 2 * problem.n_layers // 3
+    n_layers, max_remove = problem.n_layers, problem.max_remove
     made = methods(n_layers, max_remove, (), llama=False)
     found: dict[str, list[np.ndarray]] = {}
     cost: dict[str, list[float]] = {}
@@ -47,9 +45,7 @@ def main() -> None:
             with counted() as spent:
                 method.fit(problem.model, problem.more[seed])
             masks = masks_of(method, n_layers, max_remove)
-            # One ledger a seed, so that seeds can run side by side.
-            with LayerGame(problem.model, problem.test, ledger=RESULTS / f"{problem.name}_test{seed}.jsonl") as game:
-                found.setdefault(name, []).append(perplexities(game, masks))
+            found.setdefault(name, []).append(held_out_perplexities(problem, masks))
             cost.setdefault(name, []).append(spent.tokens / 1e6)
     print(f"{provenance()}\n\n{problem.title}, calibration sets {args.seeds} of {MORE_SEQUENCES} sequences\n")
     rows = []

@@ -1,6 +1,6 @@
 """Which layers? Every method on trained models, against the optimum (or the best set that any method found).
 
-    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 mamba2] [--write docs/choosing.md]
+    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 ...] [--write docs/choosing.md]
 
 Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
 model, three calibration sets of 32 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
@@ -153,7 +153,7 @@ def paper_layer_runs(problem: Problem) -> int:
 def report(name: str, quick: bool, full: bool) -> str:
     problem = PROBLEMS[name]()
     seeds = SEEDS[:1] if quick else SEEDS
-    max_remove = 2 * problem.n_layers // 3
+    max_remove = problem.max_remove
     affordable = full or problem.enumerable
     paper_masks = (512,) if not affordable else (512, PAPER_MASKS) if quick else (512, 2000, PAPER_MASKS)
     llama = problem.model.config.model_type == "llama"

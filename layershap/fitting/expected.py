@@ -20,9 +20,10 @@ from layershap.fitting.budget import Spending
 from layershap.fitting.evidence import protected_layers
 from layershap.fitting.halving import most_compared
 from layershap.fitting.masks import check_max_remove, share_masks
+from layershap.fitting.record import widened
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame
-from layershap.protocols import MaskArray, Sampler, Selector
+from layershap.protocols import Sampler, Selector
 from layershap.shapley import sample_strata
 
 
@@ -52,7 +53,7 @@ def expected_cost(
     drawn = sampler.sample(n_players, n_sampled, rng)
     searched = sample_strata(n_players, [n_players - n for n in sizes], total - n_sampled, rng)
     dense = np.ones((1, n_players), dtype=bool)
-    search = game.estimate_cost(_widened(np.concatenate([dense, drawn, searched]), removable))
+    search = game.estimate_cost(widened(np.concatenate([dense, drawn, searched]), removable))
 
     final: list[CostEstimate] = []
     for step, part in enumerate(spending.more, start=1):
@@ -63,12 +64,5 @@ def expected_cost(
         if not len(masks):
             break
         with open_game(part) as further:
-            final.append(further.estimate_cost(_widened(masks, removable)))
+            final.append(further.estimate_cost(widened(masks, removable)))
     return replace(search, final_choice=tuple(final))
-
-
-def _widened(masks_MP: MaskArray, removable: MaskArray) -> MaskArray:
-    """The same masks over all layers [M, L], protected ones kept."""
-    masks = np.ones((len(masks_MP), len(removable)), dtype=bool)
-    masks[:, removable] = masks_MP
-    return masks

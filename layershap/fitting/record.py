@@ -92,6 +92,11 @@ class RecordedGame:
 
     def widened(self, masks_NP: MaskArray) -> MaskArray:
         """Masks over all layers [N, L] from masks over the players [N, P]."""
-        full_NL = np.ones((len(masks_NP), len(self._removable)), dtype=bool)
-        full_NL[:, self._removable] = masks_NP
-        return full_NL
+        return widened(masks_NP, self._removable)
+
+
+def widened(masks_NP: MaskArray, removable: MaskArray) -> MaskArray:
+    """Masks over all layers [N, L] from masks over the removable ones [N, P]; the others are kept."""
+    full_NL = np.ones((len(masks_NP), len(removable)), dtype=bool)
+    full_NL[:, removable] = masks_NP
+    return full_NL
