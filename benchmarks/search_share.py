@@ -37,9 +37,8 @@ def main() -> None:
         greedy = made[GREEDY](seed).set_params(ledger=ledger_of(problem, seed, "more"))
         fits = {GREEDY: greedy}
         for count in args.sequences:
-            # The search on 32 is the default's in `selection.py`, whose ledger it finds.
-            text_name = "more_searched" if count == SEQUENCES else f"more_searched_{count}sequences"
-            settings = {"ledger": ledger_of(problem, seed, text_name), "search_sequences": count}
+            ledger = ledger_of(problem, seed, f"more_searched_{count}sequences")
+            settings = {"ledger": ledger, "search_sequences": count}
             fits[f"search on {count} sequences"] = made[DEFAULT](seed).set_params(**settings)
         for name, method in fits.items():
             with counted() as spent:

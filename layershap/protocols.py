@@ -240,6 +240,10 @@ class SearchingSelector(Selector, Protocol):
         """The most masks that `search` can't do without."""
         ...
 
+    def n_useful(self, n_players: int, max_remove: int) -> int:
+        """The most masks that `search` has a use for, at least `n_required`."""
+        ...
+
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate sets through `game`, at most ``game.n_left`` new ones. `surrogate` is unfitted; clone it."""
         ...

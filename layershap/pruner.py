@@ -75,11 +75,11 @@ class LayerPruner(ModelPruner):
         Values as marginal contributions averaged over the sampled numbers of kept layers (the paper), which rank
         better, or true Shapley values, averaged over all sizes.
     n_masks : int, optional
-        The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what greedy
-        removal would need for the same `max_remove` and 160 more.
+        The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what it can
+        use: twice what greedy removal would need for the same `max_remove`, and 160 more.
     search_sequences : int, 'auto' or 'all', default='auto'
         Calibration sequences that a search evaluates its masks on; on the others it makes the final choice among its
-        best sets, by sequential halving. 'auto' is a quarter of them, but at least 32.
+        best sets, by sequential halving. 'auto' is half of them, but at least 32.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks` and `search_sequences`.
         Enough masks come first, then sequences (`layershap.fitting.budget`).

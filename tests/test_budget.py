@@ -28,12 +28,12 @@ from layershap import (
 )
 from layershap.datasets import load_calibration_text, tiny_random
 from layershap.fitting.budget import spend
-from layershap.fitting.masks import default_masks
+from layershap.fitting.masks import default_masks, share_masks
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
-from layershap.selection.greedy import greedy_path
+from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
 
@@ -62,17 +62,36 @@ def test_a_budget_buys_masks_first_then_sequences(gpt2):
     taken = spend(calibration, None, 3 * masks, "auto", SurrogateSearch(), 12, None).calib_data
     assert torch.equal(taken.ids_ST, ids[[0, 4]])
     assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, 3 * masks, "auto", ShapleyRanking(), 12, None).calib_data.n_sequences == 2
+    assert spend(calibration, None, 3 * masks, "auto", ShapleyRanking(), 12, None).calib_data.n_sequences == 3
     for part, selector in (("all", SurrogateSearch()), ("auto", ShapleyRanking())):
         untouched = spend("text", None, None, part, selector, 12, None)
         assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
 
 
-def test_without_a_budget_a_search_has_a_quarter_of_the_sequences_and_the_final_choice_the_others():
+def test_the_sampler_has_80_masks_half_of_what_is_spare_or_what_the_search_can_not_use():
+    selector, required = SurrogateSearch(), greedy_masks(12, 8)
+    useful = selector.n_useful(12, 8)
+    assert share_masks(None, selector, 12, 8) == (useful + 80, 80)
+    assert share_masks(useful + 500, selector, 12, 8) == (useful + 500, 500)
+    assert share_masks(required + 100, selector, 12, 8) == (required + 100, 50)
+    assert share_masks(required, selector, 12, 8) == (required, 12)
+    assert share_masks(None, Greedy(), 12, 8) == (required + 80, 80)
+
+
+def test_a_search_that_does_not_say_how_much_it_can_use_is_refused(tiny):
+    class Silent(AllPairs):
+        n_useful = None
+
+    with pytest.raises(TypeError, match=r"a selector must have .*n_useful.* has no n_useful"):
+        LayerPruner(selector=Silent(), random_state=0).fit(tiny, IDS)
+
+
+def test_without_a_budget_a_search_has_half_of_the_sequences_and_the_final_choice_the_others():
     for given, asked, searched, more in (
         (32, "auto", 32, []),
         (33, "auto", 32, [1]),
-        (200, "auto", 50, [50, 100]),
+        (200, "auto", 100, [100]),
+        (200, 50, 50, [50, 100]),
         (200, 64, 64, [64, 72]),
         (200, 200, 200, []),
     ):
@@ -273,6 +292,8 @@ class AllPairs:
 
     def n_required(self, n_players, max_remove):
         return n_players * (n_players - 1) // 2
+
+    n_useful = n_required
 
     def search(self, game, surrogate, max_remove, rng):
         game(subsets(np.ones(game.n_players, dtype=bool), 2))

@@ -11,6 +11,7 @@ from layershap.protocols import SelectionEvidence
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps
+from layershap.selection.widening import widen
 from layershap.testing import check_selector
 
 
@@ -124,6 +125,45 @@ def test_bounds_hold_in_monotone_games_and_allow_for_the_largest_rise():
         if monotone:
             assert (upper_bounds(masks, masks[seen], scores[seen]) >= scores).all()
     assert upper_bounds(masks[:1], masks[-1:], np.array([0.5])) == 0.5
+
+
+def second_is_better_later(masks):
+    """Layer 0 is the cheapest to remove, 1 the next; but 1 and 2 together cost less than 0 and 1."""
+    removed = ~np.asarray(masks)
+    return 1 - removed @ [0.10, 0.11, 0.3, 0.45, 0.9] + 0.35 * (removed[:, 1] & removed[:, 2])
+
+
+@pytest.mark.parametrize("n_parents", [1, 2])
+def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_them(n_parents):
+    record = RecordedGame(second_is_better_later, np.ones(5, dtype=bool), 100)
+    record(~np.eye(5, dtype=bool))
+    greedy_path(record, 2, bounded=False)
+    n_before, free = len(record.masks), np.array([True, True, True, True, False])
+    widen(record, second_is_better_later, free, 2, n_parents=n_parents)
+    new = [np.flatnonzero(~mask).tolist() for mask in record.masks[n_before:]]
+    # {1, 3} can't be better than {3}, 0.55, and so not than the second best pair {0, 2}, 0.6.
+    assert new == ([[1, 2]] if n_parents == 2 else [])
+    best = record.scores[(~record.masks).sum(axis=1) == 2].max()
+    assert best == pytest.approx(0.94 if n_parents == 2 else 0.79)
+
+
+def test_what_is_left_is_shared_in_proportion_to_the_layers_removed_the_most_promising_first():
+    rng = np.random.default_rng(0)
+    costs = rng.uniform(size=10)
+
+    def additive(masks):
+        return -(~np.asarray(masks) @ costs)
+
+    record = RecordedGame(additive, np.ones(10, dtype=bool), greedy_masks(10, 4) + 9)
+    record(~np.eye(10, dtype=bool))
+    greedy_path(record, 4, bounded=False)
+    n_before = len(record.masks)
+    assert record.n_left == 9
+    # A surrogate that takes the dearest layers for the cheapest.
+    widen(record, lambda masks: -additive(masks), np.ones(10, dtype=bool), 4, n_parents=10)
+    sizes = (~record.masks[n_before:]).sum(axis=1)
+    assert [int((sizes == n).sum()) for n in (2, 3, 4)] == [2, 3, 4]
+    assert set(np.flatnonzero(~record.masks[n_before])) == set(np.argsort(costs)[-2:])
 
 
 def test_neighbourhoods():

@@ -90,6 +90,13 @@ class Overspends(selection.Greedy):
         return 3
 
 
+class WantsTooLittle(selection.Greedy):
+    """Has a use for less than it needs."""
+
+    def n_useful(self, n_players, max_remove):
+        return 3
+
+
 class FitsWhatItIsGiven(selection.SurrogateSearch):
     def search(self, game, surrogate, max_remove, rng):
         surrogate.fit(game.masks, game.scores)
@@ -200,6 +207,7 @@ def test_parts_that_keep_the_contract_pass():
         (check_selector, FirstLayers(), "removable layers only; layer 2 is protected"),
         (check_selector, Unsorted(), "sorted, distinct"),
         (check_selector, Overspends(), "must do with the 3 new masks"),
+        (check_selector, WantsTooLittle(), "n_useful must return at least"),
         (check_selector, FitsWhatItIsGiven(), "fit a clone of the surrogate"),
         (check_selector, NoMethods(), "must have a method `select"),
     ],

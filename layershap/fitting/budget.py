@@ -77,7 +77,7 @@ def spend(
     budget : float or None
         Layer runs x tokens; None sets no limit.
     search_sequences : int, 'auto' or 'all'
-        Looked at without a budget: 'auto' is a quarter of the sequences, but at least 32.
+        Looked at without a budget: 'auto' is half of the sequences, but at least 32.
     selector : Selector
         Asked for the masks that it may need.
     n_layers : int
@@ -128,7 +128,7 @@ def _without_budget(
     if count == "all" or isinstance(calib_data, Task) or not isinstance(selector, SearchingSelector):
         return Spending(calib_data)
     calibration = as_calibration(calib_data, tokenizer)
-    n_sequences = max(_LEAST_SEARCHED, calibration.n_sequences // 4) if count == "auto" else count
+    n_sequences = max(_LEAST_SEARCHED, calibration.n_sequences // 2) if count == "auto" else count
     if n_sequences >= calibration.n_sequences:
         return Spending(calibration)
     searched, more = _doubling(calibration, n_sequences)

@@ -16,8 +16,8 @@ from layershap.exceptions import NonFiniteScoreWarning
 from layershap.fitting.record import RecordedGame
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
 
-SEARCH_MASKS = 160
-"""Masks to search with, beyond those that the selector can't do without (docs/choosing.md)."""
+_SAMPLED = 80
+"""Masks that the sampler draws for a search, where it leaves so many."""
 
 _ROUNDS = 4
 """Rounds in which an adaptive sampler is asked."""
@@ -75,10 +75,11 @@ def random_generator(random_state: Any) -> np.random.Generator:
 
 def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
     """Raise unless each part has the methods of its protocol, before anything is paid for."""
+    searching = ("search", "n_required", "n_useful") if hasattr(selector, "search") else ()
     for name, part, methods in (
         ("sampler", sampler, ("sample",)),
         ("surrogate", surrogate, ("fit", "predict")),
-        ("selector", selector, ("select",)),
+        ("selector", selector, ("select", *searching)),
     ):
         missing = [method for method in methods if not callable(getattr(part, method, None))]
         if isinstance(part, type):
@@ -118,19 +119,17 @@ def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> in
 
 
 def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
-    """Masks that `fit` may evaluate unless told: 256 without a search; with one, what it can't do without and
-    `SEARCH_MASKS` more.
-    """
+    """Masks that `fit` may evaluate unless told: 256 without a search; with one, what it can use, and 80 to sample."""
     if isinstance(selector, SearchingSelector):
-        return selector.n_required(n_players, max_remove) + SEARCH_MASKS
+        return selector.n_useful(n_players, max_remove) + _SAMPLED
     return max(256, 4 * n_players)
 
 
 def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: int) -> tuple[int, int]:
     """How many masks there are in all, and how many of them the sampler draws; a searching selector has the rest.
 
-    The sampler draws half of what the search can spare, and at least as many as there are leave-one-outs, which serve
-    both.
+    The sampler draws half of what the search can spare, up to 80, and what the search has no use for; at least as many
+    as there are leave-one-outs, which serve both.
 
     Raises
     ------
@@ -155,7 +154,9 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
             f"{n_players} leave-one-outs included. The minimum is {max(required, n_players + 1)}, got {n_masks}. "
             "Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of its own."
         )
-    return total, min(max(n_players, (total - required) // 2), total - required + n_players)
+    spare = total - required
+    wanted = max(n_players, min(spare // 2, _SAMPLED), total - selector.n_useful(n_players, max_remove))
+    return total, min(wanted, spare + n_players)
 
 
 def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:

@@ -25,6 +25,10 @@ class Exhaustive(BaseEstimator):
         """All sets: the sum of C(P, n)."""
         return sum(comb(n_players, n) for n in range(1, max_remove + 1))
 
+    def n_useful(self, n_players: int, max_remove: int) -> int:
+        """No more than that."""
+        return self.n_required(n_players, max_remove)
+
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate them all in one call; the surrogate isn't used."""
         everyone = np.ones(game.n_players, dtype=bool)

@@ -37,6 +37,10 @@ class Greedy(BaseEstimator):
         """Masks that the whole path may need: P + (P - 1) + ... ."""
         return greedy_masks(n_players, max_remove)
 
+    def n_useful(self, n_players: int, max_remove: int) -> int:
+        """No more than that."""
+        return greedy_masks(n_players, max_remove)
+
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Follow the path to `max_remove` layers; the surrogate isn't used."""
         greedy_path(game, max_remove, bounded=self.bounded)

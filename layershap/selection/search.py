@@ -13,7 +13,11 @@ from layershap.selection.best import best_evaluated, best_score, removable_sets,
 from layershap.selection.bounds import largest_rise
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import Predict, best_predicted, children, parents, swaps, top
+from layershap.selection.widening import widen
 from layershap.surrogates.fresh import fresh_surrogate
+
+_SEARCH_MASKS = 80
+"""Masks to propose sets with, beyond those of two paths (docs/choosing.md)."""
 
 
 class SurrogateSearch(BaseEstimator):
@@ -22,9 +26,9 @@ class SurrogateSearch(BaseEstimator):
     In ``fit``: greedy's path is followed first, which makes the result never worse than greedy on the calibration
     data and teaches the surrogate where it matters; then a few random sets; then rounds. In each round the surrogate
     is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the best known
-    sets, and of all sets. These are evaluated on the real model in one fused pass. A size is left after `patience`
-    rounds in which neither it nor a neighbouring size gained; the search ends when all are, or with the masks it may
-    evaluate.
+    sets, and of all sets; these are evaluated on the real model in one fused pass. The children of the best
+    `n_parents` sets of each size follow, from small sets to large ones. A size is left after `patience` rounds in
+    which neither it nor a neighbouring size gained; the search ends when all are, or with the masks it may evaluate.
 
     Parameters
     ----------
@@ -39,6 +43,8 @@ class SurrogateSearch(BaseEstimator):
         Rounds without a gain after which a size is left.
     width : int, default=32
         Beam width of the search over the surrogate.
+    n_parents : int, default=2
+        Sets of each size whose children are evaluated, unless bounds exclude them (`layershap.selection.widening`).
     bounded : bool, default=False
         True follows greedy's path with the bounds of `Greedy`, which spares about a third of its masks. On the trained
         models measured the path is the same; where removing further layers raises the score, it need not be, and the
@@ -53,6 +59,7 @@ class SurrogateSearch(BaseEstimator):
         n_random: int = 32,
         patience: int = 2,
         width: int = 32,
+        n_parents: int = 2,
         bounded: bool = False,
     ) -> None:
         self.n_neighbours = n_neighbours
@@ -60,11 +67,16 @@ class SurrogateSearch(BaseEstimator):
         self.n_random = n_random
         self.patience = patience
         self.width = width
+        self.n_parents = n_parents
         self.bounded = bounded
 
     def n_required(self, n_players: int, max_remove: int) -> int:
         """Masks that greedy's path may need; what it doesn't need is searched with."""
         return greedy_masks(n_players, max_remove)
+
+    def n_useful(self, n_players: int, max_remove: int) -> int:
+        """As many again for the children of each further parent, and 80 for proposals."""
+        return self.n_parents * greedy_masks(n_players, max_remove) + _SEARCH_MASKS
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate sets of 1 to `max_remove` players on the real model, within ``game.n_left``."""
@@ -87,7 +99,10 @@ class SurrogateSearch(BaseEstimator):
             predicted = best_predicted(predict, free_P, max(active), self.width)
             proposals = [self._proposals(game, predict, free_P, n, predicted[n]) for n in active]
             # A tight budget is spread over several rounds, each of which learns from the one before.
-            if not _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2)):
+            n_before = len(game.masks)
+            _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2))
+            widen(game, predict, free_P, max_remove, n_parents=self.n_parents)
+            if len(game.masks) == n_before:
                 break
             masks, scores = removable_sets(game)
             won = {n for n in idle if best_score(masks, scores, n) > best_before[n]}

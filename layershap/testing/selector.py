@@ -85,6 +85,11 @@ def _searched(selector: SearchingSelector, evidence: SelectionEvidence, max_remo
         isinstance(required, int) and required >= 0,
         f"{name}.n_required must return a number of masks, got {required!r}",
     )
+    useful = selector.n_useful(n_players, max_remove)
+    require(
+        isinstance(useful, int) and useful >= required,
+        f"{name}.n_useful must return at least the {required} masks of n_required, got {useful!r}",
+    )
     weights = np.where(removable, evidence.contributions, 0.0)
 
     def score(masks_ML: MaskArray) -> FloatArray:
