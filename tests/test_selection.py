@@ -147,6 +147,13 @@ def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_the
     assert best == pytest.approx(0.94 if n_parents == 2 else 0.79)
 
 
+def test_parameters_of_the_search_below_one_are_refused_before_anything_is_evaluated(stories, stories_calibration):
+    for name in ("patience", "width", "n_parents"):
+        selector = SurrogateSearch(**{name: 0})
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            LayerPruner(selector=selector, random_state=0).fit(stories[0], stories_calibration)
+
+
 def test_what_is_left_is_shared_in_proportion_to_the_layers_removed_the_most_promising_first():
     rng = np.random.default_rng(0)
     costs = rng.uniform(size=10)

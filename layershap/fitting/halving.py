@@ -19,6 +19,7 @@ from layershap.fitting.budget import Spending, mean_layer_runs
 from layershap.fitting.evidence import Evidence
 from layershap.game import LayerGame
 from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
+from layershap.selection.best import best_of_size
 from layershap.selection.greedy import evaluated_path
 
 _CANDIDATES = 16
@@ -69,7 +70,7 @@ def final_choice(
     rows = evidence.finite & evidence.allowed(game.keep_one_of)
     masks, scores = evidence.masks[rows], evidence.scores[rows]
     greedy = evaluated_path(masks, scores, evidence.max_remove)
-    best = [mask for n in range(1, evidence.max_remove + 1) for mask in _best_sets(masks, scores, n)]
+    best = [mask for n in range(1, evidence.max_remove + 1) for mask in best_of_size(masks, scores, n, _CANDIDATES)[0]]
     masks_CL = np.unique([*best, *greedy], axis=0)
     statistics = game.statistics(masks_CL)
     spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
@@ -98,13 +99,6 @@ def most_compared(step: int) -> int:
 
 def _kept(step: int) -> int:
     return max(1, _CANDIDATES >> step)
-
-
-def _best_sets(masks: MaskArray, scores: FloatArray, n_remove: int) -> MaskArray:
-    of_size = np.flatnonzero((~masks).sum(axis=1) == n_remove)
-    _, first = np.unique(masks[of_size], axis=0, return_index=True)
-    of_size = of_size[np.sort(first)]
-    return masks[of_size[np.argsort(-scores[of_size], kind="stable")[:_CANDIDATES]]]
 
 
 def _rows_of(masks_CL: MaskArray, wanted: list[MaskArray]) -> IntArray:

@@ -31,6 +31,19 @@ def best_score(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int) -> floa
     return float(finite_or_worst(scores_M[of_size]).max(initial=-np.inf))
 
 
+def best_of_size(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int, count: int) -> tuple[MaskArray, FloatArray]:
+    """The best `count` distinct evaluated masks that lack `n_remove` layers, best first, and their scores.
+
+    Ties go to the mask evaluated first; a score that is not finite is the worst.
+    """
+    of_size = np.flatnonzero((~masks_ML).sum(axis=1) == n_remove)
+    _, first = np.unique(masks_ML[of_size], axis=0, return_index=True)
+    of_size = of_size[np.sort(first)]
+    scores = finite_or_worst(scores_M[of_size])
+    order = np.argsort(-scores, kind="stable")[:count]
+    return masks_ML[of_size[order]], scores[order]
+
+
 def removable_sets(game: EvaluatedGame) -> tuple[MaskArray, FloatArray]:
     """The evaluated masks that stand for sets which the model can lose, and their scores."""
     rows = game.allowed(game.masks)

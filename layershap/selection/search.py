@@ -71,7 +71,16 @@ class SurrogateSearch(BaseEstimator):
         self.bounded = bounded
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """Masks that greedy's path may need; what it doesn't need is searched with."""
+        """Masks that greedy's path may need; what it doesn't need is searched with.
+
+        Raises
+        ------
+        ValueError
+            A parameter of this search is below 1: here, as `fit` asks this before it pays for anything.
+        """
+        for name, value in (("patience", self.patience), ("width", self.width), ("n_parents", self.n_parents)):
+            if value < 1:
+                raise ValueError(f"SurrogateSearch's {name} must be at least 1, got {value!r}")
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:

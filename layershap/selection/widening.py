@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from layershap.protocols import EvaluatedGame, FloatArray, MaskArray
-from layershap.selection.best import finite_or_worst, removable_sets
+from layershap.protocols import EvaluatedGame, MaskArray
+from layershap.selection.best import best_of_size, removable_sets
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import Predict, children
 
 
-def widen(
-    game: EvaluatedGame, predict: Predict, free_P: MaskArray, max_remove: int, *, n_parents: int
-) -> None:
+def widen(game: EvaluatedGame, predict: Predict, free_P: MaskArray, max_remove: int, *, n_parents: int) -> None:
     """From small sets to large ones, evaluate the children of the best `n_parents` sets of each size.
 
     A set that is second by a hair often has the better children, which greedy never sees. Children that the bounds of
@@ -46,8 +44,8 @@ def widen(
 def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_parents: int) -> MaskArray:
     """Sets of this size that may be among its best `n_parents`, and were not evaluated yet [N, P]."""
     masks, scores = removable_sets(game)
-    parents_NP, _ = _best_of_size(masks, scores, n_remove - 1, n_parents)
-    _, best_scores = _best_of_size(masks, scores, n_remove, n_parents)
+    parents_NP, _ = best_of_size(masks, scores, n_remove - 1, n_parents)
+    _, best_scores = best_of_size(masks, scores, n_remove, n_parents)
     found = [children(mask_P, free_P) for mask_P in parents_NP if mask_P[~free_P].all()]
     if not found:
         return masks[:0]
@@ -56,15 +54,3 @@ def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_p
     fresh = game.allowed(sets_NP) & np.array([mask.tobytes() not in known for mask in sets_NP], dtype=bool)
     to_beat = best_scores[-1] if len(best_scores) == n_parents else -np.inf
     return sets_NP[fresh & (upper_bounds(sets_NP, game.masks, game.scores) >= to_beat)]
-
-
-def _best_of_size(
-    masks_MP: MaskArray, scores_M: FloatArray, n_remove: int, count: int
-) -> tuple[MaskArray, FloatArray]:
-    """The best `count` distinct evaluated sets of this size and their scores, best first."""
-    of_size = np.flatnonzero((~masks_MP).sum(axis=1) == n_remove)
-    _, first = np.unique(masks_MP[of_size], axis=0, return_index=True)
-    of_size = of_size[np.sort(first)]
-    scores = finite_or_worst(scores_M[of_size])
-    order = np.argsort(-scores, kind="stable")[:count]
-    return masks_MP[of_size[order]], scores[order]
