@@ -107,8 +107,8 @@ class SurrogateSearch(BaseEstimator):
             predict = _fitted(surrogate, game, free_P, seed).predict
             predicted = best_predicted(predict, free_P, max(active), self.width)
             proposals = [self._proposals(game, predict, free_P, n, predicted[n]) for n in active]
-            # A tight budget is spread over several rounds, each of which learns from the one before.
             n_before = len(game.masks)
+            # Half of what is left at most: the rest is for the children of the best sets and further rounds.
             _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2))
             widen(game, predict, free_P, max_remove, n_parents=self.n_parents)
             if len(game.masks) == n_before:
