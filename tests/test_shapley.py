@@ -174,6 +174,8 @@ def test_strata_around_one_depth():
     assert shapley.strata_around(12, 11, width=2) == [1, 2, 3]
     with pytest.raises(ValueError, match=r"\[1, 11\]"):
         shapley.strata_around(12, 12)
+    with pytest.raises(ValueError, match=r"width must be at least 0 .* got -1"):
+        shapley.strata_around(12, 4, width=-1)
 
 
 def test_interaction_errors():
@@ -183,3 +185,35 @@ def test_interaction_errors():
         shapley.kernel(glove, 5, rng=np.random.default_rng(0), n_players=3)
     with pytest.raises(ValueError, match="at least 2 players"):
         shapley.kernel(glove, 5, rng=np.random.default_rng(0), n_players=1)
+
+
+def test_kernel_regression_refuses_draws_that_do_not_determine_the_values():
+    """The additive game 1..12 from 2 L = 24 draws: in no seed a wrong value, in none a false certainty."""
+    weights = np.arange(1.0, 13.0)
+    evaluated = []
+
+    def game(masks):
+        evaluated.append(len(masks))
+        return masks @ weights
+
+    def values(seed, n_masks=24):
+        evaluated.clear()
+        return shapley.kernel(game, n_masks, rng=np.random.default_rng(seed), n_players=12)
+
+    for seed in (1, 2, 5, 7):
+        with pytest.raises(ValueError, match="n_masks=24"):
+            values(seed)
+        assert not evaluated
+    for seed in (0, 3, 4, 6):
+        found = values(seed)
+        assert found.values == pytest.approx(weights, abs=1e-9)
+        assert np.isnan(found.standard_errors).all()  # twelve pairs less one group don't determine them
+    assert np.isfinite(values(1, n_masks=72).standard_errors).all()
+
+
+def test_too_few_masks_for_stratified_marginals_are_named():
+    for n_masks in (0, -3):
+        with pytest.raises(ValueError, match=f"n_masks must be at least 1 .* got {n_masks}"):
+            shapley.stratified_marginals(glove, 3, [2], n_masks, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="n_masks must not be negative, got -1"):
+        shapley.sample_strata(3, [2], -1, np.random.default_rng(0))

@@ -33,12 +33,13 @@ def kernel(game: Game, n_masks: int, *, rng: np.random.Generator, n_players: int
     Returns
     -------
     SampledValues
-        With standard errors by a delete-a-group jackknife; `draws` holds the jackknife's pseudo-values [G, L].
+        With standard errors by a delete-a-group jackknife; `draws` holds the jackknife's pseudo-values [G, L]. Both are
+        NaN where the draws less one group don't determine the values.
 
     Raises
     ------
     ValueError
-        Fewer draws than 2 L (which need not determine the values), or less than two players.
+        Fewer draws than 2 L, draws that don't determine the values all the same, or less than two players.
 
     References
     ----------
@@ -51,6 +52,12 @@ def kernel(game: Game, n_masks: int, *, rng: np.random.Generator, n_players: int
     if n_masks < 2 * n_layers:
         raise ValueError(f"n_masks must be at least 2 L = {2 * n_layers} to determine {n_layers} values, got {n_masks}")
     masks_ML = _paired_draws(n_layers, -(-n_masks // 2), rng)
+    if not _determines(masks_ML):
+        # Drawing again until they do would favour some coalitions over others.
+        raise ValueError(
+            f"the coalitions drawn must determine {n_layers} values, these n_masks={n_masks} don't; chance decides at "
+            f"so few: raise n_masks ({6 * n_layers} hardly ever fail)"
+        )
     ends = np.stack([np.zeros(n_layers, dtype=bool), np.ones(n_layers, dtype=bool)])
     scores = batched(game, np.concatenate([ends, masks_ML]))
     total, rest_M = float(scores[1] - scores[0]), scores[2:] - scores[0]
@@ -58,9 +65,11 @@ def kernel(game: Game, n_masks: int, *, rng: np.random.Generator, n_players: int
     # Pairs stay together: a coalition and its complement are no independent draws.
     groups_M = np.repeat(np.arange(len(masks_ML) // 2) % _GROUPS, 2)
     n_groups = min(_GROUPS, len(masks_ML) // 2)
-    without_GL = np.array(
-        [_constrained_fit(masks_ML[groups_M != g], rest_M[groups_M != g], total) for g in range(n_groups)]
-    )
+    without_GL = np.full((n_groups, n_layers), np.nan)
+    for g in range(n_groups):
+        rest = groups_M != g
+        if _determines(masks_ML[rest]):
+            without_GL[g] = _constrained_fit(masks_ML[rest], rest_M[rest], total)
     pseudo_GL = n_groups * values - (n_groups - 1) * without_GL
     errors = np.sqrt((n_groups - 1) / n_groups * ((without_GL - without_GL.mean(axis=0)) ** 2).sum(axis=0))
     return SampledValues(values, errors, pseudo_GL)
@@ -72,6 +81,13 @@ def _paired_draws(n_layers: int, n_pairs: int, rng: np.random.Generator) -> Mask
     drawn = rng.choice(sizes, size=n_pairs, p=weights / weights.sum())
     masks = rng.random((n_pairs, n_layers)).argsort(axis=1).argsort(axis=1) < drawn[:, None]
     return np.stack([masks, ~masks], axis=1).reshape(-1, n_layers)
+
+
+def _determines(masks_ML: MaskArray) -> bool:
+    """Whether only one phi has given sums over these coalitions and over all players."""
+    n_layers = masks_ML.shape[1]
+    rows = np.concatenate([masks_ML, np.ones((1, n_layers), dtype=bool)]).astype(np.float64)
+    return int(np.linalg.matrix_rank(rows.T @ rows, hermitian=True)) == n_layers
 
 
 def _constrained_fit(masks_ML: MaskArray, rest_M: FloatArray, total: float) -> FloatArray:
