@@ -168,6 +168,28 @@ def test_slebs_barriers_and_max_remove(stories, stories_calibration):
         fitted.removed_layers(3)
 
 
+@pytest.mark.parametrize("barriers", [{"early_barrier": 10}, {"latter_barrier": 7}, {"protect": [1, 2, 3]}])
+def test_slebs_barriers_that_leave_nothing_are_refused(stories, stories_calibration, barriers):
+    with pytest.raises(ValueError, match="0 of this model's 5 layers are removable, see early_barrier"):
+        SLEB(**barriers).fit(stories[0], stories_calibration)
+
+
+@pytest.mark.parametrize("max_remove", [None, 1])
+def test_one_removable_layer_can_be_searched_for(stories, stories_calibration, max_remove):
+    fitted = SLEB(protect=[1, 3], max_remove=max_remove).fit(stories[0], stories_calibration)
+    assert fitted.removed_layers(1) == [2]
+    assert fitted.max_remove_ == 1
+    with pytest.raises(ValueError, match=r"max_remove must lie in \[1, 1\] with 1 of 5 layers removable, got 2"):
+        SLEB(protect=[1, 3], max_remove=2).fit(stories[0], stories_calibration)
+    with pytest.raises(TypeError, match="max_remove must be an int"):
+        SLEB(max_remove=1.5).fit(stories[0], stories_calibration)
+
+
+def test_nothing_to_remove_is_refused(stories):
+    with pytest.raises(ValueError, match="0 of this model's 5 layers are removable, see protect"):
+        LastLayers(protect=range(5)).fit(stories[0])
+
+
 def test_block_pruner_is_greedy_elimination_of_sublayers(stories, stories_calibration):
     """Against zeroing the output projections by hand, which silences a sublayer of a Llama."""
     model = copy.deepcopy(stories[0])

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -17,7 +18,6 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.masks import check_max_remove
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument, check_layer_indices
 from layershap.model.sublayers import Granularity, Players
@@ -54,9 +54,32 @@ class FitInput:
         """The most layers that can be removed: all removable ones, but one layer stays."""
         return min(int(self.removable.sum()), len(self.removable) - 1)
 
-    def checked_max_remove(self, max_remove: int | None) -> int:
-        """How many layers a search goes up to: `most` unless told otherwise."""
-        return self.most if max_remove is None else check_max_remove(max_remove, None, self.removable)
+    def checked_max_remove(self, max_remove: Any) -> int:
+        """How many layers a search goes up to: `most` unless told otherwise.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Not an int in [1, `most`].
+        """
+        if max_remove is None:
+            return self.most
+        if isinstance(max_remove, bool) or not isinstance(max_remove, Integral):
+            raise TypeError(f"max_remove must be an int, got {max_remove!r}")
+        if not 1 <= int(max_remove) <= self.most:
+            raise ValueError(
+                f"max_remove must lie in [1, {self.most}] with {int(self.removable.sum())} of {len(self.removable)} "
+                f"layers removable, got {max_remove}"
+            )
+        return int(max_remove)
+
+    def check_some_removable(self, causes: str) -> None:
+        """Raise a ValueError that names what may be why, unless a layer can be removed."""
+        if self.most < 1:
+            raise ValueError(
+                f"one layer must be removable and another stay; {int(self.removable.sum())} of this model's "
+                f"{len(self.removable)} layers are removable, see {causes}"
+            )
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -150,6 +173,11 @@ class DepthPruner(ModelPruner, ABC):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            No layer can be removed.
         """
         start = time.perf_counter()
         stack = self._players(model)
@@ -157,6 +185,7 @@ class DepthPruner(ModelPruner, ABC):
         removable[list(unremovable_players(model, stack))] = False
         removable[check_layer_indices(self.protect, len(stack))] = False
         inputs = FitInput(model, stack, removable, calib_data, tokenizer)
+        inputs.check_some_removable(f"protect={self.protect!r} and layershap.inspect(model)")
         outcome = self._fit(inputs)
         self.n_layers_in_ = len(stack)
         self.removable_ = removable

@@ -63,7 +63,10 @@ class SLEB(DepthPruner):
         if self.early_barrier < 0 or self.latter_barrier < 0:
             raise ValueError(f"barriers must not be negative, got {self.early_barrier} and {self.latter_barrier}")
         inputs.removable[: self.early_barrier] = False
-        inputs.removable[n_layers - self.latter_barrier :] = False
+        inputs.removable[max(0, n_layers - self.latter_barrier) :] = False
+        inputs.check_some_removable(
+            f"early_barrier={self.early_barrier}, latter_barrier={self.latter_barrier} and protect={self.protect!r}"
+        )
         steps = inputs.checked_max_remove(self.max_remove)
         with perplexity_game(inputs, self.ledger) as game:
             self.removal_order_ = greedy_order(game, inputs.removable, steps)
