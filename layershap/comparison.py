@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ from layershap.display import DepthCurveDisplay
 from layershap.game import LayerGame
 from layershap.model.stack import LayersArgument, find_layers
 from layershap.protocols import FloatArray, MaskArray, Utility
+from layershap.tasks import Task
 from layershap.utilities import NegativeLogLikelihood
 
 TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
@@ -74,9 +76,11 @@ class Cost:
     Attributes
     ----------
     masks : int
-        Masked models evaluated.
+        Different masked models evaluated. The few that `LayerPruner` evaluates again on further text, for its final
+        choice, count once.
     layer_runs : int
-        Runs of one layer on the whole calibration set.
+        Runs of one layer on the whole calibration set; those on a part of it (of a search, of a final choice) count by
+        their share of its tokens.
     seconds : float
         Wall-clock time of `fit`.
     """
@@ -205,7 +209,10 @@ def compare(
     Raises
     ------
     ValueError
-        No methods or no numbers; a number that no method can remove; or a method that counts sublayers.
+        No methods or no numbers; a number that no method can remove (with each method's reason); a task named like a
+        column of the records; or a method that counts sublayers.
+    TypeError
+        `methods` or `tasks` without names, numbers that are no ints, or a `Task` in place of its parts.
 
     Examples
     --------
@@ -221,7 +228,8 @@ def compare(
     >>> table["last", 2].layers
     (10, 11)
     """
-    numbers = tuple(int(n) for n in n_removes)
+    _check_kinds(methods, {} if tasks is None else tasks, {"calib_data": calib_data, "eval_data": eval_data})
+    numbers = _whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
     calibration, held_out = as_calibration(calib_data, tokenizer), as_calibration(eval_data, tokenizer)
@@ -229,6 +237,7 @@ def compare(
     costs: dict[str, Cost] = {}
     chosen: dict[tuple[str, int], tuple[int, ...]] = {("", 0): ()}
     narrowed: list[Choice] = []
+    refused: dict[tuple[str, int], str] = {}
     for name, method in methods.items():
         fitted = clone(method)
         start = time.perf_counter()
@@ -250,10 +259,15 @@ def compare(
                 "methods side by side that remove whole layers (or as many parameters)"
             )
         else:
-            chosen |= {(name, n): removed for n in numbers if (removed := _removed(fitted, n)) is not None}
+            for n in numbers:
+                try:
+                    chosen[name, n] = tuple(fitted.removed_layers(n))
+                except ValueError as error:
+                    refused[name, n] = str(error)
     unreached = [n for n in numbers if n not in {number for _, number in [*chosen, *_keys(narrowed)]}]
     if unreached:
-        raise ValueError(f"no method can remove {unreached} layers of this model")
+        reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
+        raise ValueError(f"no method can remove {unreached} layers of this model:{reasons}")
     masks_ML = np.ones((len(chosen), n_layers), dtype=bool)
     for mask_L, removed in zip(masks_ML, chosen.values()):
         mask_L[list(removed)] = False
@@ -267,12 +281,39 @@ def _keys(choices: Sequence[Choice]) -> list[tuple[str, int]]:
     return [(choice.method, choice.n_remove) for choice in choices]
 
 
-def _removed(fitted: DepthPruningMethod, n_remove: int) -> tuple[int, ...] | None:
-    """None where the method says that it can't remove so many."""
-    try:
-        return tuple(fitted.removed_layers(n_remove))
-    except ValueError:
-        return None
+def _whole_numbers(n_removes: Any) -> tuple[int, ...]:
+    numbers = None if isinstance(n_removes, Integral | str) else tuple(n_removes)
+    if numbers is None or any(isinstance(n, bool) or not isinstance(n, Integral) for n in numbers):
+        raise TypeError(f"n_removes must be a sequence of ints, such as [2, 4]; got {n_removes!r}")
+    return tuple(int(n) for n in numbers)
+
+
+def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
+    """Raise before anything is paid for, unless the arguments of `compare` are of the kinds that it takes."""
+    if not isinstance(methods, Mapping):
+        raise TypeError(
+            f'methods must be a mapping of name to estimator, such as {{"ShortGPT": ShortGPT()}}; got '
+            f"{type(methods).__name__}"
+        )
+    if not isinstance(tasks, Mapping):
+        raise TypeError(
+            f"tasks must be a mapping of name to f(model) -> float or to (utility, data); got {type(tasks).__name__}"
+        )
+    columns = {field.name for field in (*fields(Choice), *fields(Cost))} - {"tasks"}
+    for name, task in tasks.items():
+        if name in columns:
+            raise ValueError(f"a task must not be named like a column of to_records ({sorted(columns)}), got {name!r}")
+        if isinstance(task, Task):
+            raise TypeError(
+                f"tasks[{name!r}] must be f(model) -> float or (utility, data), got a Task; give (task.utility, "
+                f"task.calibration), or one of its metrics {list(task.metrics)} in place of the utility"
+            )
+    for argument, value in data.items():
+        if isinstance(value, Task):
+            raise TypeError(
+                f"{argument} must be token sequences or texts, got a Task, whose utility not every method knows; give "
+                "task.calibration, and the utility as LayerPruner(utility=task.utility)"
+            )
 
 
 def _measured(

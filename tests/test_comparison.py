@@ -12,7 +12,8 @@ import torch
 from layershap import Calibration, LayerPruner, remove_layers
 from layershap.baselines import SLEB, BlockPruner, LastLayers, ShortenedLlama, ShortGPT, SliceGPT
 from layershap.comparison import compare
-from layershap.utilities import PerplexityRatio
+from layershap.tasks import Task
+from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
 
 METHODS = {
     "layershap": LayerPruner(n_masks=31, random_state=0),
@@ -110,3 +111,55 @@ def test_bad_input(stories, stories_calibration, held_out):
         compare(stories[0], stories_calibration, held_out, {"one-shot": ShortenedLlama()}, [1, 5])
     with pytest.raises(ValueError, match="among 10 players"):
         compare(stories[0], stories_calibration, held_out, {"sublayers": BlockPruner(max_remove=1)}, [1])
+
+
+def test_a_number_that_no_method_can_remove_comes_with_each_methods_reason(stories, stories_calibration, held_out):
+    methods = {"layershap": LayerPruner(n_masks=31, max_remove=2, random_state=0), "SLEB": SLEB(), "last": LastLayers()}
+    with pytest.raises(ValueError, match=r"no method can remove \[5\]") as caught:
+        compare(stories[0], stories_calibration, held_out, methods, [4, 5])
+    first, *reasons = str(caught.value).splitlines()
+    assert first.endswith("layers of this model:")
+    assert [reason.split(":")[0].strip() for reason in reasons] == ["layershap", "SLEB", "last"]
+    assert all("n_remove" in reason and "5" in reason for reason in reasons)
+    with pytest.raises(ValueError, match=r"fit again with max_remove=4"):
+        compare(stories[0], stories_calibration, held_out, {"layershap": methods["layershap"]}, [4])
+
+
+def test_wrong_kinds_of_arguments_are_named(stories, stories_calibration, held_out):
+    def compared(methods=METHODS, n_removes=(1,), calib_data=stories_calibration, eval_data=held_out, tasks=None):
+        return compare(stories[0], calib_data, eval_data, methods, n_removes, tasks=tasks)
+
+    with pytest.raises(TypeError, match="methods must be a mapping of name to estimator"):
+        compared(methods=[ShortGPT()])
+    for wrong in ([2.9], [True], ["2"], 2):
+        with pytest.raises(TypeError, match="n_removes must be a sequence of ints"):
+            compared(n_removes=wrong)
+    for column in ("masks", "layer_runs", "seconds", "perplexity", "n_remove", "method", "layers"):
+        with pytest.raises(ValueError, match=f"named like a column .* got '{column}'"):
+            compared(tasks={column: lambda model: 0.0})
+    task = Task("odd", stories_calibration, NegativeLogLikelihood(), {"nll": NegativeLogLikelihood()})
+    with pytest.raises(TypeError, match=r"\['odd'\] must be .*give \(task.utility, task.calibration\).*'nll'"):
+        compared(tasks={"odd": task})
+    with pytest.raises(TypeError, match="tasks must be a mapping"):
+        compared(tasks=[task])
+    with pytest.raises(TypeError, match=r"calib_data must be .*give task.calibration"):
+        compared(calib_data=task)
+    with pytest.raises(TypeError, match=r"eval_data must be .*give task.calibration"):
+        compared(eval_data=task)
+
+
+def test_numpy_numbers_are_numbers(stories, stories_calibration, held_out):
+    found = compare(stories[0], stories_calibration, held_out, {"last": LastLayers()}, np.arange(1, 3))
+    assert found.n_removes == (1, 2)
+
+
+def test_a_final_choice_on_further_text_counts_its_masks_once_and_its_layer_runs(
+    stories, stories_calibration, held_out
+):
+    pruner = LayerPruner(n_masks=31, search_sequences=1, random_state=0)
+    cost = compare(stories[0], stories_calibration, held_out, {"layershap": pruner}, [1]).costs["layershap"]
+    alone = pruner.fit(stories[0], stories_calibration)
+    tokens = stories_calibration.n_sequences * stories_calibration.seq_len
+    assert alone.diagnostics_["final_sequences"] > 1
+    assert cost.masks == len(np.unique(np.concatenate([alone.masks_, np.ones((1, 5), dtype=bool)]), axis=0))
+    assert cost.layer_runs == round(alone.diagnostics_["layer_run_tokens"] / tokens)
