@@ -27,6 +27,12 @@ try:
 except ImportError:  # Windows: no advisory locks; one process per file is then the user's care.
     fcntl = None
 
+_CALIBRATION_CAUSES = (
+    " The calibration differs with other data, and with another budget or search_sequences of LayerPruner (with a "
+    "budget, also max_remove, protect or selector), which decide how many of the sequences the search looks at: each "
+    "needs a ledger file of its own."
+)
+
 MaskRow = dict[str, FloatArray]
 """Statistic name -> sums [S] of one mask."""
 
@@ -116,7 +122,7 @@ class Ledger:
             details = "; ".join(f"{k}: {found.get(k)!r} there, {self.fingerprint.get(k)!r} here" for k in differing)
             raise LedgerMismatchError(
                 f"the ledger {self.path} was written under other conditions ({details}). Give another ledger path, or "
-                "restore what differs."
+                f"restore what differs.{_CALIBRATION_CAUSES if 'calibration' in differing else ''}"
             )
         for line in lines[1:]:
             record = json.loads(line)

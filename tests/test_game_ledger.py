@@ -124,8 +124,11 @@ def test_another_fingerprint_is_an_error_that_names_the_field(stories, stories_c
         calibration = type(calibration)(calibration.ids_ST[:-1], calibration.labels_ST[:-1])
     else:
         utility = utilities.KLDivergence()
-    with pytest.raises(LedgerMismatchError, match=change):
+    with pytest.raises(LedgerMismatchError, match=change) as caught:
         LayerGame(model, calibration, utility=utility, ledger=path)
+    # What a search looks at is other data to the ledger: the user changed a parameter, and must be told which.
+    assert ("another budget or search_sequences of LayerPruner" in str(caught.value)) == (change == "calibration")
+    assert "another ledger path" in str(caught.value)
 
 
 def test_not_a_ledger_and_a_ledger_in_use(stories, stories_calibration, tmp_path):
