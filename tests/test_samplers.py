@@ -63,6 +63,11 @@ def test_all_subsets_up_to_a_size():
         SubsetSampler(7).sample(6, 10, rng())
 
 
+def test_subsets_of_sizes_that_the_budget_does_not_reach_are_not_listed():
+    masks = SubsetSampler(60).sample(60, 80, rng())  # 2^60 subsets: listing them would not end
+    assert list((~masks).sum(axis=1)) == [1] * 60 + [2] * 20
+
+
 def test_distinct_masks_follow_the_shares_and_avoid_what_is_taken():
     taken = ~np.eye(8, dtype=bool)
     masks = distinct_masks(8, {6: 3.0, 5: 1.0, 7: 9.0}, 24, rng(), taken)

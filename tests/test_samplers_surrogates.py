@@ -20,6 +20,19 @@ def test_paper_strata():
     assert strata_sizes(None, 32) == [30, 27, 24, 21, 18]
     assert strata_sizes([0.5, 0.25], 8) == [4, 2]
     assert strata_sizes([7, 5], 8) == [7, 5]
+    assert strata_sizes(np.array([7, 5]), 8) == [7, 5]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_fractions_of_any_precision_are_fractions(dtype):
+    masks = StratifiedSampler(np.array([0.9, 0.8], dtype=dtype)).sample(10, 20, rng())
+    assert set(masks.sum(axis=1)) == {9, 8}
+
+
+@pytest.mark.parametrize("value", ["0.9", None, True, 0.5j])
+def test_strata_that_are_no_numbers(value):
+    with pytest.raises(TypeError, match=r"strata must be ints .* or floats"):
+        strata_sizes([value], 8)
 
 
 @pytest.mark.parametrize("strata", [[9], [1.5], [0.0], []])

@@ -6,6 +6,8 @@ Shapes: L layers, M masks. True = layer kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -25,17 +27,26 @@ def strata_sizes(strata: Sequence[int] | Sequence[float] | None, n_layers: int) 
     ------
     ValueError
         A size outside [0, L], or a fraction outside (0, 1].
+    TypeError
+        Neither an int nor a float.
     """
-    chosen: Sequence[int] | Sequence[float] = PAPER_FRACTIONS if strata is None else strata
-    sizes = []
+    chosen: Sequence[Any] = PAPER_FRACTIONS if strata is None else strata
+    sizes: list[int] = []
     for value in chosen:
-        if isinstance(value, float):
-            if not 0 < value <= 1:
-                raise ValueError(f"a stratum given as a fraction must lie in (0, 1], got {value}")
-            value = round(value * n_layers)
-        if not 0 <= value <= n_layers:
-            raise ValueError(f"a stratum must keep between 0 and {n_layers} layers, got {value}")
-        sizes.append(int(value))
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(
+                f"strata must be ints (kept layers) or floats (fractions of them), got {value!r} of type "
+                f"{type(value).__name__}"
+            )
+        if isinstance(value, Integral):
+            size = int(value)
+        elif 0 < float(value) <= 1:
+            size = round(float(value) * n_layers)
+        else:
+            raise ValueError(f"a stratum given as a fraction must lie in (0, 1], got {value}")
+        if not 0 <= size <= n_layers:
+            raise ValueError(f"a stratum must keep between 0 and {n_layers} layers, got {size}")
+        sizes.append(size)
     if not sizes:
         raise ValueError("strata must name at least one number of kept layers, got none")
     return sizes

@@ -47,4 +47,6 @@ class SubsetSampler(BaseEstimator):
             masks[np.arange(len(removed))[:, None], removed] = False
             parts.append(masks)
             left -= len(masks)
+            if left <= 0:  # To list the larger sets, only to drop them, would take seconds.
+                break
         return np.concatenate(parts)
