@@ -94,6 +94,26 @@ def test_choice_by_cross_validation():
     assert isinstance(only, PaperMLP)
 
 
+@pytest.mark.parametrize("good_first", [True, False])
+def test_candidates_of_one_class_are_told_apart(good_first):
+    masks = drawn(8, 80)
+    candidates = [PairwiseRidge(alphas=[1e-4]), PairwiseRidge(alphas=[1e4])]
+    good, _ = candidates
+    if not good_first:
+        candidates.reverse()
+    best, quality = choose_surrogate(masks, pairwise_game(8)(masks), 0, [LinearRidge(), *candidates])
+    assert best is good
+    assert list(quality) == ["LinearRidge", "PairwiseRidge-1", "PairwiseRidge-2"]
+    assert max(quality, key=quality.get) == f"PairwiseRidge-{1 if good_first else 2}"
+
+
+@pytest.mark.parametrize("surrogate", [PairwiseRidge, LinearRidge])
+def test_no_penalty_to_try_is_named(surrogate):
+    masks = drawn(5, 20)
+    with pytest.raises(ValueError, match=r"alphas must hold at least one penalty, got \[\]"):
+        surrogate(alphas=[]).fit(masks, pairwise_game(5)(masks))
+
+
 def test_quality_per_stratum():
     masks = drawn(8, 90)
     truth = pairwise_game(8)(masks)

@@ -79,14 +79,16 @@ def held_out(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, se
 def choose_surrogate(
     masks_ML: MaskArray, scores_M: FloatArray, seed: int, candidates: Sequence[Surrogate] | None = None
 ) -> tuple[Surrogate, dict[str, float]]:
-    """The candidate with the highest held-out R2, and everyone's R2 by class name.
+    """The candidate with the highest held-out R2, and everyone's R2 by class name (numbered where a class comes twice).
 
     By default among `LinearRidge`, `PairwiseRidge` and `PaperMLP`. Ties go to the first, that is, the simplest.
     """
     among: list[Surrogate] = [LinearRidge(), PairwiseRidge(), PaperMLP()] if candidates is None else list(candidates)
-    quality = {type(candidate).__name__: held_out(candidate, masks_ML, scores_M, seed).r2 for candidate in among}
-    best = max(among, key=lambda candidate: np.nan_to_num(quality[type(candidate).__name__], nan=-np.inf))
-    return best, quality
+    r2 = [held_out(candidate, masks_ML, scores_M, seed).r2 for candidate in among]
+    best = among[int(np.argmax(np.nan_to_num(r2, nan=-np.inf)))]
+    classes = [type(candidate).__name__ for candidate in among]
+    names = [f"{c}-{classes[: i + 1].count(c)}" if classes.count(c) > 1 else c for i, c in enumerate(classes)]
+    return best, dict(zip(names, r2, strict=True))
 
 
 def _quality(scores: FloatArray, predictions: FloatArray) -> tuple[float, float]:

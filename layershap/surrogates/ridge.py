@@ -19,8 +19,17 @@ ALPHAS = tuple(np.logspace(-4, 2, 13))
 def fit_ridge(
     features_MF: FloatArray, scores_M: FloatArray, alphas: Sequence[float] | None
 ) -> tuple[float, float, FloatArray]:
-    """The penalty chosen, the intercept and the coefficients [F]."""
-    ridge = RidgeCV(alphas=np.asarray(ALPHAS if alphas is None else alphas)).fit(features_MF, scores_M)
+    """The penalty chosen, the intercept and the coefficients [F].
+
+    Raises
+    ------
+    ValueError
+        No penalty to try.
+    """
+    penalties = np.asarray(ALPHAS if alphas is None else alphas)
+    if not penalties.size:
+        raise ValueError(f"alphas must hold at least one penalty, got {alphas!r}; None tries {len(ALPHAS)} by default")
+    ridge = RidgeCV(alphas=penalties).fit(features_MF, scores_M)
     return float(ridge.alpha_), float(ridge.intercept_), np.asarray(ridge.coef_)
 
 
