@@ -1,4 +1,4 @@
-"""On how much of the text should a search look? The default against greedy on all of it, by `search_sequences`.
+"""On how much of the text should a search look? The default and `search_sequences` against greedy on all of it.
 
     python benchmarks/search_share.py [--model llama32] [--seeds 0 1 2] [--sequences 32 64]
 
@@ -36,6 +36,7 @@ def main() -> None:
     for seed in args.seeds:
         greedy = made[GREEDY](seed).set_params(ledger=ledger_of(problem, seed, "more"))
         fits = {GREEDY: greedy}
+        fits["search on all"] = made[DEFAULT](seed).set_params(ledger=ledger_of(problem, seed, "more"))
         for count in args.sequences:
             ledger = ledger_of(problem, seed, f"more_searched_{count}sequences")
             settings = {"ledger": ledger, "search_sequences": count}

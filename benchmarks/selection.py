@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import provenance
-from methods import DEFAULT, EXACT, ON_MORE_TEXT, OPTIMUM, methods
+from methods import EXACT, ON_MORE_TEXT, OPTIMUM, methods
 from oracle import (
     all_calibration_perplexities,
     calibration_perplexities,
@@ -118,11 +118,7 @@ def run(
 
 def on_more_text(problem: Problem, max_remove: int, seeds: tuple[int, ...], every: dict[str, Any]) -> dict[str, Result]:
     """The same methods on more of the same text. What they choose isn't judged on the smaller set: no regret."""
-    found: dict[str, Result] = {}
-    for name in ON_MORE_TEXT:
-        # A search looks at a part of the text, and has a ledger of its own.
-        text_name = "more_searched" if name == DEFAULT else "more"
-        found |= run(problem, {name: every[name]}, max_remove, seeds, problem.more, text_name)
+    found = run(problem, {name: every[name] for name in ON_MORE_TEXT}, max_remove, seeds, problem.more, "more")
     return {
         on_more(name): replace(result, calibration=np.full_like(result.test, np.nan))
         for name, result in found.items()

@@ -76,6 +76,9 @@ class LayerGame:
         Masks run on the model by this game (not read from the ledger).
     layer_runs : int
         Layer runs on the whole calibration set that this took.
+    layer_runs_charged : int
+        The same had the ledger held nothing: what a budget counts, so that a fit which is resumed spends as one that
+        was never interrupted.
     """
 
     def __init__(
@@ -123,6 +126,7 @@ class LayerGame:
         self.progress = Progress(shown=bool(verbose))
         self.n_evaluated = 0
         self.layer_runs = 0
+        self.layer_runs_charged = 0
         self.fingerprint = fingerprint(model, self.stack, self.calibration, self._statistics or ("score",), settings)
         if not is_utility:
             self.fingerprint["utility"] = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
@@ -181,8 +185,17 @@ class LayerGame:
         """What evaluating these masks would run, beyond those this game has evaluated."""
         return self.engine.plan(self._pending(self._checked(masks)))
 
-    def estimate_cost(self, masks: MaskArray) -> CostEstimate:
-        """What evaluating these masks will cost, from their plan and a short timing; nothing is evaluated.
+    def charge(self, masks: MaskArray) -> int:
+        """By how much evaluating these masks would raise `layer_runs_charged`."""
+        pending_UL = self._pending(self._checked(masks))
+        if not self._statistics or not len(pending_UL):
+            return int(pending_UL.sum())
+        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.engine.plan(pending_UL).sweeps)
+
+    def estimate_cost(self, *masks: MaskArray) -> CostEstimate:
+        """What evaluating masks [M, L] will cost, from their plan and a short timing; nothing is evaluated.
+
+        Several arrays stand for as many calls of the game, which share no layer runs.
 
         Raises
         ------
@@ -191,9 +204,9 @@ class LayerGame:
         """
         if not self._statistics:
             raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
-        masks_ML = self._checked(masks)
-        new_M = np.array([mask_key(mask_L) not in self._rows for mask_L in masks_ML], dtype=bool)
-        return estimate_cost(self.engine, masks_ML[new_M])
+        calls = [self._checked(call_ML) for call_ML in masks]
+        new = [np.array([mask_key(mask_L) not in self._rows for mask_L in call_ML], dtype=bool) for call_ML in calls]
+        return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
 
     def _checked(self, masks: MaskArray) -> MaskArray:
         masks_ML = np.atleast_2d(np.asarray(masks))
@@ -226,6 +239,7 @@ class LayerGame:
         work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         self.progress.plan(prefix_plan.n_masks, work)
         for sweep in prefix_plan.sweeps:
+            self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
             known = self._known(sweep.masks_UL)
             todo_UL = sweep.masks_UL[~known]
             if len(todo_UL):
@@ -242,6 +256,7 @@ class LayerGame:
         self.progress.plan(len(masks_UL), len(masks_UL))
         for mask_L in masks_UL:
             self.progress.update(1)
+            self.layer_runs_charged += int(mask_L.sum())
             if self._known(mask_L[None])[0]:
                 continue
             with (

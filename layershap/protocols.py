@@ -171,7 +171,7 @@ class SelectionEvidence:
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay, whichever it is.
     final_masks : ndarray [N, L], optional
-        Row n - 1: the set of n layers already chosen among the best, on more calibration text.
+        Row n - 1: the set of n layers already chosen among the best, on more calibration text; all True without one.
     """
 
     contributions: FloatArray
@@ -237,7 +237,7 @@ class SearchingSelector(Selector, Protocol):
     """
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """The most masks that `search` can't do without."""
+        """The most masks that `search` can't do without, the leave-one-outs included."""
         ...
 
     def n_useful(self, n_players: int, max_remove: int) -> int:

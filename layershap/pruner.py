@@ -20,27 +20,20 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.budget import SearchSequences, spend
+from layershap.fitting.budget import Spending, spend
 from layershap.fitting.evidence import diagnostics_of, gather
 from layershap.fitting.expected import expected_cost
 from layershap.fitting.halving import final_choice
 from layershap.fitting.masks import check_parts, random_generator
 from layershap.fitting.resampling import removal_probabilities
-from layershap.fitting.values import Weights, fit_surrogate, values_around
+from layershap.fitting.values import Weights, check_weights, fit_surrogate, values_around
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.model.inspection import inspect
 from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument
+from layershap.model.stack import LayersArgument, check_layer_indices
 from layershap.model.sublayers import Granularity, Players
-from layershap.protocols import (
-    FloatArray,
-    IntArray,
-    Sampler,
-    SelectionEvidence,
-    Selector,
-    Surrogate,
-)
+from layershap.protocols import FloatArray, IntArray, Sampler, SelectionEvidence, Selector, Surrogate
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler
@@ -75,11 +68,13 @@ class LayerPruner(ModelPruner):
         Values as marginal contributions averaged over the sampled numbers of kept layers (the paper), which rank
         better, or true Shapley values, averaged over all sizes.
     n_masks : int, optional
-        The most masks to evaluate. By default 256 for a selector that doesn't search; for one that does, what it can
-        use: twice what greedy removal would need for the same `max_remove`, and 160 more.
-    search_sequences : int, 'auto' or 'all', default='auto'
-        Calibration sequences that a search evaluates its masks on; on the others it makes the final choice among its
-        best sets, by sequential halving. 'auto' is half of them, but at least 32.
+        The most masks to evaluate. By default 256, or four times the removable layers, for a selector that doesn't
+        search; for one that does, what it can use: twice what greedy removal would need for the same `max_remove`, and
+        160 more.
+    search_sequences : int, optional
+        Calibration sequences that a search evaluates its masks on, to spare time; on the others it makes the final
+        choice among its best sets, by sequential halving. By default all: only then is the default selector never worse
+        than greedy removal on the calibration data.
     budget : float, optional
         Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks` and `search_sequences`.
         Enough masks come first, then sequences (`layershap.fitting.budget`).
@@ -123,7 +118,8 @@ class LayerPruner(ModelPruner):
     masks_, scores_ : ndarray [M, L], [M]
         What was evaluated, by the sampler and then by the selector, also where the score is not finite.
     final_masks_ : ndarray [N, L] or None
-        Row n - 1: the set of n layers chosen by sequential halving, if there was one.
+        Row n - 1: the set of n layers chosen by sequential halving, if there was one; all True where no set of n
+        layers was evaluated.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
@@ -131,8 +127,11 @@ class LayerPruner(ModelPruner):
     surrogate_ : Surrogate
         Fitted on the columns of the removable layers.
     diagnostics_ : dict
-        ``held_out_r2``, ``held_out_spearman``, ``n_evaluated``, ``n_non_finite``, ``layer_runs``, ``path`` and
-        ``path_note`` (fused or plain forward, and why), ``seconds``, ``calibration`` (provenance), ``protected``.
+        ``held_out_r2``, ``held_out_spearman``, ``held_out_strata``, ``surrogate_choice``, ``mask_errors``,
+        ``calibration_errors``, ``n_evaluated``, ``n_non_finite``, ``layer_runs`` (of this run), ``layer_run_tokens``
+        (in all, what the ledger supplied included), ``final_sequences`` (behind the final choice, if there was one),
+        ``path`` and ``path_note`` (fused or plain forward, and why), ``seconds``, ``calibration`` (provenance),
+        ``protected``.
     predictions_ : ndarray [M]
         Held-out predictions of the scores; NaN where the score is not finite.
     fingerprint_ : dict
@@ -169,7 +168,7 @@ class LayerPruner(ModelPruner):
         max_remove: int | None = None,
         weights: Weights = "strata",
         n_masks: int | None = None,
-        search_sequences: SearchSequences = "auto",
+        search_sequences: int | None = None,
         budget: float | None = None,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
@@ -248,16 +247,12 @@ class LayerPruner(ModelPruner):
         """
         start = time.perf_counter()
         rng = random_generator(self.random_state)
-        if self.weights not in ("strata", "shapley"):
-            raise ValueError(f"weights must be 'strata' or 'shapley', got {self.weights!r}")
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
         selector = SurrogateSearch() if self.selector is None else self.selector
         check_parts(sampler, surrogate, selector)
-        n_layers = len(self._players(model))
-        spending = spend(
-            calib_data, tokenizer, self.budget, self.search_sequences, selector, n_layers, self.max_remove
-        )
+        check_weights(self.weights, self.n_marginals)
+        spending = self._spending(model, calib_data, tokenizer, selector, self.budget)
         with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
             evidence = gather(
                 game,
@@ -318,16 +313,15 @@ class LayerPruner(ModelPruner):
         return self
 
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
-        """What `fit` will cost at most: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
+        """About what `fit` will cost: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
-        The sets that a selector will search aren't known yet: random ones of their sizes stand for them. The final
-        choice on further sequences is in ``final_choice`` and the totals. A `budget` is a cost itself and isn't looked
-        at.
+        The sets that a selector will search aren't known yet: random ones of their sizes stand for them, in calls as
+        small as a search makes. The final choice on further sequences is in ``final_choice`` and the totals. A
+        `budget` is a cost itself and isn't looked at.
         """
         sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
         selector = SurrogateSearch() if self.selector is None else self.selector
-        n_layers = len(self._players(model))
-        spending = spend(calib_data, tokenizer, None, self.search_sequences, selector, n_layers, self.max_remove)
+        spending = self._spending(model, calib_data, tokenizer, selector, budget=None)
         with self._game(model, spending.calib_data, tokenizer, ledger=None) as game:
             return expected_cost(
                 game,
@@ -368,6 +362,14 @@ class LayerPruner(ModelPruner):
             memory_budget=self.memory_budget,
             verbose=self.verbose,
         )
+
+    def _spending(
+        self, model: nn.Module, calib_data: Any, tokenizer: Any, selector: Selector, budget: float | None
+    ) -> Spending:
+        n_layers = len(self._players(model))
+        n_protected = len(check_layer_indices(self.protect, n_layers))
+        data = (calib_data, tokenizer, self.utility)
+        return spend(*data, budget, self.search_sequences, selector, n_layers, n_protected, self.max_remove)
 
     def _players(self, model: nn.Module) -> Players:
         return find_players(model, self.layers, self.granularity)

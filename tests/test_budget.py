@@ -53,18 +53,19 @@ def fitted(stories, stories_calibration):
 def test_a_budget_buys_masks_first_then_sequences(gpt2):
     ids = torch.arange(8 * 32).reshape(8, 32) + 100
     calibration = Calibration(ids, ids.clone())
-    masks = default_masks(SurrogateSearch(), 12, 8) * 6 * 32  # on one sequence
+    masks = (default_masks(SurrogateSearch(), 12, 8) * 6.5 + 12) * 32  # on one sequence
     for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
-        spending = spend(calibration, None, sequences * masks, "auto", SurrogateSearch(), 12, None)
+        spending = spend(calibration, None, None, sequences * masks, None, SurrogateSearch(), 12, 0, None)
         assert spending.calib_data.n_sequences == searched
         assert [part.n_sequences for part in spending.more] == more
         assert spending.max_layer_runs == sequences * masks / (searched * 32)
-    taken = spend(calibration, None, 3 * masks, "auto", SurrogateSearch(), 12, None).calib_data
-    assert torch.equal(taken.ids_ST, ids[[0, 4]])
+    taken = spend(calibration, None, None, 3 * masks, None, SurrogateSearch(), 12, 0, None).calib_data
+    assert len(taken.ids_ST) == 2
+    assert all((row == ids).all(dim=1).any() for row in taken.ids_ST)
     assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, 3 * masks, "auto", ShapleyRanking(), 12, None).calib_data.n_sequences == 3
-    for part, selector in (("all", SurrogateSearch()), ("auto", ShapleyRanking())):
-        untouched = spend("text", None, None, part, selector, 12, None)
+    assert spend(calibration, None, None, 3 * masks, None, ShapleyRanking(), 12, 0, None).calib_data.n_sequences == 3
+    for part, selector in ((None, SurrogateSearch()), (4, ShapleyRanking())):
+        untouched = spend("text", None, None, None, part, selector, 12, 0, None)
         assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
 
 
@@ -86,23 +87,21 @@ def test_a_search_that_does_not_say_how_much_it_can_use_is_refused(tiny):
         LayerPruner(selector=Silent(), random_state=0).fit(tiny, IDS)
 
 
-def test_without_a_budget_a_search_has_half_of_the_sequences_and_the_final_choice_the_others():
+def test_without_a_budget_a_search_has_the_sequences_asked_for_and_the_final_choice_the_others():
     for given, asked, searched, more in (
-        (32, "auto", 32, []),
-        (33, "auto", 32, [1]),
-        (200, "auto", 100, [100]),
+        (33, 32, 32, [1]),
         (200, 50, 50, [50, 100]),
         (200, 64, 64, [64, 72]),
         (200, 200, 200, []),
     ):
         ids = torch.arange(given * 4).reshape(given, 4)
-        spending = spend(Calibration(ids, ids.clone()), None, None, asked, SurrogateSearch(), 12, None)
+        spending = spend(Calibration(ids, ids.clone()), None, None, None, asked, SurrogateSearch(), 12, 0, None)
         assert [part.n_sequences for part in (spending.calib_data, *spending.more)] == [searched, *more]
         seen = torch.cat([part.ids_ST for part in (spending.calib_data, *spending.more)])
         assert torch.equal(seen.sort(dim=0).values, ids)
     for wrong in (0, True, 2.5, "some"):
-        with pytest.raises(ValueError, match="search_sequences must be a positive int, 'auto' or 'all', got"):
-            spend(Calibration(ids, ids.clone()), None, None, wrong, SurrogateSearch(), 12, None)
+        with pytest.raises(ValueError, match="search_sequences must be a positive int, or None for all, got"):
+            spend(Calibration(ids, ids.clone()), None, None, None, wrong, SurrogateSearch(), 12, 0, None)
 
 
 def test_the_final_choice_is_never_worse_than_greedys_sets_on_all_text(gpt2):
@@ -127,7 +126,7 @@ def test_the_final_choice_is_never_worse_than_greedys_sets_on_all_text(gpt2):
 def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
     ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
     calibration = Calibration(ids, ids.clone())
-    budget = 3 * default_masks(SurrogateSearch(), 12, 4) * 6 * 32
+    budget = 3 * (default_masks(SurrogateSearch(), 12, 4) * 6.5 + 12) * 32
     pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
     search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
     assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
@@ -135,7 +134,11 @@ def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_mor
     assert (searched, final) == (2, 8)
     # Halving written out: the best 8 on 2 sequences go on, the best 4 of them on 4, the best of these on all 8; and at
     # each step greedy's set.
-    games = [LayerGame(gpt2[0], Calibration(ids[rows], ids[rows])) for rows in ([0, 4], [0, 2, 4, 6], range(8))]
+    spending = spend(calibration, None, None, budget, None, SurrogateSearch(), 12, 0, 4)
+    texts = [spending.calib_data.ids_ST]
+    for part in spending.more:
+        texts.append(torch.cat([texts[-1], part.ids_ST]))
+    games = [LayerGame(gpt2[0], Calibration(text, text)) for text in texts]
     path = greedy_path(RecordedGame(games[0], np.ones(12, dtype=bool), 100), 4, bounded=False)
     for n_remove in range(1, 5):
         alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
@@ -148,9 +151,9 @@ def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_mor
 
 
 def test_too_small_a_budget_says_what_each_part_needs(tiny):
-    with pytest.raises(ValueError, match=r"at least 14 masks .* up to 4 of 5 layers.*2\.5 layer runs.*minimum is 840"):
+    with pytest.raises(ValueError, match=r"at least 14 masks .* up to 4 of 5 .*3 layer runs.*minimum is 1128"):
         LayerPruner(budget=100).fit(tiny, IDS)
-    assert LayerPruner(budget=840, random_state=0).fit(tiny, IDS).diagnostics_["calibration"]["n_sequences"] == 1
+    assert LayerPruner(budget=1128, random_state=0).fit(tiny, IDS).diagnostics_["calibration"]["n_sequences"] == 1
     with pytest.raises(ValueError, match="positive"):
         LayerPruner(budget=0).fit(tiny, IDS)
     with pytest.raises(ValueError, match=r"SurrogateSearch may need 14 masks for max_remove=4.*The minimum is 14"):

@@ -89,10 +89,7 @@ def test_a_fit_costs_no_more_than_told(stories, stories_calibration, selector):
     assert not hasattr(pruner, "masks_")
     pruner.fit(stories[0], stories_calibration)
     assert pruner.diagnostics_["n_evaluated"] <= cost.n_masks <= 21
-    # A search asks in several calls, which share fewer prefixes than one plan; the dense model is run by itself.
-    assert cost.layer_runs <= 31 < cost.layer_runs_zeroed
-    if selector is not None:
-        assert pruner.diagnostics_["layer_runs"] <= cost.layer_runs + 5
+    assert pruner.diagnostics_["layer_runs"] <= cost.layer_runs < cost.layer_runs_zeroed
 
 
 def test_the_final_choice_is_told_too_and_costs_no_more(gpt2):

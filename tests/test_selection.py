@@ -139,7 +139,7 @@ def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_the
     record(~np.eye(5, dtype=bool))
     greedy_path(record, 2, bounded=False)
     n_before, free = len(record.masks), np.array([True, True, True, True, False])
-    widen(record, second_is_better_later, free, 2, n_parents=n_parents)
+    widen(record, second_is_better_later, free, 2, record.n_left, n_parents=n_parents)
     new = [np.flatnonzero(~mask).tolist() for mask in record.masks[n_before:]]
     # {1, 3} can't be better than {3}, 0.55, and so not than the second best pair {0, 2}, 0.6.
     assert new == ([[1, 2]] if n_parents == 2 else [])
@@ -147,11 +147,14 @@ def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_the
     assert best == pytest.approx(0.94 if n_parents == 2 else 0.79)
 
 
-def test_parameters_of_the_search_below_one_are_refused_before_anything_is_evaluated(stories, stories_calibration):
-    for name in ("patience", "width", "n_parents"):
-        selector = SurrogateSearch(**{name: 0})
-        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-            LayerPruner(selector=selector, random_state=0).fit(stories[0], stories_calibration)
+@pytest.mark.parametrize(
+    ("name", "wrong", "least"),
+    [("patience", 0, 1), ("width", 2.5, 1), ("n_parents", "a", 1), ("n_neighbours", -1, 0), ("n_global", None, 0)],
+)
+def test_wrong_parameters_of_the_search_are_refused_before_work(stories, stories_calibration, name, wrong, least):
+    pruner = LayerPruner(selector=SurrogateSearch(**{name: wrong}), random_state=0)
+    with pytest.raises(ValueError, match=f"{name} must be an int of at least {least}, got {wrong!r}"):
+        pruner.fit(stories[0], stories_calibration)
 
 
 def test_what_is_left_is_shared_in_proportion_to_the_layers_removed_the_most_promising_first():
@@ -167,7 +170,7 @@ def test_what_is_left_is_shared_in_proportion_to_the_layers_removed_the_most_pro
     n_before = len(record.masks)
     assert record.n_left == 9
     # A surrogate that takes the dearest layers for the cheapest.
-    widen(record, lambda masks: -additive(masks), np.ones(10, dtype=bool), 4, n_parents=10)
+    widen(record, lambda masks: -additive(masks), np.ones(10, dtype=bool), 4, record.n_left, n_parents=10)
     sizes = (~record.masks[n_before:]).sum(axis=1)
     assert [int((sizes == n).sum()) for n in (2, 3, 4)] == [2, 3, 4]
     assert set(np.flatnonzero(~record.masks[n_before])) == set(np.argsort(costs)[-2:])

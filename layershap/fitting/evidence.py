@@ -12,9 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from sklearn.base import clone
 
-from layershap.fitting.budget import mean_layer_runs
 from layershap.fitting.masks import check_max_remove, evaluate_masks, finite_scores, share_masks
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.record import LayerRunLimit, RecordedGame, mean_layer_runs
 from layershap.fitting.resampling import resampled_scores
 from layershap.game import LayerGame
 from layershap.model.stack import check_layer_indices
@@ -93,21 +92,24 @@ def gather(
     searches = isinstance(selector, SearchingSelector)
     limit = check_max_remove(max_remove, n_remove if searches else None, removable)
     if n_masks is None and max_layer_runs is not None:
-        n_masks = int(max_layer_runs // mean_layer_runs(game.n_players))
+        n_masks = int((max_layer_runs - game.n_players) // mean_layer_runs(game.n_players))
     total, n_sampled = share_masks(n_masks, selector, n_players, limit)
     game.progress.expect(total)
     baseline = float(game(np.ones((1, game.n_players), dtype=bool))[0])
-    record = RecordedGame(game, removable, total, game.keep_one_of, max_layer_runs)
+    within = None if max_layer_runs is None else LayerRunLimit(game, max_layer_runs)
+    record = RecordedGame(game, removable, total, game.keep_one_of, within)
     # A sampler learns in rounds; the user's own stays as it is.
     sampler = clone(sampler) if hasattr(sampler, "get_params") else sampler
-    players, scores = evaluate_masks(record, sampler, n_sampled, rng)
-    strata = strata_of(sampler, players)
-    if isinstance(selector, SearchingSelector) and np.isfinite(scores).any():
+    required = selector.n_required(n_players, limit) if isinstance(selector, SearchingSelector) else 0
+    players, scores = evaluate_masks(record, sampler, n_sampled, rng, n_reserved=required)
+    n_drawn = len(players)
+    if isinstance(selector, SearchingSelector) and (not len(scores) or np.isfinite(scores).any()):
         n_before = len(record.masks)
         # Which surrogate is best shows once all is evaluated; for proposing sets the pairwise one is.
         selector.search(record, PairwiseRidge() if isinstance(surrogate, str) else surrogate, limit, rng)
         players = np.concatenate([players, record.masks[n_before:]])
         scores = np.concatenate([scores, record.scores[n_before:]])
+    strata = strata_of(sampler, players[:n_drawn] if n_drawn else players)
     masks = record.widened(players)
     finite = finite_scores(masks, scores)
     if np.ptp(scores[finite]) == 0:
@@ -138,7 +140,7 @@ def diagnostics_of(game: LayerGame, evidence: Evidence) -> dict[str, Any]:
         "n_evaluated": game.n_evaluated,
         "n_non_finite": int((~evidence.finite).sum()),
         "layer_runs": game.layer_runs,
-        "layer_run_tokens": game.layer_runs * calibration.n_sequences * calibration.seq_len,
+        "layer_run_tokens": game.layer_runs_charged * calibration.n_sequences * calibration.seq_len,
         "utility": score_name(game.utility),
         "path": game.path,
         "path_note": game.path_note,

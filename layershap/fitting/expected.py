@@ -1,7 +1,7 @@
 """What a fit will cost: the masks that it is expected to evaluate, planned and timed instead.
 
-The sets that a selector will choose aren't known before it searches: random ones of their sizes stand for them, which
-share fewer prefixes.
+The sets that a selector will choose aren't known before it searches: random ones of their sizes stand for them, asked
+for in small calls.
 
 Shapes: M masks, L layers, P players (removable layers).
 """
@@ -24,6 +24,7 @@ from layershap.fitting.record import widened
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame
 from layershap.protocols import Sampler, Selector
+from layershap.samplers.distinct import distinct_masks
 from layershap.shapley import sample_strata
 
 
@@ -51,9 +52,12 @@ def expected_cost(
     total, n_sampled = share_masks(n_masks, selector, n_players, limit)
     sampler = clone(sampler) if hasattr(sampler, "get_params") else sampler
     drawn = sampler.sample(n_players, n_sampled, rng)
-    searched = sample_strata(n_players, [n_players - n for n in sizes], total - n_sampled, rng)
+    kept = range(n_players - 1, max(n_players - limit - 2, 0), -1)  # `SurrogateSearch` looks one size further
+    searched = distinct_masks(n_players, dict.fromkeys(kept, 1.0), total - n_sampled, rng, drawn)
+    # A search asks for a few sets of about one size at a time, as many as there are players in greedy's first step.
+    calls = np.array_split(searched, range(n_players, len(searched), n_players))
     dense = np.ones((1, n_players), dtype=bool)
-    search = game.estimate_cost(widened(np.concatenate([dense, drawn, searched]), removable))
+    search = game.estimate_cost(*(widened(call, removable) for call in (dense, drawn, *calls) if len(call)))
 
     final: list[CostEstimate] = []
     for step, part in enumerate(spending.more, start=1):

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from layershap.calibration import Calibration
-from layershap.fitting.budget import Spending, mean_layer_runs
+from layershap.fitting.budget import Spending
 from layershap.fitting.evidence import Evidence
 from layershap.game import LayerGame
 from layershap.protocols import FloatArray, IntArray, MaskArray, Utility
-from layershap.selection.best import best_of_size
+from layershap.selection.best import best_of_size, tied_sets, warn_of_tie
 from layershap.selection.greedy import evaluated_path
 
-_CANDIDATES = 16
-"""Sets of each size at the start. On 32 sequences the best ones differ by less than their errors (docs/choosing.md)."""
+_CANDIDATES = 8
+"""Sets of each size that go on to further text. On 32 sequences the best ones differ by less than their errors."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class FinalChoice:
     Attributes
     ----------
     masks : ndarray [N, L] or None
-        Row n - 1: the set of n layers chosen. None where no further text was paid for.
+        Row n - 1: the set of n layers chosen, all True where none was evaluated. None where no further text was paid
+        for.
     diagnostics : dict
         ``final_sequences``, behind the last comparison, and ``layer_run_tokens``, spent in all; empty without masks.
     """
@@ -45,9 +46,9 @@ class FinalChoice:
 def final_choice(
     game: LayerGame, evidence: Evidence, spending: Spending, open_game: Callable[[Calibration], LayerGame]
 ) -> FinalChoice:
-    """Compare the best 16 sets of each size on the search's text, keep half; on twice the text, keep half; ...
+    """Compare the best 8 sets of each size on twice the search's text, the best 4 of them on twice that, and so on.
 
-    The sets on greedy's path stay to the end, so that the choice is never worse than they are on the last text.
+    The sets on greedy's path, as it is on the search's text, stay to the end.
 
     Parameters
     ----------
@@ -73,21 +74,36 @@ def final_choice(
     best = [mask for n in range(1, evidence.max_remove + 1) for mask in best_of_size(masks, scores, n, _CANDIDATES)[0]]
     masks_CL = np.unique([*best, *greedy], axis=0)
     statistics = game.statistics(masks_CL)
-    spent = float(game.layer_runs * game.calibration.n_sequences * game.calibration.seq_len)
+    spent = float(game.layer_runs_charged * game.calibration.n_sequences * game.calibration.seq_len)
     for step, part in enumerate(spending.more, start=1):
         keep_C = _best_of_sizes(masks_CL, game.utility.score(statistics), _kept(step))
         tokens = part.n_sequences * part.seq_len
-        alone = len(keep_C) == len(np.unique((~masks_CL).sum(axis=1)))
-        keep_C = np.union1d(keep_C, _rows_of(masks_CL, greedy))
-        if alone or spent + len(keep_C) * mean_layer_runs(game.n_players) * tokens > spending.budget:
+        if len(keep_C) == len(np.unique((~masks_CL).sum(axis=1))):
             break
-        masks_CL, statistics = masks_CL[keep_C], statistics.of_masks(keep_C)
+        keep_C = np.union1d(keep_C, _rows_of(masks_CL, greedy))
         with open_game(part) as further:
+            # The statistics are over those of the model with all its layers.
+            dense = np.ones((1, game.n_players), dtype=bool)
+            charge = further.charge(dense) + further.charge(masks_CL[keep_C])
+            if spent + charge * tokens > spending.budget:
+                break
+            masks_CL, statistics = masks_CL[keep_C], statistics.of_masks(keep_C)
             statistics = statistics.with_sequences(further.statistics(masks_CL))
-            spent += further.layer_runs * tokens
-    best_C = _best_of_sizes(masks_CL, game.utility.score(statistics), 1)
+            spent += further.layer_runs_charged * tokens
+    scores_C = game.utility.score(statistics)
+    chosen_NL = np.ones((evidence.max_remove, game.n_players), dtype=bool)
+    for mask_L in masks_CL[_best_of_sizes(masks_CL, scores_C, 1)]:
+        chosen_NL[(~mask_L).sum() - 1] = mask_L
+    _warn_of_ties(masks_CL, scores_C)
     diagnostics = {"final_sequences": len(statistics.counts), "layer_run_tokens": spent}
-    return FinalChoice(masks_CL[best_C], diagnostics)
+    return FinalChoice(chosen_NL, diagnostics)
+
+
+def _warn_of_ties(masks_CL: MaskArray, scores_C: FloatArray) -> None:
+    sizes_C = (~masks_CL).sum(axis=1)
+    for size in np.unique(sizes_C):
+        best, *others = tied_sets(masks_CL[sizes_C == size], scores_C[sizes_C == size])
+        warn_of_tie(best, others, float(scores_C[sizes_C == size].max()), stacklevel=5)
 
 
 def most_compared(step: int) -> int:
@@ -98,7 +114,7 @@ def most_compared(step: int) -> int:
 
 
 def _kept(step: int) -> int:
-    return max(1, _CANDIDATES >> step)
+    return max(1, _CANDIDATES >> (step - 1))
 
 
 def _rows_of(masks_CL: MaskArray, wanted: list[MaskArray]) -> IntArray:

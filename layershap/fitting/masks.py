@@ -24,23 +24,37 @@ _ROUNDS = 4
 
 
 def evaluate_masks(
-    game: RecordedGame, sampler: Sampler, n_masks: int, rng: np.random.Generator
+    game: RecordedGame, sampler: Sampler, n_masks: int, rng: np.random.Generator, *, n_reserved: int = 0
 ) -> tuple[MaskArray, FloatArray]:
     """Draw masks over the players and score them: masks [M, P], scores [M], repetitions included.
 
-    An adaptive sampler is asked in rounds and told all scores after each.
+    An adaptive sampler is asked in rounds and told all scores after each. Draws that would leave a search fewer than
+    `n_reserved` masks, leave-one-outs among them, are dropped; so are those that a budget in layer runs can't pay for.
+
+    Raises
+    ------
+    ValueError
+        Not masks, none at all, or more than were asked for.
     """
     rounds = _ROUNDS if isinstance(sampler, AdaptiveSampler) else 1
     masks = np.empty((0, game.n_players), dtype=bool)
     scores = np.empty(0)
+    n_drawn = 0
     for index in range(rounds):
-        drawn = np.asarray(sampler.sample(game.n_players, (n_masks * (index + 1)) // rounds - len(masks), rng))
+        asked = (n_masks * (index + 1)) // rounds - len(masks)
+        drawn = np.asarray(sampler.sample(game.n_players, asked, rng))
         if drawn.ndim != 2 or drawn.shape[1] != game.n_players or drawn.dtype != np.bool_:
             raise ValueError(f"a sampler must return booleans [M, {game.n_players}], got {drawn.dtype} {drawn.shape}")
+        if len(drawn) > asked:
+            raise ValueError(f"a sampler must return at most the masks asked for, {asked}; got {len(drawn)}")
+        n_drawn += len(drawn)
+        drawn = drawn[: game.affordable(drawn, n_reserved)]
         scores = np.concatenate([scores, game(drawn)])
         masks = np.concatenate([masks, drawn])
         if isinstance(sampler, AdaptiveSampler):
             sampler.update(masks, scores)
+    if not n_drawn:
+        raise ValueError(f"a sampler must return masks, {type(sampler).__name__} returned none of {n_masks}")
     return masks, scores
 
 

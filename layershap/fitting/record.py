@@ -6,11 +6,41 @@ Shapes: M masks evaluated, N masks asked for, P players (removable layers), L la
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
+from layershap.game import LayerGame
 from layershap.ledger import mask_key
 from layershap.protocols import FloatArray, Game, MaskArray
+
+
+def mean_layer_runs(n_layers: int) -> float:
+    """Layer runs that a mask takes on average when prefixes are shared.
+
+    The K sets that lack one of K layers more take (K + 1) / 2 each, so greedy removal takes no more than this.
+    """
+    return (n_layers + 1) / 2
+
+
+@dataclass(frozen=True)
+class LayerRunLimit:
+    """Layer runs that may be spent on a game, what a ledger supplies included."""
+
+    game: LayerGame
+    most: float
+
+    @property
+    def left(self) -> float:
+        """Layer runs that may still be spent."""
+        return self.most - self.game.layer_runs_charged
+
+    def first_affordable(self, masks_NL: MaskArray, kept_back: float) -> int:
+        """How many of these masks, the first ones, leave `kept_back` layer runs."""
+        count, left = len(masks_NL), self.left - kept_back
+        while count and (charge := self.game.charge(masks_NL[:count])) > left:
+            count = min(count - 1, max(0, int(count * left / charge)))
+        return count
 
 
 class RecordedGame:
@@ -26,8 +56,8 @@ class RecordedGame:
         Distinct masks that may be evaluated.
     keep_one_of : sequence of sequences of int
         Groups of layers of which one must stay (`layershap.surgery.keep_one_of`).
-    max_layer_runs : float, optional
-        Layer runs that may be spent; `n_left` keeps within it, and it needs a game that counts its `layer_runs`.
+    limit : LayerRunLimit, optional
+        What a budget allows; `n_left` and `affordable` keep within it.
     """
 
     def __init__(
@@ -36,12 +66,12 @@ class RecordedGame:
         removable: MaskArray,
         max_masks: int,
         keep_one_of: Sequence[Sequence[int]] = (),
-        max_layer_runs: float | None = None,
+        limit: LayerRunLimit | None = None,
     ) -> None:
         self._game = game
         self._removable = removable
         self._groups = [np.isin(np.arange(len(removable)), group) for group in keep_one_of]
-        self._max_layer_runs = max_layer_runs
+        self._limit = limit
         self.max_masks = max_masks
         self._row: dict[bytes, int] = {}
         self.masks: MaskArray = np.empty((0, self.n_players), dtype=bool)
@@ -56,10 +86,29 @@ class RecordedGame:
     def n_left(self) -> int:
         """New masks that may still be evaluated, whatever they share."""
         left = self.max_masks - len(self.masks)
-        if self._max_layer_runs is None:
+        if self._limit is None:
             return left
-        affordable = (self._max_layer_runs - getattr(self._game, "layer_runs", 0)) // len(self._removable)
-        return max(0, min(left, int(affordable)))
+        return max(0, min(left, int(self._limit.left // len(self._removable))))
+
+    def affordable(self, masks_NP: MaskArray, n_reserved: int) -> int:
+        """How many of these masks, the first ones, can be evaluated so that `n_reserved` others still can.
+
+        The leave-one-outs are among the reserved ones.
+        """
+        alone = {mask_key(mask) for mask in ~np.eye(self.n_players, dtype=bool)}
+        free = self.max_masks - n_reserved - sum(key not in alone for key in self._row)
+        fresh: set[bytes] = set()
+        count = 0
+        for mask in masks_NP:
+            key = mask_key(mask)
+            fresh |= {key} - alone - self._row.keys()
+            if n_reserved and len(fresh) > free:
+                break
+            count += 1
+        if self._limit is not None:
+            kept_back = max(0, n_reserved - self.n_players) * mean_layer_runs(len(self._removable))
+            count = self._limit.first_affordable(self.widened(masks_NP[:count]), kept_back)
+        return count
 
     def allowed(self, masks_NP: MaskArray) -> MaskArray:
         """Whether the model can lose these sets [N]: it keeps at least one layer, and one of each group."""

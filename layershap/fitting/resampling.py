@@ -21,14 +21,15 @@ def resampled_scores(game: LayerGame, masks_ML: MaskArray, n_resamples: int, rng
     """Scores of evaluated masks on resampled calibration sequences [B, M], from the stored statistics of each.
 
     Nothing is run. B = 0 where there is nothing to resample: a single sequence, or a utility that is called on whole
-    models.
+    models. Resamples on which a score isn't finite are left out.
     """
     n_sequences = game.calibration.n_sequences
     if not isinstance(game.utility, Utility) or n_sequences < 2:
         return np.empty((0, len(masks_ML)))
     statistics = game.statistics(masks_ML)
     draws = [resample_sequences(game.utility, n_sequences, rng) for _ in range(n_resamples)]
-    return np.array([game.utility.score(statistics.resampled(draw)) for draw in draws]).reshape(-1, len(masks_ML))
+    scores_BM = np.array([game.utility.score(statistics.resampled(draw)) for draw in draws]).reshape(-1, len(masks_ML))
+    return scores_BM[np.isfinite(scores_BM).all(axis=1)]
 
 
 def calibration_errors(
@@ -88,6 +89,7 @@ def removal_probabilities(
     decides_by_scores = isinstance(selector, SearchingSelector) or len(resampled_values_BL) > 0
     if not len(resampled_BM) or not decides_by_scores:
         return counts_NL
+    evidence = replace(evidence, final_masks=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TiedSelectionWarning)
         possible = [n for n in range(1, max_remove + 1) if _selects(selector, evidence, n)]
@@ -96,7 +98,7 @@ def removal_probabilities(
             contributions = evidence.contributions.copy()
             if len(resampled_values_BL):
                 contributions[evidence.removable] = resampled_values_BL[b]
-            again = replace(evidence, scores=scores_M, contributions=contributions, final_masks=None)
+            again = replace(evidence, scores=scores_M, contributions=contributions)
             for n_remove in possible:
                 counts_NL[n_remove - 1, selector.select(again, n_remove)] += 1
     return counts_NL / len(resampled_BM)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +71,14 @@ class SurrogateFit:
             "mask_errors": self.mask_errors,
             "calibration_errors": self.calibration_errors,
         }
+
+
+def check_weights(weights: Any, n_marginals: Any) -> None:
+    """Raise unless the values asked for are known and there are masks to average them from, before work is paid for."""
+    if weights not in ("strata", "shapley"):
+        raise ValueError(f"weights must be 'strata' or 'shapley', got {weights!r}")
+    if isinstance(n_marginals, bool) or not isinstance(n_marginals, Integral) or n_marginals < 1:
+        raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {n_marginals!r}")
 
 
 def fit_surrogate(

@@ -6,7 +6,7 @@ Shapes: M masks, P players (layers or sublayers).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -115,35 +115,41 @@ class _Unit:
         return float(runs_P @ self.players_P + heads * self.head)
 
 
-def estimate_cost(engine: Engine, masks_ML: MaskArray) -> CostEstimate:
-    """Plan the evaluation of masks [M, P] and measure what one run of each kind of layer takes.
+def estimate_cost(engine: Engine, calls: Sequence[MaskArray]) -> CostEstimate:
+    """Plan the evaluation of masks and measure what one run of each kind of layer takes.
 
     Parameters
     ----------
     engine : Engine
         Decides on its path first, if it has not yet.
-    masks_ML : ndarray [M, P] of bool
-        In any order, duplicates allowed.
+    calls : sequence of ndarray [M, P] of bool
+        Masks in any order, duplicates allowed. What the masks of a call share runs once; what two calls share, twice.
     """
-    plan = engine.plan(masks_ML)
+    plans = [engine.plan(masks_MP) for masks_MP in calls]
     forward = engine.forward
     with engine.inference():
         seconds, flops = _fused_units(engine, forward) if isinstance(forward, FusedForward) else _plain_units(engine)
     fused = isinstance(forward, FusedForward)
-    runs_P = plan.runs_L if fused else np.sum([sweep.masks_UL.sum(axis=0) for sweep in plan.sweeps], axis=0)
+    by_call = [
+        plan.runs_L if fused else np.sum([sweep.masks_UL.sum(axis=0) for sweep in plan.sweeps], axis=0)
+        for plan in plans
+    ]
+    runs_P = np.sum(by_call, axis=0)
+    n_distinct = sum(plan.n_masks for plan in plans)
     n_blocks = engine.tokens.n_tokens / engine.tokens.blocks[0].ids_BT.numel()
-    states = (plan.peak_states + needs_dense(engine.statistics)) * forward.state_bytes if fused else 0
+    peak_states = max(plan.peak_states for plan in plans) + needs_dense(engine.statistics)
+    states = peak_states * forward.state_bytes if fused else 0
     return CostEstimate(
-        n_masks=plan.n_requested,
-        n_distinct=plan.n_masks,
+        n_masks=sum(plan.n_requested for plan in plans),
+        n_distinct=n_distinct,
         layer_runs=int(runs_P.sum()),
-        layer_runs_one_by_one=int(masks_ML.sum()),
-        layer_runs_zeroed=masks_ML.size,
-        flops=n_blocks * flops.total(runs_P, plan.n_masks),
+        layer_runs_one_by_one=sum(int(masks_MP.sum()) for masks_MP in calls),
+        layer_runs_zeroed=sum(masks_MP.size for masks_MP in calls),
+        flops=n_blocks * flops.total(runs_P, n_distinct),
         peak_bytes=states + engine.settings.head_bytes,
-        seconds=n_blocks * seconds.total(runs_P, plan.n_masks),
+        seconds=n_blocks * seconds.total(runs_P, n_distinct),
         path=engine.path,
-        n_players=masks_ML.shape[1],
+        n_players=calls[0].shape[1],
         n_tokens=engine.tokens.ids_ST.numel(),
     )
 

@@ -64,27 +64,40 @@ def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:
         Another evaluated set of this size scores the same.
     """
     if evidence.final_masks is not None and n_remove <= len(evidence.final_masks):
-        return np.flatnonzero(~evidence.final_masks[n_remove - 1])
+        final = evidence.final_masks[n_remove - 1]
+        if not final.all():
+            return np.flatnonzero(~final)
     rows = evidence.allowed()
     masks, scores = evidence.masks[rows], evidence.scores[rows]
-    best = best_evaluated(masks, scores, n_remove)
-    if best is None:
+    of_size = (~masks).sum(axis=1) == n_remove
+    if not of_size.any():
         raise ValueError(
             f"no set of {n_remove} layers that this model can lose was evaluated; fit with max_remove={n_remove}"
         )
-    of_size = (~masks).sum(axis=1) == n_remove
-    highest = scores[of_size].max()
-    tied = np.unique(masks[of_size][np.isclose(scores[of_size], highest, rtol=_TIE, atol=0.0)], axis=0)
-    if len(tied) > 1:
-        others = [np.flatnonzero(~mask).tolist() for mask in tied if (mask != best).any()]
-        warnings.warn(
-            f"{len(tied)} sets of {n_remove} layers score {highest:g} on the calibration data; the one evaluated first "
-            f"is taken, the others are {others[:3]}{'...' if len(others) > 3 else ''}. More calibration text tells "
-            "them apart.",
-            TiedSelectionWarning,
-            stacklevel=4,
-        )
+    best, *others = tied_sets(masks[of_size], scores[of_size])
+    warn_of_tie(best, others, float(scores[of_size].max()), stacklevel=5)
     return np.flatnonzero(~best)
+
+
+def tied_sets(masks_ML: MaskArray, scores_M: FloatArray) -> list[MaskArray]:
+    """The masks with the highest score, give or take rounding: the one evaluated first, then the others."""
+    highest = np.isclose(scores_M, scores_M.max(), rtol=_TIE, atol=0.0)
+    best = masks_ML[int(np.argmax(scores_M))]
+    others = np.unique(masks_ML[highest], axis=0)
+    return [best, *(mask for mask in others if (mask != best).any())]
+
+
+def warn_of_tie(best: MaskArray, others: list[MaskArray], score: float, stacklevel: int) -> None:
+    """Warn that other sets of layers are as good as the one chosen, if there are any."""
+    if others:
+        removed = [np.flatnonzero(~mask).tolist() for mask in others[:3]]
+        warnings.warn(
+            f"{len(others) + 1} sets of {(~best).sum()} layers score {score:g} on the calibration data; "
+            f"{np.flatnonzero(~best).tolist()} is taken, the others are {removed}"
+            f"{'...' if len(others) > 3 else ''}. More calibration text tells them apart.",
+            TiedSelectionWarning,
+            stacklevel=stacklevel,
+        )
 
 
 def finite_or_worst(scores: FloatArray) -> FloatArray:

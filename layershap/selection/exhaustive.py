@@ -19,11 +19,31 @@ class Exhaustive(BaseEstimator):
     """Evaluate every set of 1 to `max_remove` layers: the optimum on the calibration data, for small models.
 
     A model of 12 layers has 2,509 sets of 1 to 6 layers; with shared prefixes they cost about as many layer runs.
+
+    Parameters
+    ----------
+    max_masks : int, default=70000
+        More sets than this are refused (2^16 is 65,536).
     """
 
+    def __init__(self, *, max_masks: int = 70_000) -> None:
+        self.max_masks = max_masks
+
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """All sets: the sum of C(P, n)."""
-        return sum(comb(n_players, n) for n in range(1, max_remove + 1))
+        """All sets: the sum of C(P, n).
+
+        Raises
+        ------
+        ValueError
+            More than `max_masks`.
+        """
+        count = sum(comb(n_players, n) for n in range(1, max_remove + 1))
+        if count > self.max_masks:
+            raise ValueError(
+                f"{count} sets of up to {max_remove} of {n_players} layers exceed Exhaustive's "
+                f"max_masks={self.max_masks}; lower max_remove, protect layers, or use SurrogateSearch()"
+            )
+        return count
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
         """No more than that."""

@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import finite_or_worst, select_best
+from layershap.selection.best import finite_or_worst, select_best, tied_sets, warn_of_tie
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import children
 
@@ -46,12 +46,26 @@ class Greedy(BaseEstimator):
         greedy_path(game, max_remove, bounded=self.bounded)
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the layers on the path, followed again over the evaluated masks."""
+        """Sorted indices of the layers on the path, followed again over the evaluated masks.
+
+        Of the final choice on further calibration text, where there was one.
+
+        Warns
+        -----
+        TiedSelectionWarning
+            The last step could as well have removed another layer.
+        """
         rows = evidence.allowed()
-        path = evaluated_path(evidence.masks[rows], evidence.scores[rows], n_remove)
-        if len(path) < n_remove:
+        masks, scores = evidence.masks[rows], evidence.scores[rows]
+        path = evaluated_path(masks, scores, n_remove)
+        if evidence.final_masks is not None or len(path) < n_remove:
             # Under other scores (a bootstrap's) the path may leave what was evaluated.
             return select_best(evidence, n_remove)
+        before = path[-2] if n_remove > 1 else np.ones_like(path[-1])
+        siblings = ((~masks).sum(axis=1) == n_remove) & ~(masks & ~before).any(axis=1)
+        tied = tied_sets(masks[siblings], scores[siblings])
+        others = [mask for mask in tied if (mask != path[-1]).any()]
+        warn_of_tie(path[-1], others, float(scores[siblings].max()), stacklevel=4)
         return np.flatnonzero(~path[-1])
 
 

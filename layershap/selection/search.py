@@ -5,6 +5,8 @@ Shapes: P players (removable layers), M evaluated masks, N other masks. True = l
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -23,11 +25,12 @@ _SEARCH_MASKS = 80
 class SurrogateSearch(BaseEstimator):
     """For every number of layers removed, the best set found by proposals of a surrogate, evaluated on the real model.
 
-    In ``fit``: greedy's path is followed first, which makes the result never worse than greedy on the calibration
-    data and teaches the surrogate where it matters; then a few random sets; then rounds. In each round the surrogate
-    is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the best known
-    sets, and of all sets; these are evaluated on the real model in one fused pass. The children of the best
-    `n_parents` sets of each size follow, from small sets to large ones. A size is left after `patience` rounds in
+    In ``fit``: greedy's path is followed first, which makes the result never worse than greedy on the sequences
+    searched and teaches the surrogate where it matters; then a few random sets; then rounds. In each round the
+    surrogate is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the
+    best known sets, and of all sets; these are evaluated on the real model in one fused pass. The children of the best
+    `n_parents` sets of each size follow, from small sets to large ones, as far as the masks suffice for a further
+    round of proposals. A size is left after `patience` rounds in
     which neither it nor a neighbouring size gained; the search ends when all are, or with the masks it may evaluate.
 
     Parameters
@@ -76,15 +79,14 @@ class SurrogateSearch(BaseEstimator):
         Raises
         ------
         ValueError
-            A parameter of this search is below 1: here, as `fit` asks this before it pays for anything.
+            A parameter of this search isn't an int, or too small: here, as `fit` asks this before it pays for anything.
         """
-        for name, value in (("patience", self.patience), ("width", self.width), ("n_parents", self.n_parents)):
-            if value < 1:
-                raise ValueError(f"SurrogateSearch's {name} must be at least 1, got {value!r}")
+        self._check_parameters()
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
         """As many again for the children of each further parent, and 80 for proposals."""
+        self._check_parameters()
         return self.n_parents * greedy_masks(n_players, max_remove) + _SEARCH_MASKS
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
@@ -110,7 +112,8 @@ class SurrogateSearch(BaseEstimator):
             n_before = len(game.masks)
             # Half of what is left at most: the rest is for the children of the best sets and further rounds.
             _evaluate(game, _interleaved(proposals), max(len(active), game.n_left // 2))
-            widen(game, predict, free_P, max_remove, n_parents=self.n_parents)
+            next_round = len(active) * (self.n_neighbours + self.n_global)
+            widen(game, predict, free_P, max_remove, game.n_left - next_round, n_parents=self.n_parents)
             if len(game.masks) == n_before:
                 break
             masks, scores = removable_sets(game)
@@ -122,6 +125,13 @@ class SurrogateSearch(BaseEstimator):
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers of the best evaluated set of this size."""
         return select_best(evidence, n_remove)
+
+    def _check_parameters(self) -> None:
+        least = {"n_neighbours": 0, "n_global": 0, "n_random": 0, "patience": 1, "width": 1, "n_parents": 1}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
+                raise ValueError(f"SurrogateSearch's {name} must be an int of at least {smallest}, got {value!r}")
 
     def _proposals(
         self, game: EvaluatedGame, predict: Predict, free_P: MaskArray, n_remove: int, predicted_NP: MaskArray

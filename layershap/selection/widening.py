@@ -13,11 +13,13 @@ from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import Predict, children
 
 
-def widen(game: EvaluatedGame, predict: Predict, free_P: MaskArray, max_remove: int, *, n_parents: int) -> None:
+def widen(
+    game: EvaluatedGame, predict: Predict, free_P: MaskArray, max_remove: int, at_most: int, *, n_parents: int
+) -> None:
     """From small sets to large ones, evaluate the children of the best `n_parents` sets of each size.
 
     A set that is second by a hair often has the better children, which greedy never sees. Children that the bounds of
-    `Greedy` exclude from the best `n_parents` are passed over. Of the masks left, every further size has a share in
+    `Greedy` exclude from the best `n_parents` are passed over. Of the masks to spend, every further size has a share in
     proportion to the layers removed, as a wrong turn costs more the further it leads; those that the surrogate prefers
     come first.
 
@@ -31,11 +33,14 @@ def widen(game: EvaluatedGame, predict: Predict, free_P: MaskArray, max_remove: 
         Players that may be removed.
     max_remove : int
         The largest size.
+    at_most : int
+        Masks to spend; none where it isn't positive.
     n_parents : int
         Sets of a size whose children are evaluated.
     """
+    n_kept = game.n_left - at_most
     for n_remove in range(2, max_remove + 1):
-        share = game.n_left * n_remove // sum(range(n_remove, max_remove + 1))
+        share = (game.n_left - n_kept) * n_remove // sum(range(n_remove, max_remove + 1))
         if share > 0 and len(fresh_NP := _children_of_best(game, free_P, n_remove, n_parents)):
             order = np.argsort(-predict(fresh_NP), kind="stable")
             game(fresh_NP[order[:share]])

@@ -22,6 +22,13 @@ def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Genera
     return rng.integers(n_sequences, size=n_sequences) if resample is None else resample(n_sequences, rng)
 
 
+def tied_to_sequences(utility: object) -> bool:
+    """Whether a utility knows its calibration sequences by number, so that it can't score a part of them."""
+    if isinstance(utility, WeightedSum):
+        return any(tied_to_sequences(part) for part in utility.utilities)
+    return hasattr(utility, "resample")
+
+
 @dataclass(frozen=True)
 class WeightedSum:
     """``sum_i weights[i] * utilities[i]`` on the same calibration sequences.
