@@ -187,15 +187,14 @@ class LayerGame:
 
     def charge(self, masks: MaskArray) -> int:
         """By how much evaluating these masks would raise `layer_runs_charged`."""
-        pending_UL = self._pending(self._checked(masks))
-        if not self._statistics or not len(pending_UL):
-            return int(pending_UL.sum())
-        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.engine.plan(pending_UL).sweeps)
+        if not self._statistics:
+            return int(self._pending(self._checked(masks)).sum())
+        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.plan(masks).sweeps)
 
-    def estimate_cost(self, *masks: MaskArray) -> CostEstimate:
+    def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:
         """What evaluating masks [M, L] will cost, from their plan and a short timing; nothing is evaluated.
 
-        Several arrays stand for as many calls of the game, which share no layer runs.
+        Further arrays stand for further calls of the game, which share no layer runs.
 
         Raises
         ------
@@ -204,7 +203,7 @@ class LayerGame:
         """
         if not self._statistics:
             raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
-        calls = [self._checked(call_ML) for call_ML in masks]
+        calls = [self._checked(call_ML) for call_ML in (masks, *further)]
         new = [np.array([mask_key(mask_L) not in self._rows for mask_L in call_ML], dtype=bool) for call_ML in calls]
         return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
 

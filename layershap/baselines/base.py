@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
+from layershap.fitting.masks import most_removable, resolved_max_remove
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument, check_layer_indices
 from layershap.model.sublayers import Granularity, Players
@@ -52,7 +52,7 @@ class FitInput:
     @property
     def most(self) -> int:
         """The most layers that can be removed: all removable ones, but one layer stays."""
-        return min(int(self.removable.sum()), len(self.removable) - 1)
+        return most_removable(int(self.removable.sum()), len(self.removable))
 
     def checked_max_remove(self, max_remove: Any) -> int:
         """How many layers a search goes up to: `most` unless told otherwise.
@@ -64,14 +64,7 @@ class FitInput:
         """
         if max_remove is None:
             return self.most
-        if isinstance(max_remove, bool) or not isinstance(max_remove, Integral):
-            raise TypeError(f"max_remove must be an int, got {max_remove!r}")
-        if not 1 <= int(max_remove) <= self.most:
-            raise ValueError(
-                f"max_remove must lie in [1, {self.most}] with {int(self.removable.sum())} of {len(self.removable)} "
-                f"layers removable, got {max_remove}"
-            )
-        return int(max_remove)
+        return resolved_max_remove(max_remove, int(self.removable.sum()), len(self.removable))
 
     def check_some_removable(self, causes: str) -> None:
         """Raise a ValueError that names what may be why, unless a layer can be removed."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.fitting.masks import default_masks
+from layershap.fitting.masks import default_masks, resolved_max_remove
 from layershap.fitting.record import mean_layer_runs
 from layershap.protocols import IntArray, SearchingSelector, Selector
 from layershap.tasks import Task
@@ -21,6 +21,7 @@ from layershap.utilities.mixture import tied_to_sequences
 
 _SEARCH_SHARE = 2 / 3
 """Of the budget, where it can't pay for the search on all sequences; the rest is for the final choice on more."""
+
 
 @dataclass(frozen=True)
 class Spending:
@@ -93,12 +94,10 @@ def spend(
         raise ValueError(f"a budget decides on the sequences itself; got search_sequences={search_sequences!r} with it")
     if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < float(budget) < inf:
         raise ValueError(f"budget must be a positive, finite number of layer runs x tokens, got {budget!r}")
-    if max_remove is not None and (isinstance(max_remove, bool) or not isinstance(max_remove, Integral)):
-        raise TypeError(f"max_remove must be an int, got {max_remove!r}")
     limit = float(budget)
-    calibration = calib_data.calibration if isinstance(calib_data, Task) else as_calibration(calib_data, tokenizer)
     n_players = n_layers - n_protected
-    most = -(-2 * n_players // 3) if max_remove is None else int(max_remove)
+    most = resolved_max_remove(max_remove, n_players, n_layers)
+    calibration = calib_data.calibration if isinstance(calib_data, Task) else as_calibration(calib_data, tokenizer)
     required = n_players + 1
     if isinstance(selector, SearchingSelector):
         required = max(required, selector.n_required(n_players, most))

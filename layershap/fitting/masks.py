@@ -116,20 +116,39 @@ def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> in
     n_players = int(removable.sum())
     if n_players < 2:
         raise ValueError(f"a game needs at least 2 removable layers, this model leaves {n_players}; see protect")
-    most = min(n_players, len(removable) - 1)
-    asked = -(-2 * n_players // 3) if max_remove is None else max_remove
-    if isinstance(asked, bool) or not isinstance(asked, Integral):
-        raise TypeError(f"max_remove must be an int, got {max_remove!r}")
-    limit = min(int(asked), most) if max_remove is None else int(asked)
-    if not 1 <= limit <= most:
-        raise ValueError(f"max_remove must lie in [1, {most}] with {n_players} removable layers, got {max_remove}")
-    if isinstance(n_remove, Integral) and limit < int(n_remove) <= most:
+    limit = resolved_max_remove(max_remove, n_players, len(removable))
+    if isinstance(n_remove, Integral) and limit < int(n_remove) <= most_removable(n_players, len(removable)):
         raise ValueError(
             f"n_remove={n_remove} exceeds max_remove={limit}, the most layers that fit searches for"
             f"{' (by default two thirds of the removable ones)' if max_remove is None else ''}; "
             f"give max_remove={n_remove}"
         )
     return limit
+
+
+def most_removable(n_players: int, n_layers: int) -> int:
+    """The most of P removable layers that can be removed from L: one layer stays."""
+    return min(n_players, n_layers - 1)
+
+
+def resolved_max_remove(max_remove: Any, n_players: int, n_layers: int) -> int:
+    """The largest number of layers to look for: two thirds of the P removable ones of L, rounded up, unless told.
+
+    Raises
+    ------
+    ValueError, TypeError
+        Not an int from 1 to `most_removable`.
+    """
+    most = most_removable(n_players, n_layers)
+    if max_remove is None:
+        return min(-(-2 * n_players // 3), most)
+    if isinstance(max_remove, bool) or not isinstance(max_remove, Integral):
+        raise TypeError(f"max_remove must be an int, got {max_remove!r}")
+    if not 1 <= int(max_remove) <= most:
+        raise ValueError(
+            f"max_remove must lie in [1, {most}] with {n_players} of {n_layers} layers removable, got {max_remove}"
+        )
+    return int(max_remove)
 
 
 def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
@@ -182,7 +201,7 @@ def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None =
             f"n_remove must be an int, got {n_remove!r} of type {type(n_remove).__name__}. "
             "To remove layers of your own choice: layershap.remove_layers(model, [...])"
         )
-    most = min(int(removable.sum()), len(removable) - 1)
+    most = most_removable(int(removable.sum()), len(removable))
     count = int(n_remove)
     if not 1 <= count <= most:
         raise ValueError(

@@ -55,10 +55,12 @@ class Greedy(BaseEstimator):
         TiedSelectionWarning
             The last step could as well have removed another layer.
         """
+        if evidence.final_masks is not None:
+            return select_best(evidence, n_remove)
         rows = evidence.allowed()
         masks, scores = evidence.masks[rows], evidence.scores[rows]
         path = evaluated_path(masks, scores, n_remove)
-        if evidence.final_masks is not None or len(path) < n_remove:
+        if len(path) < n_remove:
             # Under other scores (a bootstrap's) the path may leave what was evaluated.
             return select_best(evidence, n_remove)
         before = path[-2] if n_remove > 1 else np.ones_like(path[-1])

@@ -30,8 +30,8 @@ class SurrogateSearch(BaseEstimator):
     surrogate is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the
     best known sets, and of all sets; these are evaluated on the real model in one fused pass. The children of the best
     `n_parents` sets of each size follow, from small sets to large ones, as far as the masks suffice for a further
-    round of proposals. A size is left after `patience` rounds in
-    which neither it nor a neighbouring size gained; the search ends when all are, or with the masks it may evaluate.
+    round of proposals. A size is left after `patience` rounds in which neither it nor a neighbouring size gained; the
+    search ends when all are, or with the masks it may evaluate.
 
     Parameters
     ----------
