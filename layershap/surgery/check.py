@@ -22,9 +22,9 @@ Check = Literal["auto", True, False]
 _PROBE_ROWS, _PROBE_TOKENS, _GENERATED = 2, 12, 5
 # Above this the generation check (some twenty forwards) and the rebuild are not worth their time.
 _SMALL_MODEL_PARAMETERS = 100_000_000
-# Errors that a model's own generate() may raise on the probe: they decide nothing about the surgery unless the intact
-# model generates and the pruned one does not.
-_GENERATE_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+# Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
+# unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _greedy_logits(model: nn.Module, *, use_cache: bool) -> list[tuple[Tensor, T
                 return_dict_in_generate=True,
                 output_logits=True,
             )
-    except _GENERATE_ERRORS:
+    except MODEL_ERRORS:
         return None
     tokens_BG = output.sequences[:, ids_BT.shape[1] :]
     return [(tokens_BG[:, step].cpu(), logits.float().cpu()) for step, logits in enumerate(output.logits)]

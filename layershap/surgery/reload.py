@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from layershap.model.io import evaluation_mode, is_quantized
-from layershap.surgery.check import plain_logits, relative_difference, tolerance
+from layershap.surgery.check import MODEL_ERRORS, plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
 _IGNORED = {
@@ -32,8 +32,6 @@ _IGNORED = {
 # big_bird switches its kernel by the length of the input it last saw.
 _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "BigBirdBlockSparseAttention"}
 _SCALARS = (bool, int, float, str, type(None))
-# Errors that a model's own constructor may raise on a config that it can't take, or when built without memory.
-_BUILD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
 
 
 def base_model(model: nn.Module) -> Any:
@@ -61,7 +59,7 @@ def reload_problem(model: nn.Module, layers_path: str, *, rebuild: bool) -> str 
         config = round_trip(base.config)
         with torch.device("meta"):
             fresh = type(base)(copy.deepcopy(config))
-    except _BUILD_ERRORS as error:
+    except MODEL_ERRORS as error:
         if not rebuild:
             return None if "meta" in str(error) else f"its config is refused ({error})"
         fresh = None
@@ -143,7 +141,7 @@ def _rebuilt_difference(base: Any, config: Any) -> str | None:
         rebuilt.tie_weights()
         with evaluation_mode(rebuilt):
             difference = relative_difference(plain_logits(rebuilt), plain_logits(base))
-    except _BUILD_ERRORS as error:
+    except MODEL_ERRORS as error:
         return f"a model built from its config does not take its weights ({error})"
     if difference > tolerance(base):
         return f"a model built from its config gives other logits (by {difference:.2g} of the largest)"
