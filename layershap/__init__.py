@@ -33,7 +33,7 @@ from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable,
 from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
 from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
 from layershap.surgery import remove_layers, remove_sublayers
-from layershap.surrogates import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP
+from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.tasks import Task
 
 __version__ = "0.1.0"
@@ -50,6 +50,7 @@ __all__ = [
     "EvaluationTable",
     "Exhaustive",
     "Greedy",
+    "HammingProcess",
     "LayerGame",
     "LayerNotRemovableError",
     "LayerPruner",

@@ -35,6 +35,14 @@ class SurrogateQualityWarning(UserWarning):
     """The surrogate predicts held-out masks poorly, so values read from it can't be trusted."""
 
 
+class ValueQualityWarning(UserWarning):
+    """The layers' values are too unsure to be told apart, or contradict what was measured directly."""
+
+
+class CalibrationWarning(UserWarning):
+    """The calibration text is too little for a choice that holds on other text."""
+
+
 class TiedSelectionWarning(UserWarning):
     """The layers removed are one choice of several that the calibration data can't tell apart."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ IntArray = NDArray[np.int64]
 
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""
+
+Weights = Literal["strata", "shapley"]
+"""Over which coalition sizes a value averages: the sampled strata (the paper), or all with Shapley's weights."""
 
 Statistic = str
 """What the forward can measure per scored token:
@@ -167,11 +170,11 @@ class SelectionEvidence:
     surrogate : Surrogate
         Fitted on the columns of the removable layers.
     masks, scores : ndarray [M, L], [M]
-        The evaluated coalitions with finite scores.
+        The coalitions that were scored on all of the text searched, with finite scores.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay, whichever it is.
     final_masks : ndarray [N, L], optional
-        Row n - 1: the set of n layers already chosen among the best, on more calibration text; all True without one.
+        Row n - 1: the set of n layers already chosen among the best, on text held back; all True without one.
     """
 
     contributions: FloatArray
@@ -216,8 +219,13 @@ class EvaluatedGame(Protocol):
         ...
 
     @property
+    def complete(self) -> MaskArray:
+        """Which of them were scored on all of the text [M]; the others fell behind the best of their size on a part."""
+        ...
+
+    @property
     def n_left(self) -> int:
-        """New masks that the budget still allows."""
+        """New masks that may still be evaluated."""
         ...
 
     def allowed(self, masks: MaskArray) -> MaskArray:
@@ -225,7 +233,33 @@ class EvaluatedGame(Protocol):
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:
-        """Scores [N] of masks [N, P]; what was evaluated before costs nothing."""
+        """Scores [N] of masks [N, P] on all of the text; what was evaluated before costs nothing."""
+        ...
+
+    def race(self, masks: MaskArray, n_best: int = 1) -> FloatArray:
+        """The same where only the best `n_best` of each size matter, among these masks: the others are scored on a
+        part of the text.
+        """
+        ...
+
+
+@runtime_checkable
+class HoldsBack(Protocol):
+    """A searching selector whose best sets are compared once more, on text that its search has not seen."""
+
+    @property
+    def held_back(self) -> float:
+        """Share of the calibration sequences that ``fit`` keeps from the search, in [0, 1)."""
+        ...
+
+
+@runtime_checkable
+class UniformSampler(Sampler, Protocol):
+    """A sampler whose masks are uniform within each size: values can then be corrected by what a surrogate misses."""
+
+    @property
+    def uniform_within_sizes(self) -> bool:
+        """Whether each mask of a size is as likely as any other of that size."""
         ...
 
 

@@ -18,29 +18,45 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.calibration import Calibration
+from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.budget import Spending, spend
-from layershap.fitting.evidence import diagnostics_of, gather
+from layershap.fitting.contributions import fit_contributions, resampled_choice
+from layershap.fitting.evidence import Request, diagnostics_of, gather, removal_scores, resolved_sampler
 from layershap.fitting.expected import expected_cost
-from layershap.fitting.halving import final_choice
-from layershap.fitting.masks import check_parts, random_generator
+from layershap.fitting.final_choice import SetComparison
+from layershap.fitting.masks import check_confidence, check_n_remove, check_parts, random_generator
+from layershap.fitting.quality import warn_of_quality
 from layershap.fitting.resampling import removal_probabilities
-from layershap.fitting.values import Weights, check_weights, fit_surrogate, values_around
+from layershap.fitting.text import TextParts, split_text
+from layershap.fitting.text_game import TextGame
+from layershap.fitting.values import check_weights
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.model.inspection import inspect
 from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument, check_layer_indices
+from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
-from layershap.protocols import FloatArray, IntArray, Sampler, SelectionEvidence, Selector, Surrogate
+from layershap.protocols import (
+    FloatArray,
+    HoldsBack,
+    IntArray,
+    Sampler,
+    SearchingSelector,
+    SelectionEvidence,
+    Selector,
+    Surrogate,
+    Utility,
+    Weights,
+)
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.surrogates import PairwiseRidge, PaperMLP
+from layershap.surrogates import HammingProcess, PaperMLP
+from layershap.tasks import Task
+from layershap.utilities.mixture import tied_to_sequences
 
 _logger = logging.getLogger(__name__)
 
@@ -54,13 +70,14 @@ class LayerPruner(ModelPruner):
         Layers that `transform` removes if it isn't told. One `fit` serves every number.
     utility : Utility or callable, default=PerplexityRatio()
         What a masked model is worth; a callable is ``f(model) -> float``.
-    sampler : Sampler, default=StratifiedSampler(leave_one_out=True)
-        Which masks to evaluate.
-    surrogate : Surrogate or 'auto', default=PairwiseRidge()
-        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge` and `PaperMLP` on
-        held-out masks.
+    sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
+        Which masks to draw at random, for the values. The default draws from the paper's strata and their neighbours.
+    surrogate : Surrogate or 'auto', default=HammingProcess()
+        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge`, `HammingProcess`
+        and `PaperMLP` on held-out masks.
     selector : Selector, default=SurrogateSearch()
-        Which layers to remove. A selector that searches evaluates sets of its own in `fit`.
+        Which layers to remove. A selector that searches evaluates sets of its own in `fit`, apart from the values'
+        masks.
     max_remove : int, optional
         The most layers that a searching selector looks for, and `transform` can then be asked for. By default two
         thirds of the removable ones.
@@ -68,16 +85,20 @@ class LayerPruner(ModelPruner):
         Values as marginal contributions averaged over the sampled numbers of kept layers (the paper), which rank
         better, or true Shapley values, averaged over all sizes.
     n_masks : int, optional
-        The most masks to evaluate. By default 256, or four times the removable layers, for a selector that doesn't
-        search; for one that does, what it can use: twice what greedy removal would need for the same `max_remove`, and
-        160 more.
-    search_sequences : int, optional
-        Calibration sequences that a search evaluates its masks on, to spare time; on the others it makes the final
-        choice among its best sets, by sequential halving. By default all: only then is the default selector never worse
-        than greedy removal on the calibration data.
-    budget : float, optional
-        Layer runs x tokens to spend, which is what time goes with; an alternative to `n_masks` and `search_sequences`.
-        Enough masks come first, then sequences (`layershap.fitting.budget`).
+        The most masks to evaluate, on however much of the text. By default 9 drawn at random for each removable layer,
+        and, for a selector that searches, what it can use: twice what greedy removal would need for the same
+        `max_remove`, and 80 more. Without a search at least 256.
+    confidence : float, default=0.999
+        A search scores its sets on a growing part of the calibration text; a set that is worse than the best of its
+        size with this confidence (a paired t-test) is left where it stands. 1 scores all on all of it.
+    keep_veto : bool, default=True
+        Find the layers without which the model is lost (less than a third of its worth is left when one of them alone
+        is removed), and keep them in the masks drawn for the values: what a layer is worth is then asked among models
+        that still work. False draws from all layers alike, as the paper does.
+    unbiased : bool, default=True
+        Correct the surrogate's values by what it misses on the masks drawn at random; needs a sampler that is uniform
+        within each size, as all of `layershap.samplers` are but `AllocatingSampler`. False reads the values off the
+        surrogate alone, as the paper does.
     n_marginals : int, default=80000
         Masks per layer from which the values of a surrogate without a closed form are averaged (the paper's Q).
     protect : sequence of int, default=()
@@ -106,34 +127,47 @@ class LayerPruner(ModelPruner):
     contributions_ : ndarray [L]
         Value of each layer, NaN for protected ones, which are no players.
     contributions_std_ : ndarray [L]
-        Standard errors: jackknife over the masks and, where the surrogate is a ridge, bootstrap over the calibration
-        sequences. `diagnostics_` has them apart.
+        Standard errors: by the masks that were drawn and, where the surrogate can be refitted cheaply
+        (`HammingProcess`, the ridges), by the calibration sequences. `diagnostics_` has them apart.
+    veto_players_ : ndarray of int
+        Layers without which the model is lost, kept in the masks drawn for the values. Their own values are what the
+        coalitions of the others are worth with them less what they are worth without the one.
+    interactions_ : ndarray [L, L] or None
+        Pairwise interactions of the surrogate over the values' coalitions; NaN for protected layers and veto players.
     removal_probabilities_ : ndarray [N, L]
-        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences of the
-        search are resampled (a final choice on more is surer). NaN where they can't be.
+        N = `max_remove_`. Row n - 1: how often each layer is among the n removed when the calibration sequences are
+        resampled and the choice among the best sets is made again. NaN where they can't be.
     removal_order_ : ndarray [L]
         Layers by ascending value, protected ones last.
     removable_ : ndarray [L] of bool
         False for protected layers.
     masks_, scores_ : ndarray [M, L], [M]
-        What was evaluated, by the sampler and then by the selector, also where the score is not finite.
+        What was evaluated: the leave-one-outs and the sampler's draws, then what only the selector asked for, also
+        where the score is not finite. A score is of as much text as its mask was scored on.
     final_masks_ : ndarray [N, L] or None
-        Row n - 1: the set of n layers chosen by sequential halving, if there was one; all True where no set of n
-        layers was evaluated.
+        Row n - 1: the set of n layers chosen on text held back from the search, if there was any; all True where no set
+        of n layers was evaluated.
+    removal_scores_ : ndarray [N]
+        Row n - 1: score of the set of n layers that `transform` removes: on the text held back, or where none was on
+        all that was searched (then the best of many sets is a little lucky); NaN if it was not scored there.
+    comparisons_ : list of SetComparison or None
+        For each n what the text held back says of the set chosen: its score, and its lead over greedy's set and over
+        the second best, with standard errors.
     max_remove_ : int
         The most layers that `transform` can be asked for.
     baseline_score_ : float
-        Score of the model with all its layers.
+        Score of the model with all its layers, on the text that values are estimated on.
     surrogate_ : Surrogate
         Fitted on the columns of the removable layers.
     diagnostics_ : dict
-        ``held_out_r2``, ``held_out_spearman``, ``held_out_strata``, ``surrogate_choice``, ``mask_errors``,
-        ``calibration_errors``, ``n_evaluated``, ``n_non_finite``, ``layer_runs`` (of this run), ``layer_run_tokens``
-        (in all, what the ledger supplied included), ``final_sequences`` (behind the final choice, if there was one),
-        ``path`` and ``path_note`` (fused or plain forward, and why), ``seconds``, ``calibration`` (provenance),
-        ``protected``.
+        ``held_out_r2``, ``held_out_spearman``, ``held_out_strata`` (on the masks drawn at random),
+        ``surrogate_choice``, ``mask_errors``, ``calibration_errors``, ``strata``, ``unbiased``, ``missing_sizes``,
+        ``doubtful`` (layers whose value contradicts what they add to all others), ``n_evaluated``, ``n_drawn``,
+        ``n_searched``, ``n_non_finite``, ``layer_runs`` (of this run, as on the whole text), ``layer_run_tokens`` (in
+        all, what the ledger supplied included), ``path`` and ``path_note`` (fused or plain forward, and why),
+        ``seconds``, ``calibration`` (provenance), ``protected``.
     predictions_ : ndarray [M]
-        Held-out predictions of the scores; NaN where the score is not finite.
+        Held-out predictions of the scores; NaN for what was not drawn at random, and where the score is not finite.
     fingerprint_ : dict
         What the scores depend on.
     inspection_, environment_ : ModelInspection, Environment
@@ -168,8 +202,9 @@ class LayerPruner(ModelPruner):
         max_remove: int | None = None,
         weights: Weights = "strata",
         n_masks: int | None = None,
-        search_sequences: int | None = None,
-        budget: float | None = None,
+        confidence: float = 0.999,
+        keep_veto: bool = True,
+        unbiased: bool = True,
         n_marginals: int = 80_000,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
@@ -189,8 +224,9 @@ class LayerPruner(ModelPruner):
         self.max_remove = max_remove
         self.weights = weights
         self.n_masks = n_masks
-        self.search_sequences = search_sequences
-        self.budget = budget
+        self.confidence = confidence
+        self.keep_veto = keep_veto
+        self.unbiased = unbiased
         self.n_marginals = n_marginals
         self.protect = protect
         self.layers = layers
@@ -213,8 +249,8 @@ class LayerPruner(ModelPruner):
         verbose: int = 0,
     ) -> LayerPruner:
         """The published method, to the letter: 8,000 independent masks over five strata, the two-layer network, the
-        mean marginal contribution over 80,000 stratified masks, ascending order. Give it 10 x 128 tokens without BOS
-        (the defaults for text). Other parameters can be changed with `set_params`.
+        mean marginal contribution over 80,000 stratified masks, ascending order. Give it 10 x 128 tokens without BOS:
+        ``Calibration.from_texts(texts, tokenizer, n_sequences=10)``. Other parameters can be changed with `set_params`.
         """
         return cls(
             n_remove,
@@ -223,6 +259,8 @@ class LayerPruner(ModelPruner):
             selector=ShapleyRanking(),
             weights="strata",
             n_masks=n_masks,
+            keep_veto=False,
+            unbiased=False,
             n_marginals=80_000,
             random_state=random_state,
             ledger=ledger,
@@ -230,14 +268,15 @@ class LayerPruner(ModelPruner):
         )
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> LayerPruner:
-        """Estimate the layers' values. The model is only read, and not kept.
+        """Estimate the layers' values, and search for the best sets. The model is only read, and not kept.
 
         Parameters
         ----------
         model : nn.Module
             Causal language model, on any device, in any precision.
         calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
-            Text of the domain that matters, or a task (`layershap.tasks`), whose utility is then the default.
+            Text of the domain that matters, or a task (`layershap.tasks`), whose utility is then the default. Texts
+            become as many sequences of 128 tokens as they hold, up to 128 (`Calibration.from_texts`).
         tokenizer : PreTrainedTokenizerBase, optional
             For texts.
 
@@ -247,64 +286,53 @@ class LayerPruner(ModelPruner):
         """
         start = time.perf_counter()
         rng = random_generator(self.random_state)
-        sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
-        surrogate = PairwiseRidge() if self.surrogate is None else self.surrogate
-        selector = SurrogateSearch() if self.selector is None else self.selector
-        check_parts(sampler, surrogate, selector)
-        check_weights(self.weights, self.n_marginals)
-        spending = self._spending(model, calib_data, tokenizer, selector, self.budget)
-        with self._game(model, spending.calib_data, tokenizer, self.ledger) as game:
-            evidence = gather(
-                game,
-                sampler,
-                surrogate,
-                selector,
-                protect=self.protect,
-                n_masks=self.n_masks,
-                max_layer_runs=spending.max_layer_runs,
-                max_remove=self.max_remove,
-                n_remove=self.n_remove,
-                rng=rng,
+        request = self._request()
+        text, utility = self._text(calib_data, tokenizer, request.selector)
+        with TextGame(text.parts, lambda part, index: self._game(model, part, utility, self.ledger, index)) as game:
+            evidence = gather(game, text, request, rng)
+            found = fit_contributions(game, text, evidence, request, rng)
+            selection = SelectionEvidence(
+                found.values,
+                evidence.removable,
+                found.surrogate,
+                evidence.searched,
+                evidence.searched_scores,
+                game.keep_one_of,
+                None if evidence.final is None else evidence.final.masks,
             )
-            final = final_choice(game, evidence, spending, lambda part: self._further_game(model, part))
-            diagnostics = diagnostics_of(game, evidence) | final.diagnostics
-            self.fingerprint_ = game.fingerprint
-            self.keep_one_of_ = game.keep_one_of
-            self.inspection_ = replace(
+            among, resampled = resampled_choice(game, text, evidence, selection, rng)
+            probabilities = removal_probabilities(
+                request.selector, among, resampled, found.resampled_values, evidence.max_remove
+            )
+            diagnostics = diagnostics_of(game, text, evidence) | found.diagnostics()
+            inspection = replace(
                 inspect(model, self.layers, granularity=self.granularity, forward=False),
-                forward=game.path,
-                forward_note=game.path_note,
+                forward=game.first.path,
+                forward_note=game.first.path_note,
             )
-        removable, finite = evidence.removable, evidence.finite
-        fitted = fit_surrogate(
-            surrogate,
-            evidence.masks[finite][:, removable],
-            evidence.scores[finite],
-            evidence.resampled,
-            weights=self.weights,
-            strata=evidence.strata,
-            n_marginals=self.n_marginals,
-            rng=rng,
-        )
+            fingerprint = game.first.fingerprint
+        self.fingerprint_, self.inspection_ = fingerprint, inspection
         self.environment_ = current_environment(model)
-        self.n_layers_in_ = len(removable)
+        self._found, self._selection = found, selection
+        self.n_layers_in_ = len(evidence.removable)
         self.max_remove_ = evidence.max_remove
-        self.removable_ = removable
-        self.contributions_ = np.full(len(removable), np.nan)
-        self.contributions_std_ = np.full(len(removable), np.nan)
-        self.contributions_[removable] = fitted.values
-        self.contributions_std_[removable] = fitted.standard_errors
-        self.removal_order_ = removal_order(self.contributions_, removable)
-        self.masks_, self.scores_ = evidence.masks, evidence.scores
-        self.predictions_ = np.full(len(self.scores_), np.nan)
-        self.predictions_[finite] = fitted.held_out.predictions
-        self.final_masks_ = final.masks
-        self.baseline_score_ = evidence.baseline
-        self.surrogate_ = fitted.surrogate
-        self.removal_probabilities_ = removal_probabilities(
-            selector, self._evidence(), evidence.resampled, fitted.resampled_values, self.max_remove_
+        self.removable_ = evidence.removable
+        self.keep_one_of_ = selection.keep_one_of
+        self.contributions_, self.contributions_std_ = found.values, found.standard_errors
+        self.interactions_ = found.interactions
+        self.veto_players_ = np.flatnonzero(found.veto)
+        self.removal_order_ = removal_order(found.values, evidence.removable)
+        self.removal_probabilities_ = probabilities
+        self.masks_, self.scores_, self.predictions_ = evidence.masks, evidence.scores, found.predictions
+        self.final_masks_ = selection.final_masks
+        self.comparisons_: list[SetComparison | None] | None = (
+            None if evidence.final is None else evidence.final.comparisons
         )
-        self.diagnostics_ = {**diagnostics, **fitted.diagnostics(), "seconds": time.perf_counter() - start}
+        self.removal_scores_ = removal_scores(evidence, self._choose)
+        self.baseline_score_ = evidence.baseline
+        self.surrogate_ = found.surrogate
+        self.diagnostics_ = {**diagnostics, "seconds": time.perf_counter() - start}
+        warn_of_quality(found, stacklevel=2)
         _logger.info(
             "%(n_evaluated)d masks evaluated in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the "
             "surrogate's R2 on held-out masks: %(held_out_r2).3f",
@@ -316,81 +344,102 @@ class LayerPruner(ModelPruner):
         """About what `fit` will cost: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
 
         The sets that a selector will search aren't known yet: random ones of their sizes stand for them, in calls as
-        small as a search makes. The final choice on further sequences is in ``final_choice`` and the totals. A
-        `budget` is a cost itself and isn't looked at.
+        small as a search makes; of those that race, half are taken to drop out on each part of the text. What further
+        parts of the text cost is in ``further`` and the totals.
         """
-        sampler = StratifiedSampler(leave_one_out=True) if self.sampler is None else self.sampler
-        selector = SurrogateSearch() if self.selector is None else self.selector
-        spending = self._spending(model, calib_data, tokenizer, selector, budget=None)
-        with self._game(model, spending.calib_data, tokenizer, ledger=None) as game:
-            return expected_cost(
-                game,
-                sampler,
-                selector,
-                spending,
-                lambda part: self._game(model, part, None, ledger=None),
-                protect=self.protect,
-                n_masks=self.n_masks,
-                max_remove=self.max_remove,
-                rng=random_generator(self.random_state),
-            )
+        request = self._request()
+        text, utility = self._text(calib_data, tokenizer, request.selector)
+        with TextGame(text.parts, lambda part, index: self._game(model, part, utility, None, index)) as game:
+            return expected_cost(game, text, request, random_generator(self.random_state))
 
-    def contributions_at(self, n_remove: int, width: int = 1) -> FloatArray:
+    def contributions_at(
+        self, n_remove: int, width: int = 1, *, return_std: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
         """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
 
-        Read from the fitted surrogate; no model is run. NaN for protected layers.
+        Estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model is run. NaN for
+        protected layers and veto players.
+
+        Parameters
+        ----------
+        n_remove : int
+            The depth.
+        width : int, default=1
+            Sizes on either side that are averaged too.
+        return_std : bool, default=False
+            Give their standard errors [L] by the masks drawn as well; NaN where no mask of a needed size was drawn, and
+            the surrogate alone is believed.
         """
         check_is_fitted(self)
-        rng = random_generator(self.random_state)
-        return values_around(self.surrogate_, self.removable_, n_remove, width, self.n_marginals, rng)
+        count = check_n_remove(n_remove, self.removable_)
+        seed = int(random_generator(self.random_state).integers(2**31))
+        values, errors, missing = self._found.at(count, width, seed)
+        return (values, np.full_like(errors, np.nan) if missing else errors) if return_std else values
 
-    def _further_game(self, model: nn.Module, part: Calibration) -> LayerGame:
-        """The game on further calibration data, which has a ledger of its own."""
-        ledger = None if self.ledger is None else f"{os.fspath(self.ledger)}.{part.digest[:8]}"
-        return self._game(model, part, None, ledger)
+    def _request(self) -> Request:
+        """The parts and limits, resolved and checked before anything is paid for."""
+        strata = "all" if self.weights == "shapley" else None
+        sampler = (
+            StratifiedSampler(strata, leave_one_out=True, neighbours=True) if self.sampler is None else self.sampler
+        )
+        surrogate = HammingProcess() if self.surrogate is None else self.surrogate
+        selector = self._selector()
+        check_parts(sampler, surrogate, selector)
+        check_weights(self.weights, self.n_marginals)
+        check_confidence(self.confidence)
+        return Request(
+            sampler=resolved_sampler(sampler),
+            surrogate=surrogate,
+            selector=selector,
+            weights=self.weights,
+            n_masks=self.n_masks,
+            max_remove=self.max_remove,
+            n_remove=self.n_remove,
+            protect=self.protect,
+            keep_veto=self.keep_veto,
+            confidence=float(self.confidence),
+            unbiased=self.unbiased,
+            n_marginals=self.n_marginals,
+        )
 
-    def _game(self, model: nn.Module, calib_data: Any, tokenizer: Any, ledger: Any) -> LayerGame:
+    def _text(self, calib_data: Any, tokenizer: Any, selector: Selector) -> tuple[TextParts, UtilityLike | None]:
+        """The calibration sequences in parts, and the utility: a task's own, unless another is given."""
+        utility = self.utility
+        if isinstance(calib_data, Task):
+            utility = calib_data.utility if utility is None else utility
+            calib_data = calib_data.calibration
+        calibration: Calibration = as_calibration(calib_data, tokenizer)
+        divisible = (utility is None or isinstance(utility, Utility)) and not tied_to_sequences(utility)
+        searches = isinstance(selector, SearchingSelector) and divisible
+        held_back = float(selector.held_back) if searches and isinstance(selector, HoldsBack) else 0.0
+        return split_text(calibration, races=searches and self.confidence < 1, held_back=held_back), utility
+
+    def _game(self, model: nn.Module, part: Calibration, utility: Any, ledger: Any, index: int) -> LayerGame:
+        """The game on a part of the text; parts after the first have ledgers of their own."""
+        if ledger is not None and index > 0:
+            ledger = f"{os.fspath(ledger)}.{part.digest[:8]}"
         return LayerGame(
             model,
-            calib_data,
-            utility=self.utility,
+            part,
+            utility=utility,
             layers=self.layers,
             granularity=self.granularity,
-            tokenizer=tokenizer,
             ledger=ledger,
             batch_tokens=self.batch_tokens,
             memory_budget=self.memory_budget,
             verbose=self.verbose,
         )
 
-    def _spending(
-        self, model: nn.Module, calib_data: Any, tokenizer: Any, selector: Selector, budget: float | None
-    ) -> Spending:
-        n_layers = len(self._players(model))
-        n_protected = len(check_layer_indices(self.protect, n_layers))
-        data = (calib_data, tokenizer, self.utility)
-        return spend(*data, budget, self.search_sequences, selector, n_layers, n_protected, self.max_remove)
+    def _selector(self) -> Selector:
+        return SurrogateSearch() if self.selector is None else self.selector
 
     def _players(self, model: nn.Module) -> Players:
         return find_players(model, self.layers, self.granularity)
 
     def _choose(self, n_remove: int) -> IntArray:
-        selector = SurrogateSearch() if self.selector is None else self.selector
-        chosen = selector.select(self._evidence(), n_remove)
+        chosen = self._selector().select(self._selection, n_remove)
         # A selector of the user's need not know which sets a hybrid model can't lose.
         return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
-
-    def _evidence(self) -> SelectionEvidence:
-        finite = np.isfinite(self.scores_)
-        return SelectionEvidence(
-            self.contributions_,
-            self.removable_,
-            self.surrogate_,
-            self.masks_[finite],
-            self.scores_[finite],
-            self.keep_one_of_,
-            self.final_masks_,
-        )
 
     @property
     def report_(self) -> PruningReport:

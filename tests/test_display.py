@@ -40,22 +40,24 @@ def test_interactions_are_placed_by_layer(pruner):
     shown = np.asarray(display.ax_.images[0].get_array().filled(np.nan))
     assert np.isnan(shown[0]).all()
     assert np.isnan(np.diag(shown)).all()
-    assert shown[2, 7] == pruner.surrogate_.interactions_[1, 6]
+    assert shown[2, 7] == pruner.interactions_[2, 7]
 
 
 def test_interactions_need_a_surrogate_that_has_them(gpt2, gpt2_calibration):
     linear = LayerPruner(random_state=0, surrogate=LinearRegression(), max_remove=2, n_masks=30, n_marginals=500).fit(
         gpt2[0], gpt2_calibration
     )
-    with pytest.raises(ValueError, match=r"such as PairwiseRidge; the fit's was LinearRegression\(\)"):
+    with pytest.raises(ValueError, match=r"such as HammingProcess; the fit's was LinearRegression\(\)"):
         InteractionDisplay.from_estimator(linear)
     assert linear.report_.to_html().count("<img") == 3
 
 
 def test_surrogate(pruner):
     display = SurrogateDisplay.from_estimator(pruner).plot()
-    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 0], pruner.scores_)
-    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 1], pruner.predictions_)
+    drawn = np.isfinite(pruner.predictions_)
+    assert 0 < drawn.sum() < len(drawn)
+    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 0], pruner.scores_[drawn])
+    np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 1], pruner.predictions_[drawn])
 
 
 def test_depth_with_baselines_on_other_text(pruner, gpt2, gpt2_calibration):

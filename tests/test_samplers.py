@@ -114,7 +114,7 @@ def test_fit_asks_in_rounds_and_leaves_the_users_sampler_alone():
     model = tiny_random("gpt2", n_layers=5)
     ids = np.arange(144).reshape(6, 24) % 60
     pruner = LayerPruner(n_masks=24, sampler=sampler, random_state=0).fit(model, ids)
-    assert len(np.unique(pruner.masks_, axis=0)) == len(pruner.masks_)
+    assert pruner.diagnostics_["unbiased"] is False  # its masks are not uniform within a size
     assert vars(sampler) == vars(clone(sampler))
     with pytest.raises(ValueError, match="by must be"):
         AllocatingSampler(by="variance").sample(5, 10, rng())

@@ -85,7 +85,7 @@ def test_choice_by_cross_validation():
     noise = np.random.default_rng(3).normal(size=80) / 100
     best, quality = choose_surrogate(masks, pairwise_game(8)(masks) + noise, 0)
     assert isinstance(best, PairwiseRidge)
-    assert set(quality) == {"LinearRidge", "PairwiseRidge", "PaperMLP"}
+    assert set(quality) == {"LinearRidge", "PairwiseRidge", "HammingProcess", "PaperMLP"}
     assert quality["PairwiseRidge"] == max(quality.values())
     few = drawn(12, 20, seed=1)
     additive = pairwise_game(12, strength=0)(few) + np.random.default_rng(4).normal(size=20) / 100

@@ -13,7 +13,7 @@ from layershap.calibration.blocks import Calibration
 
 
 def as_calibration(data: Any, tokenizer: Any = None) -> Calibration:
-    """Turn whatever a user has into a `Calibration`, with the paper's defaults for text (10 x 128 tokens, no BOS).
+    """Turn whatever a user has into a `Calibration`, text with the defaults of `from_texts` (128 x 128 tokens, no BOS).
 
     Parameters
     ----------

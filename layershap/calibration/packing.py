@@ -6,18 +6,21 @@ Shapes: S sequences, T tokens in a sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
-def check_sizes(seq_len: int, n_sequences: int | None) -> None:
+def check_sizes(seq_len: int, n_sequences: int | Literal["auto"] | None) -> None:
     """Raise unless a sequence has a token of context and one to score, and there is at least one."""
     if seq_len < 2:
         raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
-    if n_sequences is not None and n_sequences < 1:
-        raise ValueError(f"n_sequences must be at least 1, or None for all, got {n_sequences}")
+    count: Any = n_sequences
+    if count not in (None, "auto") and (not isinstance(count, Integral) or count < 1):
+        raise ValueError(f"n_sequences must be at least 1, 'auto', or None for all, got {n_sequences!r}")
 
 
 def pack(

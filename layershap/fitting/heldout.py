@@ -14,7 +14,7 @@ from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
 from layershap.protocols import FloatArray, MaskArray, Surrogate
-from layershap.surrogates import LinearRidge, PairwiseRidge, PaperMLP
+from layershap.surrogates import HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.surrogates.fresh import fresh_surrogate
 
 _FOLDS = 5
@@ -27,40 +27,82 @@ class HeldOut:
     Attributes
     ----------
     predictions : ndarray [M]
-        One for each mask.
+        One for each mask: by the fold that did not see it, or by the mean of all folds where all saw it.
+    of_all_folds : ndarray [M]
+        Mean predictions of all folds' surrogates.
     surrogates : list of Surrogate
         One for each fold, fitted to the masks of the others.
     r2, spearman : float
         Over all masks; NaN where the scores or the predictions are constant.
     strata : list of dict
         For each number of kept layers: ``n_kept``, ``n_masks``, ``r2``, ``spearman``, and how well calibrated the
-        predictions are: ``bias`` (mean of score - prediction) and ``slope`` (of score on prediction; 1 is perfect).
+        predictions are: ``bias`` (mean of score - prediction), ``rmse`` (root mean square of the same) and ``slope``
+        (of score on prediction; 1 is perfect).
     """
 
     predictions: FloatArray
+    of_all_folds: FloatArray
     surrogates: list[Surrogate]
     r2: float
     spearman: float
     strata: list[dict[str, float]]
 
 
-def held_out(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, seed: int) -> HeldOut:
-    """Cross-validate over five folds of distinct masks: a mask drawn twice is never on both sides."""
+def held_out(
+    surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, seed: int, judged: MaskArray | None = None
+) -> HeldOut:
+    """Cross-validate over five folds of distinct masks: a mask drawn twice is never on both sides.
+
+    Parameters
+    ----------
+    surrogate : Surrogate
+        Cloned for each fold.
+    masks_ML, scores_M : ndarray [M, L], [M]
+        Finite scores.
+    seed : int
+        Of folds and surrogates.
+    judged : ndarray [M] of bool, optional
+        Which masks are held out in turn, and the quality is measured on: those drawn at random. The others are in every
+        fold's fit. By default all.
+    """
+    judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
     _, mask_M = np.unique(masks_ML, axis=0, return_inverse=True)
     mask_M = mask_M.reshape(-1)
-    n_distinct = int(mask_M.max()) + 1
-    predictions = np.empty(len(scores_M))
+    distinct = np.unique(mask_M[judged_M])
+    predictions_GM = []
+    unseen_GM = []
     surrogates = []
-    for _, test in KFold(min(_FOLDS, n_distinct), shuffle=True, random_state=seed).split(np.arange(n_distinct)):
-        unseen_M = np.isin(mask_M, test)
+    n_folds = min(_FOLDS, len(distinct))
+    folds = KFold(n_folds, shuffle=True, random_state=seed).split(distinct) if n_folds > 1 else [((), ())]
+    for _, test in folds:
+        unseen_M = np.isin(mask_M, distinct[list(test)]) & judged_M
         model = fresh_surrogate(surrogate, seed)
         model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
-        predictions[unseen_M] = model.predict(masks_ML[unseen_M])
+        predictions_GM.append(np.asarray(model.predict(masks_ML), dtype=np.float64))
+        unseen_GM.append(unseen_M)
         surrogates.append(model)
+    # A mask that is held out is predicted by the fold that did not see it, the others by all folds' mean.
+    of_all_folds = np.mean(predictions_GM, axis=0)
+    predictions = of_all_folds.copy()
+    for predicted_M, unseen_M in zip(predictions_GM, unseen_GM, strict=True):
+        predictions[unseen_M] = predicted_M[unseen_M]
+    return _judged(predictions, of_all_folds, surrogates, masks_ML, scores_M, judged_M)
+
+
+def _judged(
+    predictions: FloatArray,
+    of_all_folds: FloatArray,
+    surrogates: list[Surrogate],
+    masks_ML: MaskArray,
+    scores_M: FloatArray,
+    judged_M: MaskArray,
+) -> HeldOut:
+    """With the quality on the masks that were held out."""
+    masks_ML, scores, guesses = masks_ML[judged_M], scores_M[judged_M], predictions[judged_M]
     kept_M = masks_ML.sum(axis=1)
     strata = []
     for kept in np.unique(kept_M):
-        truth, guess = scores_M[kept_M == kept], predictions[kept_M == kept]
+        truth, guess = scores[kept_M == kept], guesses[kept_M == kept]
         r2, spearman = _quality(truth, guess)
         slope = float(np.polyfit(guess, truth, 1)[0]) if len(truth) > 2 and np.ptp(guess) > 0 else float("nan")
         strata.append(
@@ -70,21 +112,28 @@ def held_out(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, se
                 "r2": r2,
                 "spearman": spearman,
                 "bias": float((truth - guess).mean()),
+                "rmse": float(np.sqrt(((truth - guess) ** 2).mean())),
                 "slope": slope,
             }
         )
-    return HeldOut(predictions, surrogates, *_quality(scores_M, predictions), strata)
+    return HeldOut(predictions, of_all_folds, surrogates, *_quality(scores, guesses), strata)
 
 
 def choose_surrogate(
-    masks_ML: MaskArray, scores_M: FloatArray, seed: int, candidates: Sequence[Surrogate] | None = None
+    masks_ML: MaskArray,
+    scores_M: FloatArray,
+    seed: int,
+    candidates: Sequence[Surrogate] | None = None,
+    judged: MaskArray | None = None,
 ) -> tuple[Surrogate, dict[str, float]]:
     """The candidate with the highest held-out R2, and everyone's R2 by class name (numbered where a class comes twice).
 
-    By default among `LinearRidge`, `PairwiseRidge` and `PaperMLP`. Ties go to the first, that is, the simplest.
+    By default among `LinearRidge`, `PairwiseRidge`, `HammingProcess` and `PaperMLP`. Ties go to the first, that is, the
+    simplest.
     """
-    among: list[Surrogate] = [LinearRidge(), PairwiseRidge(), PaperMLP()] if candidates is None else list(candidates)
-    r2 = [held_out(candidate, masks_ML, scores_M, seed).r2 for candidate in among]
+    default: list[Surrogate] = [LinearRidge(), PairwiseRidge(), HammingProcess(), PaperMLP()]
+    among = default if candidates is None else list(candidates)
+    r2 = [held_out(candidate, masks_ML, scores_M, seed, judged).r2 for candidate in among]
     best = among[int(np.argmax(np.nan_to_num(r2, nan=-np.inf)))]
     classes = [type(candidate).__name__ for candidate in among]
     names = [f"{c}-{classes[: i + 1].count(c)}" if classes.count(c) > 1 else c for i, c in enumerate(classes)]

@@ -1,4 +1,4 @@
-"""From a sampler and a game to evaluated masks, and the checks on both ends.
+"""How many masks, how many layers: the checks on what `fit` is asked for and on what its parts return.
 
 Shapes: M masks, L layers, P players (removable layers).
 """
@@ -6,56 +6,38 @@ Shapes: M masks, L layers, P players (removable layers).
 from __future__ import annotations
 
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
-from layershap.fitting.record import RecordedGame
-from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector, Selector
+from layershap.protocols import FloatArray, MaskArray, SearchingSelector, Selector
 
-_SAMPLED = 80
-"""Masks that the sampler draws for a search, where it leaves so many."""
+_DRAWN_PER_PLAYER = 9
+"""Random masks for each player where n_masks leaves the choice: the values' errors are then a fifth of their
+differences
+on 24 to 32 layers (docs/values.md)."""
 
-_ROUNDS = 4
+ROUNDS = 4
 """Rounds in which an adaptive sampler is asked."""
 
 
-def evaluate_masks(
-    game: RecordedGame, sampler: Sampler, n_masks: int, rng: np.random.Generator, *, n_reserved: int = 0
-) -> tuple[MaskArray, FloatArray]:
-    """Draw masks over the players and score them: masks [M, P], scores [M], repetitions included.
-
-    An adaptive sampler is asked in rounds and told all scores after each. Draws that would leave a search fewer than
-    `n_reserved` masks, leave-one-outs among them, are dropped; so are those that a budget in layer runs can't pay for.
+def check_drawn(drawn: Any, n_players: int, asked: int) -> MaskArray:
+    """A sampler's masks [M, P].
 
     Raises
     ------
     ValueError
-        Not masks, none at all, or more than were asked for.
+        Not masks, or more than were asked for.
     """
-    rounds = _ROUNDS if isinstance(sampler, AdaptiveSampler) else 1
-    masks = np.empty((0, game.n_players), dtype=bool)
-    scores = np.empty(0)
-    n_drawn = 0
-    for index in range(rounds):
-        asked = (n_masks * (index + 1)) // rounds - len(masks)
-        drawn = np.asarray(sampler.sample(game.n_players, asked, rng))
-        if drawn.ndim != 2 or drawn.shape[1] != game.n_players or drawn.dtype != np.bool_:
-            raise ValueError(f"a sampler must return booleans [M, {game.n_players}], got {drawn.dtype} {drawn.shape}")
-        if len(drawn) > asked:
-            raise ValueError(f"a sampler must return at most the masks asked for, {asked}; got {len(drawn)}")
-        n_drawn += len(drawn)
-        drawn = drawn[: game.affordable(drawn, n_reserved)]
-        scores = np.concatenate([scores, game(drawn)])
-        masks = np.concatenate([masks, drawn])
-        if isinstance(sampler, AdaptiveSampler):
-            sampler.update(masks, scores)
-    if not n_drawn:
-        raise ValueError(f"a sampler must return masks, {type(sampler).__name__} returned none of {n_masks}")
-    return masks, scores
+    masks = np.asarray(drawn)
+    if masks.ndim != 2 or masks.shape[1] != n_players or masks.dtype != np.bool_:
+        raise ValueError(f"a sampler must return booleans [M, {n_players}], got {masks.dtype} {masks.shape}")
+    if len(masks) > asked:
+        raise ValueError(f"a sampler must return at most the masks asked for, {asked}; got {len(masks)}")
+    return masks
 
 
 def finite_scores(masks: MaskArray, scores: FloatArray) -> MaskArray:
@@ -105,6 +87,12 @@ def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
             )
 
 
+def check_confidence(confidence: Any) -> None:
+    """Raise unless a confidence lies between a coin's and certainty."""
+    if isinstance(confidence, bool) or not isinstance(confidence, Real) or not 0.5 < float(confidence) <= 1:
+        raise ValueError(f"confidence must lie in (0.5, 1]; 1 scores all sets on all of the text. Got {confidence!r}")
+
+
 def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> int:
     """The most layers that `fit` searches for: two thirds of the removable ones, rounded up, unless told otherwise.
 
@@ -152,17 +140,22 @@ def resolved_max_remove(max_remove: Any, n_players: int, n_layers: int) -> int:
 
 
 def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
-    """Masks that `fit` may evaluate unless told: 256 without a search; with one, what it can use, and 80 to sample."""
+    """Masks that `fit` may evaluate unless told: 256 without a search, or 10 for each player; with one, what it can use
+    and 9 for each player to estimate values from.
+    """
+    drawn = _DRAWN_PER_PLAYER * n_players
     if isinstance(selector, SearchingSelector):
-        return selector.n_useful(n_players, max_remove) + _SAMPLED
-    return max(256, 4 * n_players)
+        return selector.n_useful(n_players, max_remove) + drawn
+    return max(256, n_players + drawn)
 
 
-def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: int) -> tuple[int, int]:
-    """How many masks there are in all, and how many of them the sampler draws; a searching selector has the rest.
+def share_masks(
+    n_masks: Any, selector: Selector, n_players: int, max_remove: int, *, keep_veto: bool = True
+) -> tuple[int, int]:
+    """How many masks there are in all, and how many are drawn at random; a searching selector has the rest.
 
-    The sampler draws half of what the search can spare, up to 80, and what the search has no use for; at least as many
-    as there are leave-one-outs, which serve both.
+    The leave-one-outs serve both, and are not among those drawn unless `keep_veto` is off. Values have half of what the
+    search can spare, up to 9 masks for each player, and what the search has no use for.
 
     Raises
     ------
@@ -172,24 +165,26 @@ def share_masks(n_masks: Any, selector: Selector, n_players: int, max_remove: in
     if n_masks is not None and (isinstance(n_masks, bool) or not isinstance(n_masks, Integral)):
         raise TypeError(f"n_masks must be an int, got {n_masks!r}")
     total = default_masks(selector, n_players, max_remove) if n_masks is None else int(n_masks)
+    known = n_players if keep_veto else 0  # the leave-one-outs
     if not isinstance(selector, SearchingSelector):
         if total <= n_players:
             raise ValueError(
                 f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them "
                 f"apart; got {n_masks}. {20 * n_players} is a good start."
             )
-        return total, total
-    required = selector.n_required(n_players, max_remove)
-    if total < max(required, n_players + 1):
+        return total, total - known
+    required = max(selector.n_required(n_players, max_remove), n_players + 1)
+    if total < required:
         raise ValueError(
             f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them apart; "
-            f"and {type(selector).__name__} may need {required} masks for max_remove={max_remove}, the "
-            f"{n_players} leave-one-outs included. The minimum is {max(required, n_players + 1)}, got {n_masks}. "
-            "Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of its own."
+            f"and {type(selector).__name__} may need {selector.n_required(n_players, max_remove)} masks for "
+            f"max_remove={max_remove}, the {n_players} leave-one-outs included. The minimum is {required}, got "
+            f"{n_masks}. Raise it, lower max_remove, or choose selector=ShapleyRanking(), which evaluates nothing of "
+            "its own."
         )
     spare = total - required
-    wanted = max(n_players, min(spare // 2, _SAMPLED), total - selector.n_useful(n_players, max_remove))
-    return total, min(wanted, spare + n_players)
+    beyond_use = total - selector.n_useful(n_players, max_remove)
+    return total, min(spare, max(min(spare // 2, _DRAWN_PER_PLAYER * n_players), beyond_use))
 
 
 def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:

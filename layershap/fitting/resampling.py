@@ -12,23 +12,32 @@ from dataclasses import replace
 import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
-from layershap.game import LayerGame
-from layershap.protocols import FloatArray, MaskArray, SearchingSelector, SelectionEvidence, Selector, Utility
+from layershap.game import LayerGame, UtilityLike
+from layershap.protocols import (
+    FloatArray,
+    MaskArray,
+    SearchingSelector,
+    SelectionEvidence,
+    Selector,
+    SequenceStatistics,
+    Utility,
+)
 from layershap.utilities import resample_sequences
 
 
-def resampled_scores(game: LayerGame, masks_ML: MaskArray, n_resamples: int, rng: np.random.Generator) -> FloatArray:
+def resampled_scores(
+    utility: UtilityLike, statistics: SequenceStatistics | None, n_resamples: int, rng: np.random.Generator
+) -> FloatArray:
     """Scores of evaluated masks on resampled calibration sequences [B, M], from the stored statistics of each.
 
     Nothing is run. B = 0 where there is nothing to resample: a single sequence, or a utility that is called on whole
     models. Resamples on which a score isn't finite are left out.
     """
-    n_sequences = game.calibration.n_sequences
-    if not isinstance(game.utility, Utility) or n_sequences < 2:
-        return np.empty((0, len(masks_ML)))
-    statistics = game.statistics(masks_ML)
-    draws = [resample_sequences(game.utility, n_sequences, rng) for _ in range(n_resamples)]
-    scores_BM = np.array([game.utility.score(statistics.resampled(draw)) for draw in draws]).reshape(-1, len(masks_ML))
+    if statistics is None or not isinstance(utility, Utility) or len(statistics.counts) < 2:
+        return np.empty((0, 0))
+    n_sequences = len(statistics.counts)
+    draws = [resample_sequences(utility, n_sequences, rng) for _ in range(n_resamples)]
+    scores_BM = np.array([utility.score(statistics.resampled(draw)) for draw in draws]).reshape(n_resamples, -1)
     return scores_BM[np.isfinite(scores_BM).all(axis=1)]
 
 
@@ -61,7 +70,8 @@ def calibration_errors(
         Nothing to resample.
     """
     game(masks_ML)
-    resampled_BM = resampled_scores(game, masks_ML, n_resamples, rng)
+    statistics = game.statistics(masks_ML) if isinstance(game.utility, Utility) else None
+    resampled_BM = resampled_scores(game.utility, statistics, n_resamples, rng)
     if len(resampled_BM) < 2:
         raise ValueError(
             "a bootstrap needs at least two resamples of at least two calibration sequences and a utility that reads "
@@ -89,15 +99,14 @@ def removal_probabilities(
     decides_by_scores = isinstance(selector, SearchingSelector) or len(resampled_values_BL) > 0
     if not len(resampled_BM) or not decides_by_scores:
         return counts_NL
-    evidence = replace(evidence, final_masks=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TiedSelectionWarning)
         possible = [n for n in range(1, max_remove + 1) if _selects(selector, evidence, n)]
         counts_NL[[n - 1 for n in possible]] = 0.0
         for b, scores_M in enumerate(resampled_BM):
-            contributions = evidence.contributions.copy()
+            contributions = evidence.contributions
             if len(resampled_values_BL):
-                contributions[evidence.removable] = resampled_values_BL[b]
+                contributions = resampled_values_BL[b % len(resampled_values_BL)]
             again = replace(evidence, scores=scores_M, contributions=contributions)
             for n_remove in possible:
                 counts_NL[n_remove - 1, selector.select(again, n_remove)] += 1

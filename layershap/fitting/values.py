@@ -1,11 +1,14 @@
-"""From evaluated masks to a surrogate, its quality on held-out masks, and the layers' values.
+"""From masks drawn at random to the layers' values and their errors.
 
-Shapes: M masks, L layers (here the removable ones), G folds, B resamples of the calibration sequences.
+A surrogate gives values in closed form, or nearly; what it misses on masks that it has not seen, averaged with the
+values' own weights, corrects them. So the values are unbiased whatever the surrogate, and the better it is the smaller
+their error. Only masks whose probability is known enter: none that a search chose.
+
+Shapes: M masks, L layers (here the free players), V veto players, G folds, B resamples of the calibration sequences.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -13,64 +16,85 @@ from typing import Any, Literal
 
 import numpy as np
 
-from layershap.exceptions import SurrogateQualityWarning
+from layershap.fitting.drawn import DrawnMasks
 from layershap.fitting.heldout import HeldOut, choose_surrogate, held_out
-from layershap.fitting.masks import check_n_remove
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
-from layershap.shapley import permutation, strata_around, stratified_marginals
+from layershap.shapley import SampledMasks, Semivalue, permutation, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate
 
-Weights = Literal["strata", "shapley"]
-
-_POOR_R2 = 0.5
 _N_PERMUTATIONS = 2000
 
 
 @dataclass(frozen=True)
-class SurrogateFit:
-    """A surrogate fitted on all masks, with what cross-validation and a bootstrap say of it.
+class ValueSettings:
+    """What values are asked for.
+
+    Attributes
+    ----------
+    strata : tuple of int or None
+        Numbers of kept players to average marginal contributions over (the paper); None for Shapley's weights.
+    n_marginals : int
+        Sampled masks per layer for a surrogate without a closed form (the paper's Q = 80,000).
+    unbiased : bool
+        Correct the surrogate's values by what it misses.
+    """
+
+    strata: tuple[int, ...] | None
+    n_marginals: int
+    unbiased: bool
+
+    def semivalue(self, n_players: int) -> Semivalue:
+        """The weights of coalition sizes."""
+        return Semivalue.shapley(n_players) if self.strata is None else Semivalue.of_strata(n_players, self.strata)
+
+
+@dataclass(frozen=True)
+class ValueFit:
+    """A surrogate fitted on all masks, values, and how sure they are.
 
     Attributes
     ----------
     surrogate : Surrogate
         Fitted on all M masks.
-    values : ndarray [L]
-        Read from it.
-    mask_errors : ndarray [L]
-        Delete-a-group jackknife over the folds: how much the values depend on which masks were drawn.
+    held_out : HeldOut
+        Predictions for unseen masks, and the surrogates of the folds.
+    masks, scores : ndarray [M, L], [M]
+        What they were fitted on.
+    choice : dict of str to float
+        Held-out R2 of the candidates, if the surrogate was chosen among several.
+    settings : ValueSettings
+        As asked.
+    values, mask_errors : ndarray [L]
+        Estimates, and their standard errors by which masks were drawn.
     calibration_errors : ndarray [L]
         Bootstrap over the calibration sequences: how much they depend on the text. NaN where that is unknown.
     resampled_values : ndarray [B, L]
         The values on each resample, behind the calibration errors.
-    held_out : HeldOut
-        Quality of predictions for unseen masks.
-    choice : dict of str to float
-        Held-out R2 of the candidates, if the surrogate was chosen among several.
+    missing : tuple of int
+        Numbers of kept players that enter the values and of which no mask was drawn: there the surrogate is believed.
     """
 
     surrogate: Surrogate
+    held_out: HeldOut
+    masks: MaskArray
+    scores: FloatArray
+    choice: dict[str, float]
+    settings: ValueSettings
     values: FloatArray
     mask_errors: FloatArray
     calibration_errors: FloatArray
     resampled_values: FloatArray
-    held_out: HeldOut
-    choice: dict[str, float]
+    missing: tuple[int, ...]
 
     @property
     def standard_errors(self) -> FloatArray:
         """Both errors together [L]; the calibration's counts where it is known."""
         return np.sqrt(self.mask_errors**2 + np.nan_to_num(self.calibration_errors) ** 2)
 
-    def diagnostics(self) -> dict[str, Any]:
-        """The surrogate's quality and the errors of the values, for ``diagnostics_``."""
-        return {
-            "held_out_r2": self.held_out.r2,
-            "held_out_spearman": self.held_out.spearman,
-            "held_out_strata": self.held_out.strata,
-            "surrogate_choice": self.choice,
-            "mask_errors": self.mask_errors,
-            "calibration_errors": self.calibration_errors,
-        }
+    def at(self, strata: Sequence[int], seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+        """Values over other strata, their errors by the masks drawn, and the sizes of which none was drawn."""
+        settings = ValueSettings(tuple(strata), self.settings.n_marginals, self.settings.unbiased)
+        return _estimate(self.surrogate, self.held_out, self.masks, self.scores, settings, seed)
 
 
 def check_weights(weights: Any, n_marginals: Any) -> None:
@@ -81,101 +105,107 @@ def check_weights(weights: Any, n_marginals: Any) -> None:
         raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {n_marginals!r}")
 
 
-def fit_surrogate(
+def fit_values(
     surrogate: Surrogate | Literal["auto"],
     masks_ML: MaskArray,
     scores_M: FloatArray,
     resampled_BM: FloatArray,
-    *,
-    weights: Weights,
-    strata: Sequence[int],
-    n_marginals: int,
+    settings: ValueSettings,
     rng: np.random.Generator,
-) -> SurrogateFit:
-    """Fit, cross-validate, and read the values.
+) -> ValueFit:
+    """Fit, cross-fit, and estimate the values.
 
     Parameters
     ----------
     surrogate : Surrogate or 'auto'
         Cloned, never changed. 'auto' chooses by cross-validation (`choose_surrogate`).
     masks_ML, scores_M : ndarray [M, L], [M]
-        Finite scores only.
+        Uniform within each size; finite scores only.
     resampled_BM : ndarray [B, M]
         The scores on resampled calibration sequences; B = 0 if they can't be had.
-    weights : {'strata', 'shapley'}
-        Marginal contributions averaged over the strata's sizes (the paper), or over all sizes with Shapley's weights.
-    strata : sequence of int
-        Numbers of kept layers.
-    n_marginals : int
-        Sampled masks per layer for a surrogate without a closed form (the paper's Q = 80,000).
+    settings : ValueSettings
+        What values are asked for.
     rng : numpy.random.Generator
         Of folds, seeds and samples.
-
-    Warns
-    -----
-    SurrogateQualityWarning
-        Held-out R2 below 0.5.
     """
     seed = int(rng.integers(2**31))
     n_layers = masks_ML.shape[1]
+    at_random = SampledMasks(masks_ML, settings.semivalue(n_layers)).at_random
     choice: dict[str, float] = {}
     if isinstance(surrogate, str):
-        surrogate, choice = choose_surrogate(masks_ML, scores_M, seed)
-
-    def values_of(model: Surrogate) -> FloatArray:
-        # The same draws for every fold, so that their spread is not the sampling's.
-        return surrogate_values(model, n_layers, weights, strata, n_marginals, np.random.default_rng(seed))
-
-    quality = held_out(surrogate, masks_ML, scores_M, seed)
-    if not quality.r2 >= _POOR_R2:
-        warnings.warn(
-            f"the surrogate predicts held-out masks poorly (R2 {quality.r2:.2f} on {len(scores_M)} masks), so the "
-            "values read from it can't be trusted. Raise n_masks, or use another surrogate (PairwiseRidge needs far "
-            "fewer masks than PaperMLP).",
-            SurrogateQualityWarning,
-            stacklevel=3,
-        )
-    values_GL = np.array([values_of(model) for model in quality.surrogates])
-    n_folds = len(values_GL)
-    jackknife = np.sqrt((n_folds - 1) / n_folds * ((values_GL - values_GL.mean(axis=0)) ** 2).sum(axis=0))
+        surrogate, choice = choose_surrogate(masks_ML, scores_M, seed, judged=at_random)
+    quality = held_out(surrogate, masks_ML, scores_M, seed, at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
+    values, errors, missing = _estimate(final, quality, masks_ML, scores_M, settings, seed)
     resampled_BL = np.empty((0, n_layers))
     calibration = np.full(n_layers, np.nan)
     if len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
-        resampled_BL = final.refitted_values(masks_ML, resampled_BM, strata if weights == "strata" else None)
+        resampled_BL = final.refitted_values(masks_ML, resampled_BM, settings.strata)
         calibration = resampled_BL.std(axis=0, ddof=1)
-    return SurrogateFit(final, values_of(final), jackknife, calibration, resampled_BL, quality, choice)
+        # Decisions on resamples are to scatter around the values, not around the surrogate's.
+        resampled_BL = resampled_BL + (values - final.refitted_values(masks_ML, scores_M[None], settings.strata))
+    return ValueFit(
+        final, quality, masks_ML, scores_M, choice, settings, values, errors, calibration, resampled_BL, missing
+    )
+
+
+def _estimate(
+    surrogate: Surrogate,
+    quality: HeldOut,
+    masks_ML: MaskArray,
+    scores_M: FloatArray,
+    settings: ValueSettings,
+    seed: int,
+) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+    """Values [L], their standard errors by the masks drawn, and sizes without a mask."""
+    n_layers = masks_ML.shape[1]
+
+    def values_of(model: Surrogate) -> FloatArray:
+        # The same draws for every fold, so that their spread is not the sampling's.
+        return surrogate_values(model, n_layers, settings, np.random.default_rng(seed))
+
+    values_GL = np.array([values_of(model) for model in quality.surrogates])
+    if not settings.unbiased:
+        n_folds = len(values_GL)
+        jackknife = np.sqrt((n_folds - 1) / n_folds * ((values_GL - values_GL.mean(axis=0)) ** 2).sum(axis=0))
+        return values_of(surrogate), jackknife, ()
+    sampled = SampledMasks(masks_ML, settings.semivalue(n_layers))
+    # Where all masks of a size are there nothing is held out: what all folds miss on average is then exactly added.
+    missed_M = scores_M - np.where(sampled.at_random, quality.predictions, quality.of_all_folds)
+    return (
+        values_GL.mean(axis=0) + sampled.values(missed_M),
+        sampled.standard_errors(missed_M),
+        tuple(sampled.missing),
+    )
 
 
 def surrogate_values(
-    surrogate: Surrogate,
-    n_layers: int,
-    weights: Weights,
-    strata: Sequence[int],
-    n_marginals: int,
-    rng: np.random.Generator,
+    surrogate: Surrogate, n_layers: int, settings: ValueSettings, rng: np.random.Generator
 ) -> FloatArray:
     """Values [L] of a fitted surrogate: in closed form if it knows them, else sampled in a few batched calls."""
     if isinstance(surrogate, ClosedFormSurrogate):
-        return surrogate.shapley_values(strata if weights == "strata" else None)
-    if weights == "strata":
-        return stratified_marginals(surrogate.predict, n_layers, strata, n_marginals, rng).values
+        return surrogate.shapley_values(settings.strata)
+    if settings.strata is not None:
+        return stratified_marginals(surrogate.predict, n_layers, settings.strata, settings.n_marginals, rng).values
     return permutation(surrogate.predict, _N_PERMUTATIONS, rng=rng, n_players=n_layers).values
 
 
-def values_around(
-    surrogate: Surrogate,
-    removable: MaskArray,
-    n_remove: int,
-    width: int,
-    n_marginals: int,
-    rng: np.random.Generator,
-) -> FloatArray:
-    """Values [L] over the sizes within `width` of `n_remove` removed layers; NaN for protected ones."""
-    count = check_n_remove(n_remove, removable)
-    n_players = int(removable.sum())
-    strata = strata_around(n_players, min(count, n_players - 1), width)
-    values = np.full(len(removable), np.nan)
-    values[removable] = surrogate_values(surrogate, n_players, "strata", strata, n_marginals, rng)
-    return values
+def veto_values(drawn: DrawnMasks) -> tuple[FloatArray, FloatArray]:
+    """Values [V] of the veto players and their standard errors by the masks drawn.
+
+    What the coalitions of the free players are worth with all veto players, averaged over the strata, less what they
+    are worth without the one. NaN where no mask without it was drawn.
+    """
+    kept_M = drawn.of_players.sum(axis=1)
+    of_strata = [drawn.scores[kept_M == size] for size in drawn.strata if (kept_M == size).any()]
+    count = drawn.veto_masks.shape[1]
+    if not count or not of_strata:
+        unknown = np.full(int(drawn.veto.sum()), np.nan)
+        return unknown, unknown.copy()
+    worth = float(np.mean([np.nanmean(scores) for scores in of_strata]))
+    variance = sum(np.nanvar(scores) / len(scores) for scores in of_strata) / len(of_strata) ** 2
+    # A lost model's score need not be finite; then there is no saying how much worse it is.
+    lost_VC = np.where(np.isfinite(drawn.veto_scores), drawn.veto_scores, np.nan)
+    spread_V = lost_VC.var(axis=1, ddof=1) if count > 1 else np.full(len(lost_VC), np.nan)
+    return worth - lost_VC.mean(axis=1), np.sqrt(variance + spread_V / count)

@@ -58,8 +58,9 @@ class CostEstimate:
         P.
     n_tokens : int
         Of the calibration set.
-    final_choice : tuple of CostEstimate
-        What `LayerPruner.fit` then spends on comparing its best sets on further sequences, part by part.
+    further : tuple of CostEstimate
+        What `LayerPruner.fit` then spends on further parts of the calibration text, part by part: the sets that are
+        still in the race, and the final choice.
     """
 
     n_masks: int
@@ -73,7 +74,7 @@ class CostEstimate:
     path: str
     n_players: int
     n_tokens: int
-    final_choice: tuple[CostEstimate, ...] = ()
+    further: tuple[CostEstimate, ...] = ()
 
     @property
     def forwards_saved(self) -> float:
@@ -82,25 +83,25 @@ class CostEstimate:
 
     @property
     def layer_run_tokens(self) -> int:
-        """Layer runs x tokens, the unit of a `budget`, the final choice included."""
-        return self.layer_runs * self.n_tokens + sum(part.layer_run_tokens for part in self.final_choice)
+        """Layer runs x tokens, further parts of the text included."""
+        return self.layer_runs * self.n_tokens + sum(part.layer_run_tokens for part in self.further)
 
     @property
     def total_seconds(self) -> float:
-        """Seconds, those of the final choice included."""
-        return self.seconds + sum(part.total_seconds for part in self.final_choice)
+        """Seconds, those of further parts of the text included."""
+        return self.seconds + sum(part.total_seconds for part in self.further)
 
     def __str__(self) -> str:
-        final = "".join(
-            f"\nfinal choice, {part.n_distinct} sets on {part.n_tokens:,} further tokens: {part.layer_runs:,} layer "
-            f"runs, about {part.seconds:,.0f} s"
-            for part in self.final_choice
+        further = "".join(
+            f"\n{part.n_distinct} of them on {part.n_tokens:,} further tokens: {part.layer_runs:,} layer runs, about "
+            f"{part.seconds:,.0f} s"
+            for part in self.further
         )
         return (
             f"{self.n_masks} masks ({self.n_distinct} distinct), {self.path} path: {self.layer_runs:,} layer runs "
             f"(one mask at a time {self.layer_runs_one_by_one:,}, zeroed {self.layer_runs_zeroed:,}), "
             f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, about "
-            f"{self.seconds:,.0f} s{final}"
+            f"{self.seconds:,.0f} s{further}"
         )
 
 

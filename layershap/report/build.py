@@ -69,7 +69,6 @@ def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> floa
 
 def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     """One record for each number of layers that the pruner can remove."""
-    known = {mask.tobytes(): float(score) for mask, score in zip(pruner.masks_, pruner.scores_, strict=True)}
     records = []
     for n_remove in range(1, pruner.max_remove_ + 1):
         layers = pruner.removed_layers(n_remove)
@@ -81,7 +80,7 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
                 n_remove=n_remove,
                 layers=tuple(layers),
                 probabilities=None if np.isnan(sure).any() else tuple(sure.tolist()),
-                score=known.get(mask_L.tobytes()),
+                score=_known(pruner.removal_scores_[n_remove - 1]),
                 predicted_score=_predicted(pruner, mask_L),
                 n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),
                 n_bytes=pruner.inspection_.n_bytes - sum(layer.n_bytes for layer in freed),
@@ -90,14 +89,18 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     return tuple(records)
 
 
+def _known(score: float) -> float | None:
+    return None if np.isnan(score) else float(score)
+
+
 def _predicted(pruner: LayerPruner, mask_L: MaskArray) -> float:
     return float(np.asarray(pruner.surrogate_.predict(mask_L[None, pruner.removable_]))[0])
 
 
 def surrogate_record(pruner: LayerPruner) -> SurrogateRecord:
     """The surrogate with its held-out predictions."""
-    finite = np.isfinite(pruner.scores_)
-    interactions = getattr(pruner.surrogate_, "interactions_", None)
+    finite = np.isfinite(pruner.scores_) & np.isfinite(pruner.predictions_)
+    interactions = None if pruner.interactions_ is None else pruner.interactions_[np.ix_(*2 * [pruner.removable_])]
     return SurrogateRecord(
         name=repr(pruner.surrogate_),
         held_out_r2=pruner.diagnostics_["held_out_r2"],
@@ -117,7 +120,7 @@ def calibration_record(pruner: LayerPruner) -> CalibrationRecord:
         seq_len=provenance.pop("seq_len"),
         digest=str(pruner.fingerprint_["calibration"]),
         provenance=provenance,
-        final_sequences=pruner.diagnostics_.get("final_sequences"),
+        final_sequences=provenance["n_held_back"] or None,
     )
 
 

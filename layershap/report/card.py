@@ -64,7 +64,7 @@ def _body(
         "how well the model does with only some of its layers.",
         "## How it was chosen",
         f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})"
-        + ("" if text.final_sequences is None else f", and {text.final_sequences} for the final choice"),
+        + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),
         f"- score: {fit.utility}; all layers {fit.baseline_score:.4g}, this model {score} "
         f"(predicted {removal.predicted_score:.4g})",
         f"- surrogate: {report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}",

@@ -62,7 +62,7 @@ class RemovalRecord:
         For each of `layers`, how often it is among the n removed when the calibration sequences are resampled; None
         where they can't be.
     score : float or None
-        Of the masked model on the calibration text, where this set was among the evaluated ones.
+        Of the masked model, on the calibration text held back from the search where there was any.
     predicted_score : float
         By the surrogate.
     n_parameters, n_bytes : int
@@ -89,9 +89,9 @@ class SurrogateRecord:
     held_out_r2, held_out_spearman : float
         Between `scores` and `predictions`.
     n_removed, scores, predictions : tuple [M]
-        For each evaluated mask with a finite score: layers removed, measured score, held-out prediction.
+        For each mask drawn at random with a finite score: layers removed, measured score, held-out prediction.
     interactions : tuple [P] of tuple [P], or None
-        Pairwise interactions of the removable layers, for a surrogate that has them.
+        Pairwise interactions of the removable layers, for a surrogate that has them; NaN for veto players.
     """
 
     name: str
@@ -116,7 +116,7 @@ class CalibrationRecord:
     provenance : dict
         Source, tokenizer, BOS policy, texts used.
     final_sequences : int or None
-        Sequences, these among them, that the final choice was made on, where there were more.
+        How many of them were held back from the search for the final choice, if any were.
     """
 
     n_sequences: int

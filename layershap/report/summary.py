@@ -24,7 +24,7 @@ def tables(report: PruningReport) -> dict[str, Table]:
 def summary_table(report: PruningReport) -> Table:
     """What was fitted, on what, how, and at which cost."""
     fit, cost, text = report.fit, report.cost, report.calibration
-    final = "" if text.final_sequences is None else f"; final choice on {text.final_sequences}"
+    final = "" if text.final_sequences is None else f", {text.final_sequences} of them held back for the final choice"
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
     rows: list[tuple[Cell, ...]] = [
         ("model", f"{fit.model_class}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),

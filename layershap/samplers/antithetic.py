@@ -32,6 +32,8 @@ class AntitheticSampler(BaseEstimator):
     Mitchell et al., Sampling permutations for Shapley value estimation, 2022 (antithetic draws).
     """
 
+    uniform_within_sizes = True
+
     def __init__(self, strata: Sequence[int] | Sequence[float] | None = None) -> None:
         self.strata = strata
 

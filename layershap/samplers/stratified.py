@@ -14,14 +14,15 @@ from sklearn.base import BaseEstimator
 
 from layershap.protocols import MaskArray, Sampler
 from layershap.samplers.distinct import distinct_masks
-from layershap.shapley import sample_strata
+from layershap.shapley import Semivalue, sample_strata
 
 PAPER_FRACTIONS = (0.94, 0.84, 0.75, 0.66, 0.56)
 """Kept fractions of the paper's strata: 30, 27, 24, 21 and 18 of 32 layers."""
 
 
-def strata_sizes(strata: Sequence[int] | Sequence[float] | None, n_layers: int) -> list[int]:
-    """Numbers of kept layers: ints as they are, fractions of L rounded; the paper's fractions by default.
+def strata_sizes(strata: Sequence[int] | Sequence[float] | str | None, n_layers: int) -> list[int]:
+    """Numbers of kept layers: ints as they are, fractions of L rounded; the paper's fractions by default, 'all' for
+    all.
 
     Raises
     ------
@@ -30,6 +31,10 @@ def strata_sizes(strata: Sequence[int] | Sequence[float] | None, n_layers: int) 
     TypeError
         Neither an int nor a float.
     """
+    if isinstance(strata, str):
+        if strata != "all":
+            raise ValueError(f"strata must be numbers, fractions or 'all', got {strata!r}")
+        return list(range(n_layers + 1))
     chosen: Sequence[Any] = PAPER_FRACTIONS if strata is None else strata
     sizes: list[int] = []
     for value in chosen:
@@ -58,28 +63,42 @@ class StratifiedSampler(BaseEstimator):
     Parameters
     ----------
     strata : sequence of int or float, optional
-        Kept layers (ints) or fractions of L (floats). By default the paper's (0.94, 0.84, 0.75, 0.66, 0.56).
+        Kept layers (ints) or fractions of L (floats), or 'all' sizes. By default the paper's (0.94, 0.84, 0.75, 0.66,
+        0.56).
     replace : bool, default=False
         False draws distinct masks, and what a small stratum can't use goes to the others, so every mask asked for is
         new information. True draws independently, as the paper does.
     leave_one_out : bool, default=False
-        Begin with the masks that lack one layer, which tell the hopeless layers.
+        Begin with the masks that lack one layer, which tell the veto players.
+    neighbours : bool, default=False
+        Draw from all the sizes that the strata's marginal contributions are made of, which are one layer larger and
+        smaller too, in proportion to their weight in a value. Only then can values be estimated from the masks without
+        relying on the surrogate.
+
+    Attributes
+    ----------
+    uniform_within_sizes : bool
+        True: among the masks of a size each is as likely as any other.
 
     References
     ----------
     Pruning as a Cooperative Game, arXiv 2602.07804, section 3.
     """
 
+    uniform_within_sizes = True
+
     def __init__(
         self,
-        strata: Sequence[int] | Sequence[float] | None = None,
+        strata: Sequence[int] | Sequence[float] | str | None = None,
         *,
         replace: bool = False,
         leave_one_out: bool = False,
+        neighbours: bool = False,
     ) -> None:
         self.strata = strata
         self.replace = replace
         self.leave_one_out = leave_one_out
+        self.neighbours = neighbours
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
         """Masks [M, L]; M < n_masks only if there are no more distinct masks in the strata."""
@@ -88,6 +107,9 @@ class StratifiedSampler(BaseEstimator):
         if self.replace:
             return np.concatenate([first, sample_strata(n_layers, sizes, n_masks - len(first), rng)])
         weights = {k: float(sizes.count(k)) for k in sizes}
+        if self.neighbours:
+            semivalue = Semivalue.of_strata(n_layers, sizes)
+            weights = {int(k): float(semivalue.spread[k]) for k in semivalue.sizes}
         return np.concatenate([first, distinct_masks(n_layers, weights, n_masks - len(first), rng, first)])
 
 

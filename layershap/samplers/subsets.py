@@ -23,6 +23,8 @@ class SubsetSampler(BaseEstimator):
         Largest set, r.
     """
 
+    uniform_within_sizes = True
+
     def __init__(self, max_removed: int = 2) -> None:
         self.max_removed = max_removed
 

@@ -45,9 +45,16 @@ def best_of_size(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int, count
 
 
 def removable_sets(game: EvaluatedGame) -> tuple[MaskArray, FloatArray]:
-    """The evaluated masks that stand for sets which the model can lose, and their scores."""
-    rows = game.allowed(game.masks)
+    """The masks scored on all of the text that stand for sets which the model can lose, and their scores."""
+    rows = game.allowed(game.masks) & game.complete
     return game.masks[rows], game.scores[rows]
+
+
+def race_the_best(game: EvaluatedGame, masks_NP: MaskArray, *, n_best: int) -> None:
+    """Race new sets against the best `n_best` known ones of their sizes."""
+    masks, scores = removable_sets(game)
+    known = [best_of_size(masks, scores, int(size), n_best)[0] for size in np.unique((~masks_NP).sum(axis=1))]
+    game.race(np.concatenate([masks_NP, *known]), n_best)
 
 
 def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:

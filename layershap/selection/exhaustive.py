@@ -52,7 +52,7 @@ class Exhaustive(BaseEstimator):
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate them all in one call; the surrogate isn't used."""
         everyone = np.ones(game.n_players, dtype=bool)
-        game(np.concatenate([subsets(everyone, n) for n in range(1, max_remove + 1)]))
+        game.race(np.concatenate([subsets(everyone, n) for n in range(1, max_remove + 1)]))
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers of the best set of this size."""

@@ -9,7 +9,14 @@ import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import finite_or_worst, select_best, tied_sets, warn_of_tie
+from layershap.selection.best import (
+    best_score,
+    finite_or_worst,
+    removable_sets,
+    select_best,
+    tied_sets,
+    warn_of_tie,
+)
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import children
 
@@ -109,14 +116,18 @@ def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[
 
 
 def _best_of(game: EvaluatedGame, candidates_NP: MaskArray) -> MaskArray:
-    return candidates_NP[int(np.argmax(finite_or_worst(game(candidates_NP))))]
+    game.race(candidates_NP)
+    complete = {mask.tobytes() for mask in game.masks[game.complete]}
+    finalists_NP = candidates_NP[[mask.tobytes() in complete for mask in candidates_NP]]
+    return finalists_NP[int(np.argmax(finite_or_worst(game(finalists_NP))))]
 
 
 def _best_child(game: EvaluatedGame, candidates_NP: MaskArray) -> MaskArray:
     """The best candidate: the most promising quarter is evaluated, then those that the bounds don't exclude."""
-    bounds_N = upper_bounds(candidates_NP, game.masks, game.scores)
+    bounds_N = upper_bounds(candidates_NP, *removable_sets(game))
     order = np.argsort(-bounds_N, kind="stable")
     first, rest = np.split(order, [-(-len(order) // 4)])
-    best = finite_or_worst(game(candidates_NP[first])).max()
+    game.race(candidates_NP[first])
+    best = best_score(*removable_sets(game), int((~candidates_NP[0]).sum()))
     contenders = np.sort(np.concatenate([first, rest[bounds_N[rest] >= best]]))
     return _best_of(game, candidates_NP[contenders])

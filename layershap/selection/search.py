@@ -5,13 +5,14 @@ Shapes: P players (removable layers), M evaluated masks, N other masks. True = l
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
-from layershap.selection.best import best_evaluated, best_score, removable_sets, select_best
+from layershap.selection.best import best_evaluated, best_score, race_the_best, removable_sets, select_best
 from layershap.selection.bounds import largest_rise
 from layershap.selection.greedy import greedy_masks, greedy_path
 from layershap.selection.neighbourhoods import Predict, best_predicted, children, parents, swaps, top
@@ -52,6 +53,9 @@ class SurrogateSearch(BaseEstimator):
         True follows greedy's path with the bounds of `Greedy`, which spares about a third of its masks. On the trained
         models measured the path is the same; where removing further layers raises the score, it need not be, and the
         result can be worse than greedy's.
+    held_back : float, default=0.25
+        Share of the calibration sequences that the search does not see: the final choice among its best sets of each
+        size, and their scores in the report, come from them. Of fewer than 32 sequences none are held back.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class SurrogateSearch(BaseEstimator):
         width: int = 32,
         n_parents: int = 2,
         bounded: bool = False,
+        held_back: float = 0.25,
     ) -> None:
         self.n_neighbours = n_neighbours
         self.n_global = n_global
@@ -72,6 +77,7 @@ class SurrogateSearch(BaseEstimator):
         self.width = width
         self.n_parents = n_parents
         self.bounded = bounded
+        self.held_back = held_back
 
     def n_required(self, n_players: int, max_remove: int) -> int:
         """Masks that greedy's path may need; what it doesn't need is searched with.
@@ -132,6 +138,9 @@ class SurrogateSearch(BaseEstimator):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
                 raise ValueError(f"SurrogateSearch's {name} must be an int of at least {smallest}, got {value!r}")
+        share: Any = self.held_back
+        if not isinstance(share, Real) or not 0 <= float(share) < 1:
+            raise ValueError(f"SurrogateSearch's held_back must lie in [0, 1), got {share!r}")
 
     def _proposals(
         self, game: EvaluatedGame, predict: Predict, free_P: MaskArray, n_remove: int, predicted_NP: MaskArray
@@ -158,8 +167,8 @@ class SurrogateSearch(BaseEstimator):
 def _hopeless(game: EvaluatedGame, max_remove: int) -> MaskArray:
     """Players whose removal alone is worse than the best known set of `max_remove` players [P]."""
     alone = ~np.eye(game.n_players, dtype=bool)
-    worst = best_score(*removable_sets(game), max_remove) - largest_rise(game.masks, game.scores)
-    hopeless_P = ~(game(alone) >= worst)
+    worst = best_score(*removable_sets(game), max_remove) - largest_rise(*removable_sets(game))
+    hopeless_P = ~(game.race(alone) >= worst)
     # A game so rough that nothing is left to choose from has no hopeless players.
     return hopeless_P if (~hopeless_P).sum() > max_remove else np.zeros(game.n_players, dtype=bool)
 
@@ -195,5 +204,5 @@ def _evaluate(game: EvaluatedGame, masks: list[MaskArray], at_most: int) -> int:
     """Evaluate the first of these masks, as many as asked for and as the budget allows; returns their number."""
     affordable = masks[: min(at_most, game.n_left)]
     if affordable:
-        game(np.array(affordable))
+        race_the_best(game, np.array(affordable), n_best=1)
     return len(affordable)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from layershap.protocols import EvaluatedGame, MaskArray
-from layershap.selection.best import best_of_size, removable_sets
+from layershap.selection.best import best_of_size, race_the_best, removable_sets
 from layershap.selection.bounds import upper_bounds
 from layershap.selection.neighbourhoods import Predict, children
 
@@ -43,7 +43,7 @@ def widen(
         share = (game.n_left - n_kept) * n_remove // sum(range(n_remove, max_remove + 1))
         if share > 0 and len(fresh_NP := _children_of_best(game, free_P, n_remove, n_parents)):
             order = np.argsort(-predict(fresh_NP), kind="stable")
-            game(fresh_NP[order[:share]])
+            race_the_best(game, fresh_NP[order[:share]], n_best=n_parents)
 
 
 def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_parents: int) -> MaskArray:
@@ -58,4 +58,4 @@ def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_p
     known = {mask.tobytes() for mask in game.masks}
     fresh = game.allowed(sets_NP) & np.array([mask.tobytes() not in known for mask in sets_NP], dtype=bool)
     to_beat = best_scores[-1] if len(best_scores) == n_parents else -np.inf
-    return sets_NP[fresh & (upper_bounds(sets_NP, game.masks, game.scores) >= to_beat)]
+    return sets_NP[fresh & (upper_bounds(sets_NP, masks, scores) >= to_beat)]

@@ -15,12 +15,16 @@ from layershap.shapley.interactions import (
 from layershap.shapley.kernel import kernel
 from layershap.shapley.ordering import removal_order
 from layershap.shapley.permutations import permutation
+from layershap.shapley.sampled import SampledMasks
+from layershap.shapley.semivalues import Semivalue
 from layershap.shapley.strata import sample_strata, strata_around, stratified_marginals
 
 __all__ = [
     "MAX_EXACT_PLAYERS",
     "Interactions",
+    "SampledMasks",
     "SampledValues",
+    "Semivalue",
     "all_masks",
     "exact",
     "exact_from_table",

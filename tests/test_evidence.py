@@ -1,9 +1,8 @@
-"""The budget in layer runs x tokens, what is resampled from the calibration sequences, and bad input before work."""
+"""How many masks, what is resampled from the calibration sequences, and bad input before work."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,17 +22,14 @@ from layershap import (
     SurrogateQualityWarning,
     SurrogateSearch,
     TiedSelectionWarning,
-    compare,
     shapley,
 )
-from layershap.datasets import load_calibration_text, tiny_random
-from layershap.fitting.budget import spend
-from layershap.fitting.masks import default_masks, share_masks
-from layershap.fitting.record import RecordedGame
+from layershap.datasets import tiny_random
+from layershap.fitting.masks import share_masks
 from layershap.fitting.resampling import calibration_errors
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
-from layershap.selection.greedy import greedy_masks, greedy_path
+from layershap.selection.greedy import greedy_masks
 from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
 
@@ -47,36 +43,20 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def fitted(stories, stories_calibration):
-    return LayerPruner(random_state=0).fit(stories[0], stories_calibration)
+    return LayerPruner(random_state=0, keep_veto=False).fit(stories[0], stories_calibration)
 
 
-def test_a_budget_buys_masks_first_then_sequences(gpt2):
-    ids = torch.arange(8 * 32).reshape(8, 32) + 100
-    calibration = Calibration(ids, ids.clone())
-    masks = (default_masks(SurrogateSearch(), 12, 8) * 6.5 + 12) * 32  # on one sequence
-    for sequences, searched, more in ((1, 1, [1, 2, 4]), (3, 2, [2, 4]), (6, 4, [4]), (8, 8, []), (20, 8, [])):
-        spending = spend(calibration, None, None, sequences * masks, None, SurrogateSearch(), 12, 0, None)
-        assert spending.calib_data.n_sequences == searched
-        assert [part.n_sequences for part in spending.more] == more
-        assert spending.max_layer_runs == sequences * masks / (searched * 32)
-    taken = spend(calibration, None, None, 3 * masks, None, SurrogateSearch(), 12, 0, None).calib_data
-    assert len(taken.ids_ST) == 2
-    assert all((row == ids).all(dim=1).any() for row in taken.ids_ST)
-    assert taken.provenance["sequences_given"] == 8
-    assert spend(calibration, None, None, 3 * masks, None, ShapleyRanking(), 12, 0, None).calib_data.n_sequences == 3
-    for part, selector in ((None, SurrogateSearch()), (4, ShapleyRanking())):
-        untouched = spend("text", None, None, None, part, selector, 12, 0, None)
-        assert (untouched.calib_data, untouched.max_layer_runs, untouched.more) == ("text", None, ())
-
-
-def test_the_sampler_has_80_masks_half_of_what_is_spare_or_what_the_search_can_not_use():
+def test_the_values_have_9_masks_for_each_layer_half_of_what_is_spare_or_what_the_search_can_not_use():
     selector, required = SurrogateSearch(), greedy_masks(12, 8)
     useful = selector.n_useful(12, 8)
-    assert share_masks(None, selector, 12, 8) == (useful + 80, 80)
+    assert share_masks(None, selector, 12, 8) == (useful + 108, 108)
     assert share_masks(useful + 500, selector, 12, 8) == (useful + 500, 500)
     assert share_masks(required + 100, selector, 12, 8) == (required + 100, 50)
-    assert share_masks(required, selector, 12, 8) == (required, 12)
-    assert share_masks(None, Greedy(), 12, 8) == (required + 80, 80)
+    assert share_masks(required, selector, 12, 8) == (required, 0)
+    assert share_masks(None, Greedy(), 12, 8) == (required + 108, 108)
+    assert share_masks(None, ShapleyRanking(), 12, 8) == (256, 244)
+    assert share_masks(None, ShapleyRanking(), 12, 8, keep_veto=False) == (256, 256)
+    assert share_masks(None, ShapleyRanking(), 30, 8) == (300, 270)
 
 
 def test_a_search_that_does_not_say_how_much_it_can_use_is_refused(tiny):
@@ -87,75 +67,7 @@ def test_a_search_that_does_not_say_how_much_it_can_use_is_refused(tiny):
         LayerPruner(selector=Silent(), random_state=0).fit(tiny, IDS)
 
 
-def test_without_a_budget_a_search_has_the_sequences_asked_for_and_the_final_choice_the_others():
-    for given, asked, searched, more in (
-        (33, 32, 32, [1]),
-        (200, 50, 50, [50, 100]),
-        (200, 64, 64, [64, 72]),
-        (200, 200, 200, []),
-    ):
-        ids = torch.arange(given * 4).reshape(given, 4)
-        spending = spend(Calibration(ids, ids.clone()), None, None, None, asked, SurrogateSearch(), 12, 0, None)
-        assert [part.n_sequences for part in (spending.calib_data, *spending.more)] == [searched, *more]
-        seen = torch.cat([part.ids_ST for part in (spending.calib_data, *spending.more)])
-        assert torch.equal(seen.sort(dim=0).values, ids)
-    for wrong in (0, True, 2.5, "some"):
-        with pytest.raises(ValueError, match="search_sequences must be a positive int, or None for all, got"):
-            spend(Calibration(ids, ids.clone()), None, None, None, wrong, SurrogateSearch(), 12, 0, None)
-
-
-def test_the_final_choice_is_never_worse_than_greedys_sets_on_all_text(gpt2):
-    ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
-    calibration = Calibration(ids, ids.clone())
-    pruner = LayerPruner(search_sequences=2, max_remove=4, random_state=0).fit(gpt2[0], calibration)
-    diagnostics = pruner.diagnostics_
-    assert (diagnostics["calibration"]["n_sequences"], diagnostics["final_sequences"]) == (2, 8)
-    assert "2 x 32 tokens; final choice on 8" in str(pruner.report_)
-    assert pruner.report_.cost.layer_run_tokens == diagnostics["layer_run_tokens"] > diagnostics["layer_runs"] * 2 * 32
-    table = compare(gpt2[0], calibration, calibration, {"search": pruner}, n_removes=[4])
-    assert table.costs["search"].layer_runs == round(diagnostics["layer_run_tokens"] / (8 * 32))
-    greedy = Greedy()
-    evidence = pruner._evidence()
-    every = LayerGame(gpt2[0], calibration)
-    for n_remove in range(1, 5):
-        path = np.ones((1, 12), dtype=bool)
-        path[0, greedy.select(replace(evidence, final_masks=None), n_remove)] = False
-        assert every(pruner.final_masks_[n_remove - 1][None])[0] >= every(path)[0] - 1e-12
-
-
-def test_what_was_spent_is_within_the_budget_and_the_final_choice_is_made_on_more_text(gpt2):
-    ids = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=32, n_sequences=8).ids_ST
-    calibration = Calibration(ids, ids.clone())
-    budget = 3 * (default_masks(SurrogateSearch(), 12, 4) * 6.5 + 12) * 32
-    pruner = LayerPruner(budget=budget, max_remove=4, random_state=0).fit(gpt2[0], calibration)
-    search_alone = pruner.diagnostics_["layer_runs"] * 2 * 32
-    assert search_alone < pruner.diagnostics_["layer_run_tokens"] <= budget
-    searched, final = pruner.diagnostics_["calibration"]["n_sequences"], pruner.diagnostics_["final_sequences"]
-    assert (searched, final) == (2, 8)
-    # Halving written out: the best 8 on 2 sequences go on, the best 4 of them on 4, the best of these on all 8; and at
-    # each step greedy's set.
-    spending = spend(calibration, None, None, budget, None, SurrogateSearch(), 12, 0, 4)
-    texts = [spending.calib_data.ids_ST]
-    for part in spending.more:
-        texts.append(torch.cat([texts[-1], part.ids_ST]))
-    games = [LayerGame(gpt2[0], Calibration(text, text)) for text in texts]
-    path = greedy_path(RecordedGame(games[0], np.ones(12, dtype=bool), 100), 4, bounded=False)
-    for n_remove in range(1, 5):
-        alive = np.unique(pruner.masks_[(~pruner.masks_).sum(axis=1) == n_remove], axis=0)
-        for game, kept in zip(games, (8, 4, 1), strict=True):
-            alive = alive[np.argsort(-game(alive))[:kept]]
-            if kept > 1:
-                alive = np.unique(np.concatenate([alive, path[n_remove - 1][None]]), axis=0)
-        assert np.array_equal(pruner.get_support(n_remove), alive[0])
-        assert np.array_equal(pruner.final_masks_[n_remove - 1], alive[0])
-
-
-def test_too_small_a_budget_says_what_each_part_needs(tiny):
-    with pytest.raises(ValueError, match=r"at least 14 masks .* up to 4 of 5 .*3 layer runs.*minimum is 1128"):
-        LayerPruner(budget=100).fit(tiny, IDS)
-    assert LayerPruner(budget=1128, random_state=0).fit(tiny, IDS).diagnostics_["calibration"]["n_sequences"] == 1
-    with pytest.raises(ValueError, match="positive"):
-        LayerPruner(budget=0).fit(tiny, IDS)
+def test_too_few_masks_say_what_each_part_needs(tiny):
     with pytest.raises(ValueError, match=r"SurrogateSearch may need 14 masks for max_remove=4.*The minimum is 14"):
         LayerPruner(n_masks=13).fit(tiny, IDS)
     with pytest.raises(ValueError, match=r"Exhaustive may need 30 masks"):
@@ -201,7 +113,7 @@ def test_removal_probabilities_and_calibration_errors(fitted, stories, stories_c
         assert fitted.removal_probabilities_[n_remove - 1][fitted.removed_layers(n_remove)].mean() > 0.5
     # Twice the text of the same kind: the error of the values falls by the square root of two.
     doubled = Calibration(stories_calibration.ids_ST.repeat(2, 1), stories_calibration.labels_ST.repeat(2, 1))
-    again = LayerPruner(random_state=0).fit(stories[0], doubled)
+    again = LayerPruner(random_state=0, keep_veto=False).fit(stories[0], doubled)
     ratio = again.diagnostics_["calibration_errors"] / fitted.diagnostics_["calibration_errors"]
     assert np.median(ratio) == pytest.approx(2**-0.5, abs=0.12)
     combined = fitted.diagnostics_["mask_errors"] ** 2 + fitted.diagnostics_["calibration_errors"] ** 2
@@ -245,19 +157,11 @@ def test_without_anything_to_resample(tiny):
     assert ridge.removal_probabilities_.sum(axis=1) == pytest.approx([1, 2, 3, 4])
 
 
-def test_values_at_one_depth(fitted):
-    surrogate = fitted.surrogate_
-    assert fitted.contributions_at(2) == pytest.approx(surrogate.shapley_values([2, 3, 4]))
-    assert fitted.contributions_at(3, width=0) == pytest.approx(surrogate.shapley_values([2]))
-    with pytest.raises(ValueError, match=r"\[1, 4\]"):
-        fitted.contributions_at(5)
-
-
 def test_auto_surrogate_and_an_ensemble(tiny):
     pruner = LayerPruner(surrogate="auto", random_state=0).fit(tiny, IDS)
     choice = pruner.diagnostics_["surrogate_choice"]
     assert type(pruner.surrogate_).__name__ == max(choice, key=choice.get)
-    assert sum(stratum["n_masks"] for stratum in pruner.diagnostics_["held_out_strata"]) == len(pruner.masks_)
+    assert set(choice) == {"LinearRidge", "PairwiseRidge", "HammingProcess", "PaperMLP"}
     ensemble = LayerPruner(surrogate=BootstrapEnsemble(n_members=3), n_marginals=200, random_state=0).fit(tiny, IDS)
     assert np.isfinite(ensemble.contributions_).all()
 

@@ -1,0 +1,209 @@
+"""Values, errors and predictions over all layers, from the values of the free players and of those with a veto.
+
+Shapes: M masks, L layers, F free players, P removable layers, B resamples of the calibration sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layershap.fitting.evidence import Evidence, Request, value_parts
+from layershap.fitting.resampling import resampled_scores
+from layershap.fitting.text import TextParts
+from layershap.fitting.text_game import TextGame
+from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_values
+from layershap.protocols import (
+    FloatArray,
+    MaskArray,
+    SelectionEvidence,
+    SequenceStatistics,
+    Surrogate,
+    UniformSampler,
+    Utility,
+)
+from layershap.shapley import strata_around
+from layershap.surrogates.fresh import fresh_surrogate
+
+N_RESAMPLES = 200
+"""Bootstrap resamples of the calibration sequences: a probability of 0.5 is then known to 0.035."""
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """What the masks drawn at random say of each layer.
+
+    Attributes
+    ----------
+    fit : ValueFit
+        Over the free players.
+    free, veto : ndarray [L] of bool
+        Which layers these are.
+    values, mask_errors, calibration_errors : ndarray [L]
+        Values and their standard errors, by the masks and by the text; NaN for protected layers.
+    resampled_values : ndarray [B, L]
+        The values on resampled calibration sequences.
+    surrogate : Surrogate
+        Fitted on the columns of all removable layers.
+    predictions : ndarray [M]
+        Held-out predictions of the evaluated masks that were drawn at random over the free players; NaN for others.
+    leave_one_outs : ndarray [L]
+        What each layer adds to all others, NaN where that was not measured.
+    share_above : float
+        Share of the masks drawn that score higher than the whole model.
+    """
+
+    fit: ValueFit
+    free: MaskArray
+    veto: MaskArray
+    values: FloatArray
+    mask_errors: FloatArray
+    calibration_errors: FloatArray
+    resampled_values: FloatArray
+    surrogate: Surrogate
+    predictions: FloatArray
+    leave_one_outs: FloatArray
+    share_above: float
+
+    @property
+    def standard_errors(self) -> FloatArray:
+        """Both errors together [L]; the calibration's counts where it is known."""
+        return np.sqrt(self.mask_errors**2 + np.nan_to_num(self.calibration_errors) ** 2)
+
+    @property
+    def doubtful(self) -> list[int]:
+        """Layers whose value has another sign than what they add to all others, beyond two standard errors.
+
+        An exact value is not doubted.
+        """
+        contradicts = (np.sign(self.values) * np.sign(self.leave_one_outs) < 0) & (self.mask_errors > 0)
+        return [int(layer) for layer in np.flatnonzero(contradicts & (np.abs(self.values) > 2 * self.standard_errors))]
+
+    @property
+    def interactions(self) -> FloatArray | None:
+        """Pairwise interactions [L, L] over the values' sizes, NaN beyond the free players; None if unknown."""
+        known = getattr(self.fit.surrogate, "interaction_values", None)
+        if known is None:
+            return None
+        found = np.full((len(self.free), len(self.free)), np.nan)
+        found[np.ix_(self.free, self.free)] = known(self.fit.settings.strata)
+        return found
+
+    def at(self, n_remove: int, width: int, seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
+        """Values [L] over coalitions that lack `n_remove` layers give or take `width`, their errors by the masks drawn,
+        and the numbers of kept players of which no mask was drawn. NaN beyond the free players.
+        """
+        n_free = int(self.free.sum())
+        values, errors, missing = self.fit.at(strata_around(n_free, min(n_remove, n_free - 1), width), seed)
+        over_layers = np.full((2, len(self.free)), np.nan)
+        over_layers[:, self.free] = values, errors
+        return over_layers[0], over_layers[1], missing
+
+    def diagnostics(self) -> dict[str, Any]:
+        """The surrogate's quality and the errors of the values, for ``diagnostics_``."""
+        return {
+            "held_out_r2": self.fit.held_out.r2,
+            "held_out_spearman": self.fit.held_out.spearman,
+            "held_out_strata": self.fit.held_out.strata,
+            "surrogate_choice": self.fit.choice,
+            "mask_errors": self.mask_errors,
+            "calibration_errors": self.calibration_errors,
+            "strata": self.fit.settings.strata,
+            "unbiased": self.fit.settings.unbiased,
+            "missing_sizes": list(self.fit.missing),
+            "doubtful": self.doubtful,
+        }
+
+
+def fit_contributions(
+    game: TextGame, text: TextParts, evidence: Evidence, request: Request, rng: np.random.Generator
+) -> Contributions:
+    """Estimate the layers' values from the masks that were drawn at random."""
+    drawn = evidence.drawn
+    finite = np.isfinite(drawn.scores)
+    masks = drawn.of_players
+    strata = None if request.weights == "shapley" else drawn.strata
+    uniform = isinstance(request.sampler, UniformSampler) and bool(request.sampler.uniform_within_sizes)
+    settings = ValueSettings(strata, request.n_marginals, request.unbiased and uniform)
+    statistics = None
+    if isinstance(game.utility, Utility):
+        statistics = game.statistics(drawn.masks[finite], value_parts(text))
+    resampled = resampled_scores(game.utility, statistics, N_RESAMPLES, rng)
+    fit = fit_values(request.surrogate, masks[finite], drawn.scores[finite], resampled, settings, rng)
+    n_layers = len(evidence.removable)
+    values, mask_errors, calibration = (np.full(n_layers, np.nan) for _ in range(3))
+    values[drawn.free], mask_errors[drawn.free], calibration[drawn.free] = (
+        fit.values,
+        fit.mask_errors,
+        fit.calibration_errors,
+    )
+    values[drawn.veto], mask_errors[drawn.veto] = veto_values(drawn)
+    resampled_values = np.tile(values, (len(fit.resampled_values), 1))
+    resampled_values[:, drawn.free] = fit.resampled_values
+    predictions = np.full(len(evidence.masks), np.nan)
+    start = min(drawn.n_known, 1)
+    places = np.flatnonzero(finite[start:])
+    predictions[places] = fit.held_out.predictions[finite[:start].sum() :]
+    return Contributions(
+        fit=fit,
+        free=drawn.free,
+        veto=drawn.veto,
+        values=values,
+        mask_errors=mask_errors,
+        calibration_errors=calibration,
+        resampled_values=resampled_values,
+        surrogate=_of_all_players(fit, evidence, rng),
+        predictions=predictions,
+        leave_one_outs=_leave_one_outs(evidence),
+        share_above=float((drawn.scores[start:] > evidence.baseline).mean()),
+    )
+
+
+def _of_all_players(fit: ValueFit, evidence: Evidence, rng: np.random.Generator) -> Surrogate:
+    """The surrogate over all removable layers, those with a veto included."""
+    drawn = evidence.drawn
+    seed = int(rng.integers(2**31))
+    if not drawn.veto.any():
+        return fit.surrogate
+    masks = np.concatenate([drawn.masks, drawn.veto_masks.reshape(-1, len(drawn.veto))])
+    scores = np.concatenate([drawn.scores, drawn.veto_scores.reshape(-1)])
+    alone = (~evidence.masks).sum(axis=1) == 1
+    masks, scores = np.concatenate([masks, evidence.masks[alone]]), np.concatenate([scores, evidence.scores[alone]])
+    finite = np.isfinite(scores)
+    _, first = np.unique(masks[finite], axis=0, return_index=True)
+    rows = np.flatnonzero(finite)[np.sort(first)]
+    surrogate: Surrogate = fresh_surrogate(fit.surrogate, seed)
+    surrogate.fit(masks[rows][:, evidence.removable], scores[rows])
+    return surrogate
+
+
+def _leave_one_outs(evidence: Evidence) -> FloatArray:
+    found = np.full(len(evidence.removable), np.nan)
+    alone = np.flatnonzero((~evidence.drawn.masks).sum(axis=1) == 1)
+    # Protected layers are kept everywhere, so that a mask that lacks one layer lacks a player.
+    for row in alone:
+        found[int(np.argmin(evidence.drawn.masks[row]))] = evidence.baseline - evidence.drawn.scores[row]
+    return found
+
+
+def resampled_choice(
+    game: TextGame,
+    text: TextParts,
+    evidence: Evidence,
+    selection: SelectionEvidence,
+    rng: np.random.Generator,
+) -> tuple[SelectionEvidence, FloatArray]:
+    """The sets that a selector chooses among, and their scores on resampled calibration sequences [B, M]."""
+    statistics: SequenceStatistics | None = None
+    masks, scores = selection.masks, selection.scores
+    if evidence.final is not None and isinstance(game.utility, Utility):
+        masks, statistics = evidence.final.candidates, evidence.final.statistics
+        scores = game.utility.score(statistics)
+    elif isinstance(game.utility, Utility):
+        statistics = game.statistics(masks, len(text.searched))
+    among = SelectionEvidence(
+        selection.contributions, selection.removable, selection.surrogate, masks, scores, selection.keep_one_of
+    )
+    return among, resampled_scores(game.utility, statistics, N_RESAMPLES, rng)

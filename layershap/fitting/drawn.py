@@ -1,0 +1,183 @@
+"""The masks that values are estimated from: the leave-one-outs, then masks drawn at random, apart from any search.
+
+Shapes: M masks, L layers, P players (removable layers), F free players (those without a veto). True = layer kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from layershap.fitting.masks import ROUNDS, check_drawn
+from layershap.fitting.record import widened
+from layershap.fitting.text_game import TextGame
+from layershap.fitting.veto import veto_players
+from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, Weights
+from layershap.samplers import strata_of
+
+_MASKS_PER_VETO_PLAYER = 8
+
+
+@dataclass(frozen=True)
+class DrawnMasks:
+    """Masks whose probability is known, with their scores on the same text.
+
+    Attributes
+    ----------
+    free : ndarray [L] of bool
+        The players of the values' game: removable layers without a veto, which is kept in all of `masks`.
+    veto : ndarray [L] of bool
+        Layers without which the model is lost.
+    strata : tuple of int
+        Numbers of kept free players that the values average over.
+    masks, scores : ndarray [M, L], [M]
+        The whole model and the leave-one-outs of the free players, where veto players were looked for; then the
+        sampler's other draws, repetitions included.
+    n_known : int
+        How many of them come before the draws.
+    beside, beside_scores : ndarray [K, L], [K]
+        Scored to look for veto players, no part of the values' game: the empty coalition, and the leave-one-outs of the
+        veto players.
+    veto_masks, veto_scores : ndarray [V, C, L], [V, C]
+        For each veto player, up to 8 of the draws without it too; those with it are among `masks`.
+    """
+
+    free: MaskArray
+    veto: MaskArray
+    strata: tuple[int, ...]
+    masks: MaskArray
+    scores: FloatArray
+    n_known: int
+    beside: MaskArray
+    beside_scores: FloatArray
+    veto_masks: MaskArray
+    veto_scores: FloatArray
+
+    @property
+    def of_players(self) -> MaskArray:
+        """The masks' columns of free players [M, F]."""
+        return self.masks[:, self.free]
+
+
+def draw_masks(
+    game: TextGame,
+    sampler: Sampler,
+    removable: MaskArray,
+    n_masks: int,
+    n_parts: int,
+    weights: Weights,
+    *,
+    keep_veto: bool,
+    rng: np.random.Generator,
+) -> DrawnMasks:
+    """Score the masks that values are estimated from, on the first parts of the text.
+
+    Parameters
+    ----------
+    game : TextGame
+        Scores masks.
+    sampler : Sampler
+        Draws over the free players. An adaptive one is asked in rounds and told the scores after each; it should be a
+        clone, as it learns.
+    removable : ndarray [L] of bool
+        The players.
+    n_masks : int
+        What the sampler may draw.
+    n_parts : int
+        Parts of the text to score on.
+    weights : {'strata', 'shapley'}
+        Which sizes the values average over.
+    keep_veto : bool
+        Find the veto players by the leave-one-outs, and keep them in all masks drawn.
+    rng : numpy.random.Generator
+        Of the draws.
+    """
+    everyone = np.ones((1, len(removable)), dtype=bool)
+    known = beside = everyone[:0]
+    veto = np.zeros_like(removable)
+    if keep_veto:
+        alone = widened(~np.eye(int(removable.sum()), dtype=bool), removable)
+        first = np.concatenate([everyone, ~removable[None], alone])
+        scores = game.scores(first, n_parts)
+        leave_one_outs = np.full(len(removable), np.nan)
+        leave_one_outs[removable] = np.where(np.isfinite(scores[2:]), scores[2:], -np.inf)
+        veto = veto_players(leave_one_outs, float(scores[0]), float(scores[1]))
+        known = np.concatenate([everyone, alone[~veto[removable]]])
+        beside = np.concatenate([~removable[None], alone[veto[removable]]])
+    free = removable & ~veto
+    sampler = _over_free_players(sampler, int(veto.sum()))
+    per_veto = min(_MASKS_PER_VETO_PLAYER, n_masks // (4 * max(int(veto.sum()), 1)))
+    n_drawn = n_masks - per_veto * int(veto.sum())
+    # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
+    n_drawn += int(free.sum()) if keep_veto and getattr(sampler, "leave_one_out", False) else 0
+    drawn = _drawn(game, sampler, free, n_drawn, n_parts, rng)
+    seen = {mask.tobytes() for mask in known}
+    new = widened(drawn, free)
+    masks = np.concatenate([known, new[[mask.tobytes() not in seen for mask in new]]]) if len(new) else known
+    strata = tuple(range(int(free.sum()) + 1) if weights == "shapley" else strata_of(sampler, drawn))
+    without = _without(masks, free, veto, strata, per_veto, rng)
+    veto_scores = game.scores(without.reshape(-1, len(free)), n_parts) if without.size else np.empty(0)
+    return DrawnMasks(
+        free=free,
+        veto=veto,
+        strata=strata,
+        masks=masks,
+        scores=game.scores(masks, n_parts),
+        n_known=len(known),
+        beside=beside,
+        beside_scores=game.scores(beside, n_parts) if len(beside) else np.empty(0),
+        veto_masks=without,
+        veto_scores=veto_scores.reshape(without.shape[:2]),
+    )
+
+
+def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
+    """A sampler whose strata are numbers of kept layers, the veto players among them, for the free players alone."""
+    strata = getattr(sampler, "strata", None)
+    if not n_veto or isinstance(strata, str) or strata is None or not all(isinstance(k, Integral) for k in strata):
+        return sampler
+    free: Any = clone(sampler)
+    return free.set_params(strata=[max(int(k) - n_veto, 0) for k in strata])
+
+
+def _drawn(
+    game: TextGame, sampler: Sampler, free: MaskArray, n_masks: int, n_parts: int, rng: np.random.Generator
+) -> MaskArray:
+    """The sampler's masks over the free players [M, F]."""
+    n_free = int(free.sum())
+    masks = np.empty((0, n_free), dtype=bool)
+    rounds = ROUNDS if isinstance(sampler, AdaptiveSampler) else 1
+    for index in range(rounds):
+        asked = (n_masks * (index + 1)) // rounds - len(masks)
+        masks = np.concatenate([masks, check_drawn(sampler.sample(n_free, asked, rng), n_free, asked)])
+        if isinstance(sampler, AdaptiveSampler):
+            sampler.update(masks, game.scores(widened(masks, free), n_parts))
+    if n_masks and not len(masks):
+        raise ValueError(f"a sampler must return masks, {type(sampler).__name__} returned none of {n_masks}")
+    return masks
+
+
+def _without(
+    masks_ML: MaskArray,
+    free: MaskArray,
+    veto: MaskArray,
+    strata: tuple[int, ...],
+    at_most: int,
+    rng: np.random.Generator,
+) -> MaskArray:
+    """For each veto player, masks of the strata in turn without that player too [V, C, L]."""
+    kept_M = masks_ML[:, free].sum(axis=1)
+    present = [size for size in strata if (kept_M == size).any()]
+    count = at_most if present else 0
+    found = np.empty((int(veto.sum()), count, masks_ML.shape[1]), dtype=bool)
+    for row, player in enumerate(np.flatnonzero(veto)):
+        start = int(rng.integers(len(present))) if present else 0
+        for place in range(count):
+            size = present[(start + place) % len(present)]
+            found[row, place] = masks_ML[rng.choice(np.flatnonzero(kept_M == size))]
+            found[row, place, player] = False
+    return found

@@ -1,0 +1,176 @@
+"""The final choice among a search's best sets, on sequences that the search has not seen.
+
+The best of many sets on a text is partly the luckiest on it. What is left of the luck shows on other text.
+
+Shapes: L layers, N numbers of layers removed, C candidates, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from layershap.fitting.text_game import TextGame, paired_differences
+from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.selection.best import best_of_size, tied_sets, warn_of_tie
+from layershap.selection.greedy import evaluated_path
+
+_CANDIDATES = 4
+"""Sets of each size that are compared, beside greedy's."""
+
+_FOLDS = 4
+
+
+@dataclass(frozen=True)
+class SetComparison:
+    """What text held back says of the set chosen for one number of layers.
+
+    Attributes
+    ----------
+    score, score_error : float
+        Of the set, on sequences that neither the search nor the choice saw: the choice is made again without each
+        quarter of them, and judged on it.
+    over_greedy, over_greedy_error : float
+        Score less that of greedy's set on the same sequences, and its standard error; 0 where they are the same.
+    over_second, over_second_error : float
+        The same against the second best candidate; NaN without one.
+    """
+
+    score: float
+    score_error: float
+    over_greedy: float
+    over_greedy_error: float
+    over_second: float
+    over_second_error: float
+
+
+@dataclass(frozen=True)
+class FinalChoice:
+    """What was chosen.
+
+    Attributes
+    ----------
+    masks : ndarray [N, L]
+        Row n - 1: the set of n layers chosen, all True where none was evaluated.
+    comparisons : list of SetComparison or None
+        For each n; None where no set was evaluated.
+    n_sequences : int
+        Held back for it.
+    candidates : ndarray [C, L]
+        All sets compared.
+    statistics : SequenceStatistics
+        Theirs, on all text, searched and held back.
+    """
+
+    masks: MaskArray
+    comparisons: list[SetComparison | None]
+    n_sequences: int
+    candidates: MaskArray
+    statistics: SequenceStatistics
+
+
+def final_choice(
+    game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_remove: int, n_searched_parts: int
+) -> FinalChoice | None:
+    """For each size compare the search's best sets, and greedy's, on the part of the text that was held back.
+
+    A set is chosen if it does best on all text, searched and held back, among those that do no worse than greedy's set
+    on the text held back. So a set that merely fits the searched text loses, and greedy's set, which fits it less,
+    stays unless there is a reason.
+
+    Parameters
+    ----------
+    game : TextGame
+        Its last part is held back.
+    masks_ML, scores_M : ndarray [M, L], [M]
+        Scored on all searched text; sets that the model can lose.
+    max_remove : int
+        N.
+    n_searched_parts : int
+        Parts before the one held back.
+
+    Returns
+    -------
+    FinalChoice or None
+        None where nothing was held back.
+    """
+    utility = game.utility
+    if n_searched_parts == game.n_parts or not isinstance(utility, Utility):
+        return None
+    greedy = {int((~mask).sum()): mask for mask in evaluated_path(masks_ML, scores_M, max_remove)}
+    sizes: list[MaskArray] = []
+    for n_remove in range(1, max_remove + 1):
+        best, _ = best_of_size(masks_ML, scores_M, n_remove, _CANDIDATES)
+        known = [greedy[n_remove]] if n_remove in greedy else []
+        # Greedy's set first, then the others by their score on the searched text.
+        sizes.append(
+            np.array([*known, *(mask for mask in best if not any((mask == k).all() for k in known))], dtype=bool)
+        )
+    candidates_CL = np.concatenate([candidates for candidates in sizes if len(candidates)])
+    statistics = game.statistics(candidates_CL, game.n_parts)
+    n_searched = game.n_sequences(n_searched_parts)
+    chosen_NL = np.ones((max_remove, masks_ML.shape[1]), dtype=bool)
+    comparisons: list[SetComparison | None] = []
+    start = 0
+    for n_remove, candidates in enumerate(sizes, start=1):
+        if not len(candidates):
+            comparisons.append(None)
+            continue
+        of_size = statistics.of_masks(np.arange(start, start + len(candidates)))
+        start += len(candidates)
+        chosen = _chosen(utility, of_size, n_searched)
+        chosen_NL[n_remove - 1] = candidates[chosen]
+        comparisons.append(_compared(utility, of_size, n_searched, chosen))
+        _warn_of_tie(candidates, utility.score(of_size))
+    return FinalChoice(chosen_NL, comparisons, len(statistics.counts) - n_searched, candidates_CL, statistics)
+
+
+def _chosen(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> int:
+    """Index of the candidate chosen; the first is greedy's."""
+    held = utility.score(statistics.resampled(np.arange(n_searched, len(statistics.counts))))
+    total = np.where(held >= held[0], utility.score(statistics), -np.inf)
+    total = np.where(np.isfinite(total), total, -np.inf)
+    return int(np.argmax(total))
+
+
+def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int, chosen: int) -> SetComparison:
+    n_sequences = len(statistics.counts)
+    held_S = np.arange(n_searched, n_sequences)
+    everything = np.arange(n_sequences)
+    # Each sequence held back is judged by the set that is chosen without it and its fold.
+    winner_S = np.empty(len(held_S), dtype=np.int64)
+    for fold in np.array_split(np.arange(len(held_S)), min(_FOLDS, len(held_S))):
+        winner_S[fold] = _chosen(utility, statistics.resampled(np.setdiff1d(everything, held_S[fold])), n_searched)
+    held = statistics.resampled(held_S)
+    order = np.argsort(-np.nan_to_num(utility.score(statistics), nan=-np.inf), kind="stable")
+    others = [int(row) for row in order if row != chosen]
+    second = others[0] if others else chosen
+    columns = np.arange(len(held_S))
+    crossed = SequenceStatistics(
+        sums={name: np.stack([value[0], value[second], value[winner_S, columns]]) for name, value in held.sums.items()},
+        dense=held.dense,
+        counts=held.counts,
+    )
+    ahead, errors = paired_differences(utility, crossed.of_masks(np.array([0, 1, 2, 2])))
+    score = float(utility.score(crossed)[2])
+    return SetComparison(
+        score,
+        _jackknife(utility, crossed.of_masks(np.array([2]))),
+        float(ahead[0]),
+        float(errors[0]),
+        float(ahead[1]) if others else float("nan"),
+        float(errors[1]) if others else float("nan"),
+    )
+
+
+def _jackknife(utility: Utility, statistics: SequenceStatistics) -> float:
+    """Standard error of one set's score over the sequences."""
+    everything = np.arange(len(statistics.counts))
+    left_out = [float(utility.score(statistics.resampled(np.delete(everything, s)))[0]) for s in everything]
+    return float(np.std(left_out) * np.sqrt(len(everything) - 1))
+
+
+def _warn_of_tie(candidates: MaskArray, scores: FloatArray) -> None:
+    best, *others = tied_sets(candidates, scores)
+    warn_of_tie(best, others, float(scores.max()), stacklevel=6)

@@ -1,0 +1,88 @@
+"""Warnings of values that can't be trusted, each with what to do about it.
+
+Shapes: L layers.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from layershap.exceptions import SurrogateQualityWarning, ValueQualityWarning
+from layershap.fitting.contributions import Contributions
+
+_POOR_R2 = 0.5
+
+_NEARLY_ALL = 0.9
+
+
+def warn_of_quality(found: Contributions, *, stacklevel: int) -> None:
+    """Judge values and surrogate by the masks drawn at random, stratum by stratum.
+
+    Warns
+    -----
+    ValueQualityWarning
+        Nearly all masked models beat the whole one; sizes that the values average over were not sampled; the errors of
+        the values exceed their differences; or values contradict the leave-one-outs.
+    SurrogateQualityWarning
+        Held-out R2 below 0.5 on all masks drawn, or, where the surrogate alone is believed, below 0 in a stratum.
+    """
+    for message, category in [*_of_values(found), *_of_surrogate(found)]:
+        warnings.warn(message, category, stacklevel=stacklevel + 1)
+
+
+def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
+    messages = []
+    fit = found.fit
+    n_free = int(found.free.sum())
+    if found.share_above >= _NEARLY_ALL:
+        messages.append(
+            f"{found.share_above:.0%} of the masked models score higher than the whole model. Is the utility a loss? "
+            "Higher must be better: negate it."
+        )
+    if fit.missing:
+        lacking = sorted((n_free - size for size in fit.missing), reverse=False)
+        messages.append(
+            f"the values average over coalitions that lack {lacking} of {n_free} layers, of which no mask was drawn: "
+            "there they rest on the surrogate alone. Raise n_masks, or sample those sizes "
+            "(StratifiedSampler(neighbours=True), the default)."
+        )
+    if fit.settings.unbiased and n_free > 2:
+        error = float(np.sqrt(np.mean(fit.mask_errors**2)))
+        spread = float(np.sqrt(max(float(np.var(fit.values)) - error**2, 0.0)))
+        if error > spread:
+            n_masks = len(fit.scores)
+            needed = "several times as many" if spread == 0 else f"about {int(n_masks * (2 * error / spread) ** 2)}"
+            messages.append(
+                f"{n_masks} masks drawn at random don't tell the layers' values apart: their standard error is "
+                f"{error:.2g}, their true spread about {spread:.2g}. {needed.capitalize()} would halve the one against "
+                "the other; raise n_masks, or keep veto players in (keep_veto=True)."
+            )
+    if found.doubtful:
+        messages.append(
+            f"the values of layers {found.doubtful} have another sign than what these layers add to all others. Either "
+            "they are worth the opposite in small coalitions, or the values are off: raise n_masks and see whether it "
+            "stays."
+        )
+    return [(message, ValueQualityWarning) for message in messages]
+
+
+def _of_surrogate(found: Contributions) -> list[tuple[str, type[Warning]]]:
+    quality = found.fit.held_out
+    if not quality.r2 >= _POOR_R2:
+        what = "what is read from it (interactions, predictions)" if found.fit.settings.unbiased else "its values"
+        message = (
+            f"the surrogate predicts held-out masks poorly (R2 {quality.r2:.2f} on {len(found.fit.scores)} masks), so "
+            f"{what} can't be trusted. Raise n_masks, or use another surrogate (HammingProcess and PairwiseRidge need "
+            "far fewer masks than PaperMLP)."
+        )
+        return [(message, SurrogateQualityWarning)]
+    poor = [int(stratum["n_kept"]) for stratum in quality.strata if stratum["n_masks"] > 2 and stratum["r2"] < 0]
+    if poor and not found.fit.settings.unbiased:
+        message = (
+            f"the surrogate predicts held-out masks that keep {poor} layers worse than their mean does, and its values "
+            "average over them. Raise n_masks, use another surrogate, or let the values be corrected (unbiased=True)."
+        )
+        return [(message, SurrogateQualityWarning)]
+    return []

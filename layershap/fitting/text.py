@@ -1,0 +1,81 @@
+"""The calibration sequences in parts: what a search looks at first, what it looks at later, what it never sees.
+
+Shapes: S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from layershap.calibration import Calibration
+from layershap.protocols import IntArray
+
+_FIRST = 4
+"""Sequences of the first part: few, as most sets of layers are out after them; enough for a t-test."""
+
+_LEAST_TO_SPLIT = 32
+"""Sequences from which on some are held back for the final choice: half a dozen would choose by chance."""
+
+
+@dataclass(frozen=True)
+class TextParts:
+    """Calibration sequences in parts.
+
+    Attributes
+    ----------
+    searched : tuple of Calibration
+        Each part but the first and the last as long as all before it together. A single part where nothing is raced.
+    held_back : Calibration or None
+        Sequences for the final choice, which no search has seen.
+    """
+
+    searched: tuple[Calibration, ...]
+    held_back: Calibration | None
+
+    @property
+    def parts(self) -> tuple[Calibration, ...]:
+        """All parts, what is held back last."""
+        return self.searched if self.held_back is None else (*self.searched, self.held_back)
+
+    @property
+    def n_searched(self) -> int:
+        """Sequences that a search looks at."""
+        return sum(part.n_sequences for part in self.searched)
+
+
+def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0) -> TextParts:
+    """Cut calibration sequences into parts.
+
+    The draw is the same for every `random_state`, so that a ledger serves them all. Sequences at even distances would
+    be of one kind where kinds alternate (prompt and answer, two sources in turn).
+
+    Parameters
+    ----------
+    calibration : Calibration
+        All sequences.
+    races : bool
+        Sets are dropped on a part of the text. False leaves all that is searched in one part.
+    held_back : float, default=0.0
+        Share of the sequences for the final choice; of fewer than 32 none are held back.
+    """
+    order = np.random.default_rng(0).permutation(calibration.n_sequences)
+    n_held = int(held_back * len(order)) if len(order) >= _LEAST_TO_SPLIT else 0
+    if not races and not n_held:
+        return TextParts((calibration,), None)
+    searched, held = np.split(order, [len(order) - n_held])
+    cuts = [_FIRST]
+    while 3 * cuts[-1] <= len(searched):  # the last part is at least half as long as all before it together
+        cuts.append(2 * cuts[-1])
+    cuts = [cut for cut in cuts if 3 * cut <= 2 * len(searched)]
+    if not races:
+        cuts = []
+    parts = tuple(_part(calibration, rows) for rows in np.split(searched, cuts) if len(rows))
+    return TextParts(parts, _part(calibration, held) if n_held else None)
+
+
+def _part(calibration: Calibration, rows: IntArray) -> Calibration:
+    chosen = np.sort(rows)
+    provenance = {**calibration.provenance, "sequences_given": calibration.n_sequences}
+    return Calibration(calibration.ids_ST[chosen], calibration.labels_ST[chosen], provenance)

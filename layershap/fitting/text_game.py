@@ -1,0 +1,171 @@
+"""The game on calibration text in parts: a mask can be scored on the first few parts only, and two masks be compared
+there.
+
+Shapes: M masks, L layers, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import numpy as np
+from scipy.stats import t as student
+
+from layershap.calibration import Calibration
+from layershap.game import LayerGame, UtilityLike
+from layershap.progress import Progress
+from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+
+
+class TextGame:
+    """A `LayerGame` for each part of the calibration text, opened when it is first needed.
+
+    Parameters
+    ----------
+    parts : sequence of Calibration
+        In the order in which masks are scored on them.
+    open_game : callable
+        ``(part, index) -> LayerGame``.
+
+    Attributes
+    ----------
+    first : LayerGame
+        On the first part: it knows the model's players.
+    progress : Progress
+        One bar for all parts.
+    """
+
+    def __init__(self, parts: Sequence[Calibration], open_game: Callable[[Calibration, int], LayerGame]) -> None:
+        self._parts = tuple(parts)
+        self._open_game = open_game
+        self._games: list[LayerGame] = []
+        self.first = self.part(0)
+        self.progress = self.first.progress
+
+    def __enter__(self) -> TextGame:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for game in self._games:
+            game.close()
+
+    @property
+    def n_players(self) -> int:
+        """L."""
+        return self.first.n_players
+
+    @property
+    def n_parts(self) -> int:
+        """Parts of the text."""
+        return len(self._parts)
+
+    @property
+    def utility(self) -> UtilityLike:
+        """What a masked model is worth."""
+        return self.first.utility
+
+    @property
+    def keep_one_of(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of players of which one must stay."""
+        return self.first.keep_one_of
+
+    @property
+    def n_evaluated(self) -> int:
+        """Distinct masks run on the first part of the text by this process."""
+        return self.first.n_evaluated
+
+    def n_sequences(self, n_parts: int) -> int:
+        """Sequences of the first parts."""
+        return sum(part.n_sequences for part in self._parts[:n_parts])
+
+    @property
+    def layer_run_tokens(self) -> int:
+        """Layer runs x tokens spent on all parts, what a ledger supplied included."""
+        return sum(game.layer_runs_charged * game.calibration.ids_ST.numel() for game in self._games)
+
+    @property
+    def layer_runs(self) -> float:
+        """Layer runs of this process, as if each were on the whole text."""
+        tokens = sum(part.ids_ST.numel() for part in self._parts)
+        return sum(game.layer_runs * game.calibration.ids_ST.numel() for game in self._games) / tokens
+
+    def scores(self, masks_ML: MaskArray, n_parts: int) -> FloatArray:
+        """Scores [M] on the first parts of the text; evaluates what is missing."""
+        utility = self.utility
+        if not isinstance(utility, Utility):
+            return self.first(masks_ML)
+        return utility.score(self.statistics(masks_ML, n_parts))
+
+    def statistics(self, masks_ML: MaskArray, n_parts: int, *, start: int = 0) -> SequenceStatistics:
+        """Per-sequence statistics on some parts of the text; evaluates what is missing."""
+        found = self.part(start).statistics(masks_ML)
+        for index in range(start + 1, n_parts):
+            found = found.with_sequences(self.part(index).statistics(masks_ML))
+        return found
+
+    def beaten(self, masks_ML: MaskArray, best_ML: MaskArray, n_parts: int, confidence: float) -> MaskArray:
+        """Which masks score lower than the masks that they are compared with, with this confidence [M].
+
+        A one-sided t-test of the paired difference, its standard error by jackknife over the sequences of the first
+        parts. A score that isn't finite is beaten by one that is.
+        """
+        utility = self.utility
+        n_sequences = self.n_sequences(n_parts)
+        if not isinstance(utility, Utility) or n_sequences < 2:
+            return np.zeros(len(masks_ML), dtype=bool)
+        statistics = self.statistics(np.concatenate([masks_ML, best_ML]), n_parts)
+        ahead, error = paired_differences(utility, statistics)
+        threshold = float(student.ppf(confidence, n_sequences - 1))
+        with np.errstate(invalid="ignore"):
+            beaten = ahead > threshold * error
+        return np.where(np.isfinite(ahead), beaten, ahead == np.inf)
+
+    def part(self, index: int) -> LayerGame:
+        """The game on one part of the text, opened if need be."""
+        while len(self._games) <= index:
+            game = self._open_game(self._parts[len(self._games)], len(self._games))
+            if self._games:
+                game.progress = _Share(self.progress)
+            self._games.append(game)
+        return self._games[index]
+
+
+class _Share(Progress):
+    """The bar of the first part, for work on further parts of masks that it has counted already."""
+
+    def __init__(self, whole: Progress) -> None:
+        super().__init__(shown=False)
+        self._whole = whole
+
+    def plan(self, n_masks: int, work: float) -> None:
+        """Add work, no masks."""
+        self._whole.plan(0, work)
+
+    def update(self, work: float) -> None:
+        """Add work that is done."""
+        self._whole.update(work)
+
+    def close(self) -> None:
+        """The bar is the first part's to close."""
+
+
+def paired_differences(utility: Utility, statistics: SequenceStatistics) -> tuple[FloatArray, FloatArray]:
+    """How far the second half of the masks is ahead of the first half [M], and the standard error of that [M].
+
+    Jackknife over sequences (Efron & Stein, 1981). +inf where only the second score is finite, -inf where only the
+    first is.
+    """
+    everything = np.arange(len(statistics.counts))
+    scores = utility.score(statistics)
+    without_S2M = np.array(
+        [utility.score(statistics.resampled(np.delete(everything, sequence))) for sequence in everything]
+    )
+    half = len(scores) // 2
+    first, second = scores[:half], scores[half:]
+    with np.errstate(invalid="ignore"):
+        ahead = second - first
+        left_out_SM = without_S2M[:, half:] - without_S2M[:, :half]
+        spread = ((left_out_SM - left_out_SM.mean(axis=0)) ** 2).sum(axis=0)
+    ahead = np.where(np.isfinite(first) & np.isfinite(second), ahead, np.where(np.isfinite(second), np.inf, -np.inf))
+    return ahead, np.sqrt(spread * (len(everything) - 1) / len(everything))
