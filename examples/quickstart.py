@@ -5,7 +5,7 @@ Prune the bundled model: values, perplexity before and after, a checkpoint, a re
 Fits `LayerPruner` on the bundled 12-layer GPT-2 and text, prints what each layer is worth and what removing layers
 costs on held-out books against two simple rules, and writes the pruned checkpoint, a picture and an HTML report.
 
-    python examples/quickstart.py [--out demo_output] [--n-masks 128] [--n-remove 4]
+    python examples/quickstart.py [--out demo_output] [--sequences 128] [--n-remove 4]
 """
 
 # %%
@@ -30,7 +30,7 @@ from layershap.display import ContributionDisplay, DepthCurveDisplay
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--out", type=Path, default=Path("demo_output"))
-parser.add_argument("--n-masks", type=int, default=128)
+parser.add_argument("--sequences", type=int, default=128)
 parser.add_argument("--n-remove", type=int, default=4)
 arguments = parser.parse_args()
 out, n_remove = arguments.out, arguments.n_remove
@@ -42,13 +42,15 @@ out.mkdir(parents=True, exist_ok=True)
 # One fit serves every number of removed layers. The ledger keeps every evaluated mask: an interrupted fit goes on from
 # there, and another fit of the same model on the same text pays for none of them again.
 model, tokenizer = load_tiny_gpt2()
-calibration = Calibration.from_texts(load_calibration_text(), tokenizer)
+calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=arguments.sequences)
 ledger = out / "ledger.jsonl"
-ledger.unlink(missing_ok=True)
-pruner = LayerPruner(n_masks=arguments.n_masks, ledger=ledger, random_state=0, verbose=1).fit(model, calibration)
+for old in out.glob("ledger.jsonl*"):
+    old.unlink()
+pruner = LayerPruner(max_remove=6, ledger=ledger, random_state=0, verbose=1).fit(model, calibration)
 
 rank = np.argsort(pruner.removal_order_)
-print(f"\nheld-out R2 of the surrogate: {pruner.diagnostics_['held_out_r2']:.3f}\n")
+print(f"\nheld-out R2 of the surrogate: {pruner.diagnostics_['held_out_r2']:.3f}")
+print(f"veto players, without which the model is lost: {pruner.veto_players_.tolist()}\n")
 print("layer   value   +/-     rank")
 for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contributions_std_, strict=True)):
     print(f"{layer:5d}  {value:6.3f}  {error:.3f}  {rank[layer] + 1:4d}.")
@@ -56,7 +58,8 @@ for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contrib
 # %%
 # What removing layers costs, on other books
 # ------------------------------------------
-# One-shot perplexity removes the layers whose removal alone hurts least. All sets are evaluated together.
+# One-shot perplexity removes the layers whose removal alone hurts least, on the same text. All sets are evaluated
+# together.
 protocol = PERPLEXITY_PROTOCOLS["seq128"]
 evaluation = protocol.sequences(load_evaluation_text(), tokenizer, n_sequences=32)
 randoms = {f"random {seed}": RandomLayers(random_state=seed) for seed in range(5)}

@@ -9,6 +9,7 @@ from layershap.calibration import Calibration
 from layershap.checkpoint import load_pruned, save_pruned
 from layershap.comparison import MethodComparison, compare
 from layershap.exceptions import (
+    CalibrationWarning,
     CheckpointWarning,
     LayerNotRemovableError,
     LayerShapError,
@@ -20,6 +21,7 @@ from layershap.exceptions import (
     SurrogateQualityWarning,
     TiedSelectionWarning,
     UnsupportedModelError,
+    ValueQualityWarning,
 )
 from layershap.game import LayerGame
 from layershap.model.inspection import inspect
@@ -45,6 +47,7 @@ __all__ = [
     "AntitheticSampler",
     "BootstrapEnsemble",
     "Calibration",
+    "CalibrationWarning",
     "CheckpointWarning",
     "Evaluation",
     "EvaluationTable",
@@ -78,6 +81,7 @@ __all__ = [
     "Task",
     "TiedSelectionWarning",
     "UnsupportedModelError",
+    "ValueQualityWarning",
     "compare",
     "evaluate",
     "find_layers",

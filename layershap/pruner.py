@@ -18,18 +18,16 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.calibration import Calibration, as_calibration
+from layershap.calibration import Calibration
 from layershap.estimator import ModelPruner
 from layershap.fitting.contributions import fit_contributions, resampled_choice
-from layershap.fitting.evidence import Request, diagnostics_of, gather, removal_scores, resolved_sampler
+from layershap.fitting.evidence import diagnostics_of, gather, removal_scores
 from layershap.fitting.expected import expected_cost
-from layershap.fitting.final_choice import SetComparison
-from layershap.fitting.masks import check_confidence, check_n_remove, check_parts, random_generator
+from layershap.fitting.masks import check_n_remove, random_generator
 from layershap.fitting.quality import warn_of_quality
+from layershap.fitting.request import Request, calibration_text
 from layershap.fitting.resampling import removal_probabilities
-from layershap.fitting.text import TextParts, split_text
 from layershap.fitting.text_game import TextGame
-from layershap.fitting.values import check_weights
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.model.inspection import inspect
@@ -38,25 +36,19 @@ from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import (
     FloatArray,
-    HoldsBack,
     IntArray,
     Sampler,
-    SearchingSelector,
-    SelectionEvidence,
     Selector,
     Surrogate,
-    Utility,
     Weights,
 )
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking, SurrogateSearch
-from layershap.selection.validity import with_one_kept
+from layershap.selection.validity import select_layers
 from layershap.shapley import removal_order
-from layershap.surrogates import HammingProcess, PaperMLP
-from layershap.tasks import Task
-from layershap.utilities.mixture import tied_to_sequences
+from layershap.surrogates import PaperMLP
 
 _logger = logging.getLogger(__name__)
 
@@ -66,8 +58,8 @@ class LayerPruner(ModelPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told. One `fit` serves every number.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25). One `fit` serves every number.
     utility : Utility or callable, default=PerplexityRatio()
         What a masked model is worth; a callable is ``f(model) -> float``.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
@@ -286,20 +278,12 @@ class LayerPruner(ModelPruner):
         """
         start = time.perf_counter()
         rng = random_generator(self.random_state)
-        request = self._request()
-        text, utility = self._text(calib_data, tokenizer, request.selector)
+        request = Request.of(self)
+        text, utility = calibration_text(self, calib_data, tokenizer, request.selector)
         with TextGame(text.parts, lambda part, index: self._game(model, part, utility, self.ledger, index)) as game:
             evidence = gather(game, text, request, rng)
             found = fit_contributions(game, text, evidence, request, rng)
-            selection = SelectionEvidence(
-                found.values,
-                evidence.removable,
-                found.surrogate,
-                evidence.searched,
-                evidence.searched_scores,
-                game.keep_one_of,
-                None if evidence.final is None else evidence.final.masks,
-            )
+            selection = found.for_selection(evidence, game.keep_one_of)
             among, resampled = resampled_choice(game, text, evidence, selection, rng)
             probabilities = removal_probabilities(
                 request.selector, among, resampled, found.resampled_values, evidence.max_remove
@@ -325,9 +309,7 @@ class LayerPruner(ModelPruner):
         self.removal_probabilities_ = probabilities
         self.masks_, self.scores_, self.predictions_ = evidence.masks, evidence.scores, found.predictions
         self.final_masks_ = selection.final_masks
-        self.comparisons_: list[SetComparison | None] | None = (
-            None if evidence.final is None else evidence.final.comparisons
-        )
+        self.comparisons_ = None if evidence.final is None else evidence.final.comparisons
         self.removal_scores_ = removal_scores(evidence, self._choose)
         self.baseline_score_ = evidence.baseline
         self.surrogate_ = found.surrogate
@@ -347,8 +329,8 @@ class LayerPruner(ModelPruner):
         small as a search makes; of those that race, half are taken to drop out on each part of the text. What further
         parts of the text cost is in ``further`` and the totals.
         """
-        request = self._request()
-        text, utility = self._text(calib_data, tokenizer, request.selector)
+        request = Request.of(self)
+        text, utility = calibration_text(self, calib_data, tokenizer, request.selector)
         with TextGame(text.parts, lambda part, index: self._game(model, part, utility, None, index)) as game:
             return expected_cost(game, text, request, random_generator(self.random_state))
 
@@ -376,44 +358,6 @@ class LayerPruner(ModelPruner):
         values, errors, missing = self._found.at(count, width, seed)
         return (values, np.full_like(errors, np.nan) if missing else errors) if return_std else values
 
-    def _request(self) -> Request:
-        """The parts and limits, resolved and checked before anything is paid for."""
-        strata = "all" if self.weights == "shapley" else None
-        sampler = (
-            StratifiedSampler(strata, leave_one_out=True, neighbours=True) if self.sampler is None else self.sampler
-        )
-        surrogate = HammingProcess() if self.surrogate is None else self.surrogate
-        selector = self._selector()
-        check_parts(sampler, surrogate, selector)
-        check_weights(self.weights, self.n_marginals)
-        check_confidence(self.confidence)
-        return Request(
-            sampler=resolved_sampler(sampler),
-            surrogate=surrogate,
-            selector=selector,
-            weights=self.weights,
-            n_masks=self.n_masks,
-            max_remove=self.max_remove,
-            n_remove=self.n_remove,
-            protect=self.protect,
-            keep_veto=self.keep_veto,
-            confidence=float(self.confidence),
-            unbiased=self.unbiased,
-            n_marginals=self.n_marginals,
-        )
-
-    def _text(self, calib_data: Any, tokenizer: Any, selector: Selector) -> tuple[TextParts, UtilityLike | None]:
-        """The calibration sequences in parts, and the utility: a task's own, unless another is given."""
-        utility = self.utility
-        if isinstance(calib_data, Task):
-            utility = calib_data.utility if utility is None else utility
-            calib_data = calib_data.calibration
-        calibration: Calibration = as_calibration(calib_data, tokenizer)
-        divisible = (utility is None or isinstance(utility, Utility)) and not tied_to_sequences(utility)
-        searches = isinstance(selector, SearchingSelector) and divisible
-        held_back = float(selector.held_back) if searches and isinstance(selector, HoldsBack) else 0.0
-        return split_text(calibration, races=searches and self.confidence < 1, held_back=held_back), utility
-
     def _game(self, model: nn.Module, part: Calibration, utility: Any, ledger: Any, index: int) -> LayerGame:
         """The game on a part of the text; parts after the first have ledgers of their own."""
         if ledger is not None and index > 0:
@@ -430,16 +374,12 @@ class LayerPruner(ModelPruner):
             verbose=self.verbose,
         )
 
-    def _selector(self) -> Selector:
-        return SurrogateSearch() if self.selector is None else self.selector
-
     def _players(self, model: nn.Module) -> Players:
         return find_players(model, self.layers, self.granularity)
 
     def _choose(self, n_remove: int) -> IntArray:
-        chosen = self._selector().select(self._selection, n_remove)
-        # A selector of the user's need not know which sets a hybrid model can't lose.
-        return with_one_kept(chosen, self.keep_one_of_, self.contributions_, self.removable_)
+        selector = SurrogateSearch() if self.selector is None else self.selector
+        return select_layers(selector, self._selection, n_remove)
 
     @property
     def report_(self) -> PruningReport:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,9 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from layershap import Calibration, LayerGame
-from layershap.calibration import IGNORE, as_calibration
+from layershap.calibration import IGNORE, as_calibration, mixed_texts
 from layershap.datasets import load_calibration_text, load_evaluation_text
+from layershap.exceptions import CalibrationWarning
 
 TEXTS = load_calibration_text()
 
@@ -24,11 +27,11 @@ def test_texts_are_packed_into_full_sequences(gpt2):
     assert found.provenance["bos"] == "none"
 
 
-def test_defaults_are_the_papers_and_taken_over_the_whole_text(gpt2):
+def test_defaults_are_taken_over_the_whole_text(gpt2):
     found = as_calibration(TEXTS, gpt2[1])
-    assert found.ids_ST.shape == (10, 128)
+    assert found.ids_ST.shape == (128, 128)
     everything = Calibration.from_texts(TEXTS, gpt2[1], n_sequences=None).ids_ST
-    picked = np.arange(10) * len(everything) // 10
+    picked = np.arange(128) * len(everything) // 128
     assert torch.equal(found.ids_ST, everything[picked])
 
 
@@ -151,3 +154,36 @@ def test_sequences_longer_than_the_models_positions(gpt2):
 def test_bundled_texts_are_disjoint():
     assert not set(TEXTS) & set(load_evaluation_text())
     assert sum(map(len, TEXTS)) > 100_000
+
+
+def test_texts_become_as_many_sequences_as_they_hold_up_to_128(gpt2):
+    tokenizer = gpt2[1]
+    text = load_calibration_text()
+    assert Calibration.from_texts(text, tokenizer).n_sequences == 128
+    some = " ".join(text)[: 128 * 4 * 60]
+    assert 32 <= Calibration.from_texts(some, tokenizer).n_sequences < 128
+    with pytest.warns(CalibrationWarning, match=r"fill only \d sequences of 128 tokens.*n_sequences to say"):
+        little = Calibration.from_texts(some[: 128 * 4 * 6], tokenizer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what is asked for by number is meant
+        assert Calibration.from_texts(some, tokenizer, n_sequences=little.n_sequences).n_sequences == little.n_sequences
+    for wrong in ("many", 0, 2.5):
+        with pytest.raises(ValueError, match="n_sequences must be at least 1, 'auto', or None"):
+            Calibration.from_texts(some, tokenizer, n_sequences=wrong)
+
+
+def test_a_mixture_of_kinds_of_text(gpt2):
+    tokenizer = gpt2[1]
+    sources = {"novel": load_calibration_text(), "tale": load_evaluation_text()}
+    mixed = mixed_texts(sources, tokenizer, weights={"novel": 3, "tale": 1}, seq_len=32, n_sequences=10)
+    assert mixed.provenance["kinds"] == {"novel": 8, "tale": 2}
+    assert mixed.n_sequences == 10
+    novel = Calibration.from_texts(sources["novel"], tokenizer, seq_len=32, n_sequences=8)
+    assert torch.equal(mixed.ids_ST[:8], novel.ids_ST)
+    assert mixed_texts(sources, tokenizer, seq_len=32, n_sequences=10).provenance["kinds"] == {"novel": 5, "tale": 5}
+    with pytest.raises(ValueError, match="weights must give each of"):
+        mixed_texts(sources, tokenizer, weights={"novel": 1})
+    with pytest.raises(ValueError, match="source 'tale': calibration texts must fill"):
+        mixed_texts({**sources, "tale": "Once."}, tokenizer)
+    with pytest.raises(ValueError, match="at least one kind"):
+        mixed_texts({}, tokenizer)

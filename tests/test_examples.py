@@ -38,7 +38,7 @@ def test_every_example_is_tested():
 
 
 def test_quickstart(tmp_path):
-    output = run("quickstart.py", "--out", tmp_path, "--n-masks", 96)
+    output = run("quickstart.py", "--out", tmp_path, "--sequences", 16)
     assert "largest difference of logits 0.0e+00" in output
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert (tmp_path / "tiny_gpt2_minus_4" / "model.safetensors").exists()

@@ -7,14 +7,18 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsRegressor
+from sklearn.tree import DecisionTreeClassifier
 
 from layershap import (
+    BootstrapEnsemble,
     Calibration,
     Exhaustive,
     Greedy,
     LayerGame,
     LayerPruner,
-    ShapleyRanking,
+    PairwiseRidge,
+    PaperMLP,
     SurrogateSearch,
     TiedSelectionWarning,
 )
@@ -211,3 +215,64 @@ def test_a_sampler_that_returns_none_or_too_many_is_named():
         LayerPruner(sampler=Draws(0)).fit(model, IDS)
     with pytest.raises(ValueError, match=r"at most the masks asked for, .* got 5000"):
         LayerPruner(sampler=Draws(5000)).fit(model, IDS)
+
+
+class Refuses:
+    """A model that must not be run: what is wrong is found before."""
+
+    def __call__(self, model):
+        raise AssertionError("a mask was paid for")
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"surrogate": PairwiseRidge(alphas=(0,))}, ValueError, "alpha"),
+        ({"surrogate": PairwiseRidge(alphas=())}, ValueError, "alphas must hold at least one"),
+        ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be a positive int"),
+        ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be at least 2"),
+        ({"surrogate": DecisionTreeClassifier()}, TypeError, "must be a regressor, got the classifier"),
+        ({"surrogate": PaperMLP(learning_rate=float("nan"))}, ValueError, "learning_rate must be a positive number"),
+        ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),
+        ({"n_marginals": 10**9}, ValueError, "n_marginals must be at most 2,000,000"),
+        ({"n_remove": 0}, ValueError, r"n_remove must lie in \[1, 4\]"),
+        ({"n_remove": 1.5}, ValueError, r"a fraction must lie in \(0, 1\), got 1\.5"),
+        ({"n_remove": "2"}, TypeError, "must be an int, or a fraction"),
+    ],
+)
+def test_what_can_not_work_is_refused_before_a_mask_is_paid_for(settings, error, message):
+    model = tiny_random("gpt2", n_layers=5)
+    with pytest.raises(error, match=message):
+        LayerPruner(utility=Refuses(), **settings).fit(model, IDS)
+
+
+def test_a_utility_whose_scores_have_the_wrong_shape_is_named(stories, texts):
+    class Summed:
+        statistics = ("nll",)
+
+        def score(self, statistics):
+            return statistics.sums["nll"].sum()
+
+    with pytest.raises(ValueError, match=r"one real number for each mask, \[1\]; Summed\.score gave float64 \[\]"):
+        LayerPruner(utility=Summed()).fit(stories[0], texts)
+
+
+@pytest.mark.parametrize("chosen", [[1], [1, 1], [0.5, 1.5], [0, 9], [0, 4]])
+def test_a_selector_that_returns_something_else_is_not_obeyed(stories, stories_calibration, chosen):
+    class Fixed:
+        def select(self, evidence, n_remove):
+            return np.array(chosen)
+
+    pruner = LayerPruner(selector=Fixed(), protect=[4], n_masks=16, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner.fit(stories[0], stories_calibration)
+    with pytest.raises(ValueError, match=r"2 distinct indices of removable layers when asked for 2; Fixed returned"):
+        pruner.removed_layers(2)
+
+
+def test_a_fraction_of_the_layers(stories, stories_calibration):
+    pruner = LayerPruner(0.4, max_remove=2, random_state=0).fit(stories[0], stories_calibration)
+    assert pruner.removed_layers() == pruner.removed_layers(2)
+    assert pruner.removed_layers(0.1) == pruner.removed_layers(1)
+    assert pruner.transform(stories[0]).config.num_hidden_layers == 3

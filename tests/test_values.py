@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_the_process_knows_its_values_and_interactions_in_closed_form(rough):
 
 
 def test_the_process_is_sure_where_it_has_looked(rough):
-    masks, scores = rough
+    masks, _ = rough
     smooth = masks @ np.arange(1.0, 9.0) / 36
     process = HammingProcess().fit(masks[::2], smooth[::2])
     assert np.abs(process.predict(masks[1::2]) - smooth[1::2]).max() < 0.1 * np.ptp(smooth)
@@ -232,3 +233,20 @@ def test_sizes_that_were_not_sampled_are_named(stories, stories_calibration):
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_random("gpt2", n_layers=5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+def test_the_defaults_values_are_as_sure_as_they_say(name, monkeypatch):
+    """On stored evaluations of the bundled GPT-2 (all coalitions) and of a published model of 30 layers."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import values
+
+    stored = values.load(name)
+    found = values.quality(stored, HammingProcess(), 9 * len(stored.free))
+    assert 0.58 <= found.within_one <= 0.78
+    assert found.within_two >= 0.92
+    assert found.rank >= (0.95 if name == "gpt2" else 0.9)
+    assert found.wrong_signs == 0
+    # Without the correction the same surrogate's values are surer of themselves than they are right, or no better.
+    poorer = values.quality(stored, PairwiseRidge(), 9 * len(stored.free))
+    assert found.error < poorer.error

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from layershap.fitting.evidence import Evidence, Request, value_parts
+from layershap.fitting.evidence import Evidence, value_parts
+from layershap.fitting.request import Request
 from layershap.fitting.resampling import resampled_scores
 from layershap.fitting.text import TextParts
 from layershap.fitting.text_game import TextGame
@@ -100,6 +101,18 @@ class Contributions:
         over_layers = np.full((2, len(self.free)), np.nan)
         over_layers[:, self.free] = values, errors
         return over_layers[0], over_layers[1], missing
+
+    def for_selection(self, evidence: Evidence, keep_one_of: tuple[tuple[int, ...], ...]) -> SelectionEvidence:
+        """What a selector chooses by."""
+        return SelectionEvidence(
+            self.values,
+            evidence.removable,
+            self.surrogate,
+            evidence.searched,
+            evidence.searched_scores,
+            keep_one_of,
+            None if evidence.final is None else evidence.final.masks,
+        )
 
     def diagnostics(self) -> dict[str, Any]:
         """The surrogate's quality and the errors of the values, for ``diagnostics_``."""

@@ -8,16 +8,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from sklearn.base import clone
 
 from layershap.exceptions import TiedSelectionWarning
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import check_max_remove, finite_scores, share_masks
+from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks
 from layershap.fitting.record import RecordedGame
+from layershap.fitting.request import Request
 from layershap.fitting.text import TextParts
 from layershap.fitting.text_game import TextGame
 from layershap.game import LayerGame
@@ -26,43 +26,13 @@ from layershap.protocols import (
     FloatArray,
     IntArray,
     MaskArray,
-    Sampler,
     SearchingSelector,
-    Selector,
-    Surrogate,
-    Weights,
 )
 from layershap.surrogates import HammingProcess
 from layershap.utilities.naming import score_name
 
 _VALUE_SEQUENCES = 16
 """Sequences, at least, that values are estimated on where a search races its sets on parts of the text."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `fit` was asked for, its parts resolved.
-
-    Attributes
-    ----------
-    sampler, surrogate, selector
-        The parts; the sampler is a copy that may learn.
-    weights, n_masks, max_remove, n_remove, protect, keep_veto, confidence, unbiased, n_marginals
-        As `LayerPruner` describes them.
-    """
-
-    sampler: Sampler
-    surrogate: Surrogate | Literal["auto"]
-    selector: Selector
-    weights: Weights
-    n_masks: int | None
-    max_remove: int | None
-    n_remove: int | None
-    protect: Sequence[int]
-    keep_veto: bool
-    confidence: float
-    unbiased: bool
-    n_marginals: int
 
 
 @dataclass(frozen=True)
@@ -128,10 +98,17 @@ def gather(game: TextGame, text: TextParts, request: Request, rng: np.random.Gen
     n_players = int(removable.sum())
     searches = isinstance(selector, SearchingSelector)
     limit = check_max_remove(request.max_remove, request.n_remove if searches else None, removable)
+    if request.n_remove is not None:
+        check_n_remove(request.n_remove, removable)
     total, n_drawn = share_masks(request.n_masks, selector, n_players, limit, keep_veto=request.keep_veto)
     game.progress.expect(total)
     n_parts = value_parts(text)
     baseline = float(game.scores(np.ones((1, game.n_players), dtype=bool), n_parts)[0])
+    if not np.isfinite(baseline):
+        raise ValueError(
+            f"the model with all its layers has no finite score on this text ({score_name(game.utility)}: {baseline}): "
+            "is the model sound, in this precision?"
+        )
     drawn = draw_masks(
         game, request.sampler, removable, n_drawn, n_parts, request.weights, keep_veto=request.keep_veto, rng=rng
     )
@@ -188,11 +165,6 @@ def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, Float
 def _allowed(masks_ML: MaskArray, groups: Sequence[Sequence[int]]) -> MaskArray:
     """Which masks stand for sets that the model can lose [M]."""
     return np.all([masks_ML.any(axis=1), *(masks_ML[:, list(group)].any(axis=1) for group in groups)], axis=0)
-
-
-def resolved_sampler(sampler: Sampler) -> Sampler:
-    """A copy that may learn; the user's own stays as it is."""
-    return clone(sampler) if hasattr(sampler, "get_params") else sampler
 
 
 def protected_layers(game: LayerGame, protect: Sequence[int]) -> tuple[dict[int, str], MaskArray]:

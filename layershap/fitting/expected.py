@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from layershap.fitting.evidence import Request, protected_layers, value_parts
+from layershap.fitting.evidence import protected_layers, value_parts
 from layershap.fitting.masks import check_max_remove, share_masks
 from layershap.fitting.record import widened
+from layershap.fitting.request import Request
 from layershap.fitting.text import TextParts
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate

@@ -10,10 +10,12 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
+from sklearn.base import is_classifier
 from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
 from layershap.protocols import FloatArray, MaskArray, SearchingSelector, Selector
+from layershap.surrogates.fresh import fresh_surrogate
 
 _DRAWN_PER_PLAYER = 9
 """Random masks for each player where n_masks leaves the choice: the values' errors are then a fifth of their
@@ -87,6 +89,32 @@ def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
             )
 
 
+def try_surrogate(surrogate: Any) -> None:
+    """Fit a copy to made-up scores: a parameter that it can't work with is found before masks are paid for.
+
+    Raises
+    ------
+    TypeError
+        A classifier, or predictions that aren't one finite number for each mask.
+    """
+    if isinstance(surrogate, str):
+        return
+    if is_classifier(surrogate):
+        raise TypeError(f"a surrogate must be a regressor, got the classifier {type(surrogate).__name__}")
+    rng = np.random.default_rng(0)
+    masks = rng.random((40, 6)) < 0.7
+    trial = fresh_surrogate(surrogate, 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trial.fit(masks, masks @ np.linspace(0.1, 0.3, 6))
+        found = np.asarray(trial.predict(masks))
+    if found.shape != (40,) or not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found).all():
+        raise TypeError(
+            f"a surrogate must predict one finite float for each mask; {type(surrogate).__name__} fitted to 40 made-up "
+            f"scores predicts {found.dtype} {list(found.shape)}, finite: {bool(np.isfinite(found).all())}"
+        )
+
+
 def check_confidence(confidence: Any) -> None:
     """Raise unless a confidence lies between a coin's and certainty."""
     if isinstance(confidence, bool) or not isinstance(confidence, Real) or not 0.5 < float(confidence) <= 1:
@@ -105,11 +133,14 @@ def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> in
     if n_players < 2:
         raise ValueError(f"a game needs at least 2 removable layers, this model leaves {n_players}; see protect")
     limit = resolved_max_remove(max_remove, n_players, len(removable))
-    if isinstance(n_remove, Integral) and limit < int(n_remove) <= most_removable(n_players, len(removable)):
+    if n_remove is None:
+        return limit
+    wanted = check_n_remove(n_remove, removable)
+    if limit < wanted:
         raise ValueError(
             f"n_remove={n_remove} exceeds max_remove={limit}, the most layers that fit searches for"
             f"{' (by default two thirds of the removable ones)' if max_remove is None else ''}; "
-            f"give max_remove={n_remove}"
+            f"give max_remove={wanted}"
         )
     return limit
 
@@ -188,16 +219,26 @@ def share_masks(
 
 
 def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:
-    """The number of layers to remove as an int, at least 1, all of them removable and at least one layer left."""
+    """The number of layers to remove as an int, at least 1, all of them removable and at least one layer left.
+
+    A fraction is one of all layers, rounded down to at least 1.
+    """
     if n_remove is None:
         raise ValueError("how many layers? Give n_remove to transform, or to LayerPruner(n_remove=...)")
-    if isinstance(n_remove, bool | np.bool_) or not isinstance(n_remove, Integral):
+    if isinstance(n_remove, bool | np.bool_) or not isinstance(n_remove, Real):
         raise TypeError(
-            f"n_remove must be an int, got {n_remove!r} of type {type(n_remove).__name__}. "
-            "To remove layers of your own choice: layershap.remove_layers(model, [...])"
+            f"n_remove must be an int, or a fraction of the layers, got {n_remove!r} of type "
+            f"{type(n_remove).__name__}. To remove layers of your own choice: layershap.remove_layers(model, [...])"
         )
     most = most_removable(int(removable.sum()), len(removable))
-    count = int(n_remove)
+    if isinstance(n_remove, Integral):
+        count = int(n_remove)
+    elif 0 < float(n_remove) < 1:
+        count = max(1, int(float(n_remove) * len(removable)))
+    else:
+        raise ValueError(
+            f"n_remove given as a fraction must lie in (0, 1), got {n_remove}; a number of layers is an int"
+        )
     if not 1 <= count <= most:
         raise ValueError(
             f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "

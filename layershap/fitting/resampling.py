@@ -22,6 +22,7 @@ from layershap.protocols import (
     SequenceStatistics,
     Utility,
 )
+from layershap.selection.validity import select_layers
 from layershap.utilities import resample_sequences
 
 
@@ -109,14 +110,14 @@ def removal_probabilities(
                 contributions = resampled_values_BL[b % len(resampled_values_BL)]
             again = replace(evidence, scores=scores_M, contributions=contributions)
             for n_remove in possible:
-                counts_NL[n_remove - 1, selector.select(again, n_remove)] += 1
+                counts_NL[n_remove - 1, select_layers(selector, again, n_remove)] += 1
     return counts_NL / len(resampled_BM)
 
 
 def _selects(selector: Selector, evidence: SelectionEvidence, n_remove: int) -> bool:
     """Whether the selector can do this number at all."""
     try:
-        selector.select(evidence, n_remove)
+        select_layers(selector, evidence, n_remove)
     except ValueError:
         return False
     return True

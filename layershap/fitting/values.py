@@ -23,6 +23,7 @@ from layershap.shapley import SampledMasks, Semivalue, permutation, stratified_m
 from layershap.surrogates.fresh import fresh_surrogate
 
 _N_PERMUTATIONS = 2000
+_MOST_MARGINALS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,11 @@ def check_weights(weights: Any, n_marginals: Any) -> None:
         raise ValueError(f"weights must be 'strata' or 'shapley', got {weights!r}")
     if isinstance(n_marginals, bool) or not isinstance(n_marginals, Integral) or n_marginals < 1:
         raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {n_marginals!r}")
+    if int(n_marginals) > _MOST_MARGINALS:
+        raise ValueError(
+            f"n_marginals must be at most {_MOST_MARGINALS:,} (the paper's is 80000; their masks are held in memory), "
+            f"got {n_marginals:,}"
+        )
 
 
 def fit_values(

@@ -6,8 +6,40 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector
 from layershap.shapley import removal_order
+
+
+def select_layers(selector: Selector, evidence: SelectionEvidence, n_remove: int) -> IntArray:
+    """Sorted layers that a selector removes, checked, and changed where the model can't lose them all.
+
+    A selector of the user's need not know which sets a hybrid model can't lose.
+    """
+    chosen = checked_selection(
+        selector.select(evidence, n_remove), n_remove, evidence.removable, type(selector).__name__
+    )
+    return with_one_kept(chosen, evidence.keep_one_of, evidence.contributions, evidence.removable)
+
+
+def checked_selection(chosen: object, n_remove: int, removable: MaskArray, selector: str) -> IntArray:
+    """What a selector returned, as layer indices.
+
+    Raises
+    ------
+    ValueError
+        Not as many distinct removable layers as asked for.
+    """
+    layers = np.asarray(chosen)
+    sound = layers.shape == (n_remove,) and np.issubdtype(layers.dtype, np.integer)
+    if sound:
+        inside = (layers >= 0) & (layers < len(removable))
+        sound = bool(inside.all() and len(np.unique(layers)) == n_remove and removable[layers].all())
+    if not sound:
+        raise ValueError(
+            f"a selector must return {n_remove} distinct indices of removable layers when asked for {n_remove}; "
+            f"{selector} returned {chosen!r}"
+        )
+    return layers.astype(np.int64)
 
 
 def with_one_kept(

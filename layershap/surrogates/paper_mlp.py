@@ -5,6 +5,7 @@ Shapes: M masks, L layers.
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,13 @@ class PaperMLP(RegressorMixin, BaseEstimator):
 
     def fit(self, masks: MaskArray, scores: FloatArray) -> PaperMLP:
         """Fit on masks [M, L] and scores [M]."""
+        for name in ("epochs", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(f"PaperMLP's {name} must be a positive int, got {value!r}")
+        rate: Any = self.learning_rate
+        if not isinstance(rate, Real) or not 0 < float(rate) < float("inf"):
+            raise ValueError(f"PaperMLP's learning_rate must be a positive number, got {rate!r}")
         inputs_ML = torch.from_numpy(np.asarray(masks, dtype=np.float32))
         targets_M = torch.from_numpy(np.asarray(scores, dtype=np.float32))
         n_masks, n_layers = inputs_ML.shape
@@ -56,7 +64,8 @@ class PaperMLP(RegressorMixin, BaseEstimator):
             network = self._network(n_layers)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.learning_rate, momentum=0.9)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=100, gamma=0.1)
-        with torch.enable_grad():
+        # A user's `torch.inference_mode` would not let the network learn.
+        with torch.inference_mode(False), torch.enable_grad():
             for _ in range(self.epochs):
                 for batch in torch.randperm(n_masks, generator=generator).split(self.batch_size):
                     optimizer.zero_grad()

@@ -1,0 +1,273 @@
+"""Are the values right? The default's values against exact ones, or against direct Monte Carlo on the model.
+
+    python benchmarks/values.py collect --model smollm2     # evaluates; half an hour on one core with AMX
+    python benchmarks/values.py table --write docs/values.md
+
+`collect` stores the NLL of every mask on every calibration sequence (`data/values/MODEL.npz`): all coalitions of a
+small model, else some 2,800 masks drawn uniformly within each size among layers without a veto. `table` subsamples
+those for 24 seeds, as many masks for each as `fit` draws by default, and compares with the truth: by enumeration, or
+from all stored masks, whose own error is stated. No model is run.
+
+Shapes: M masks, L layers, F free players, S sequences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import markdown, provenance
+from scipy.stats import spearmanr
+
+from layershap.fitting.values import ValueSettings, fit_values
+from layershap.fitting.veto import veto_players
+from layershap.protocols import FloatArray, MaskArray, Surrogate
+from layershap.samplers import StratifiedSampler, strata_sizes
+from layershap.shapley import Semivalue, all_masks
+from layershap.surrogates import HammingProcess, PairwiseRidge
+
+DATA = Path(__file__).parent / "data" / "values"
+SEEDS = 24
+PER_PLAYER = 9
+"""Masks drawn for each layer by default (`layershap.fitting.masks`)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Evaluations of one model.
+
+    Attributes
+    ----------
+    title : str
+        What was evaluated, and how.
+    masks, scores : ndarray [M, F], [M]
+        PPL_orig / PPL of masks over the free players, veto players kept.
+    free : ndarray [F] of int
+        Which layers the players are.
+    enumerated : bool
+        Whether all coalitions are there.
+    """
+
+    title: str
+    masks: MaskArray
+    scores: FloatArray
+    free: np.ndarray
+    enumerated: bool
+
+    @property
+    def strata(self) -> list[int]:
+        return strata_sizes(None, self.masks.shape[1])
+
+    @property
+    def settings(self) -> ValueSettings:
+        return ValueSettings(tuple(self.strata), 80_000, unbiased=True)
+
+    def truth(self) -> tuple[FloatArray, float]:
+        """Values [F] and their root mean square standard error."""
+        semivalue = Semivalue.of_strata(self.masks.shape[1], self.strata)
+        if self.enumerated:
+            return semivalue.of_table(self.masks, self.scores), 0.0
+        fit = fit_values(
+            HammingProcess(), self.masks, self.scores, np.empty((0, 0)), self.settings, np.random.default_rng(0)
+        )
+        return fit.values, float(np.sqrt(np.mean(fit.mask_errors**2)))
+
+    def drawn(self, seed: int, n_masks: int) -> np.ndarray:
+        """Rows of the leave-one-outs and of as many masks as the default sampler draws, of the same sizes."""
+        rng = np.random.default_rng(seed)
+        n_free = self.masks.shape[1]
+        size_M = self.masks.sum(axis=1)
+        sampler = StratifiedSampler(leave_one_out=True, neighbours=True)
+        wanted = sampler.sample(n_free, n_masks + n_free, rng).sum(axis=1)
+        rows = [np.flatnonzero(size_M >= n_free - 1)]
+        for size in np.unique(wanted[wanted < n_free - 1]):
+            of_size = np.flatnonzero(size_M == size)
+            rows.append(rng.permutation(of_size)[: int((wanted == size).sum())])
+        return np.concatenate(rows)
+
+
+def load(name: str) -> Stored:
+    """The stored evaluations of a model."""
+    with np.load(DATA / f"{name}.npz") as data:
+        about = json.loads(str(data["about"]))
+        masks = np.unpackbits(data["masks"], axis=1, count=about["n_layers"]).astype(bool)
+        nll, counts = data["nll"].astype(np.float64), data["counts"]
+    dense = nll[masks.all(axis=1)][0]
+    scores = np.exp((dense.sum() - nll.sum(axis=1)) / counts.sum())
+    value = {mask.tobytes(): score for mask, score in zip(masks, scores, strict=True)}
+    n_layers = about["n_layers"]
+    alone = np.array([value[mask.tobytes()] for mask in ~np.eye(n_layers, dtype=bool)])
+    veto = veto_players(alone, 1.0, value[np.zeros(n_layers, dtype=bool).tobytes()])
+    rows = masks[:, veto].all(axis=1)
+    free = np.flatnonzero(~veto)
+    return Stored(about["title"], masks[rows][:, free], scores[rows], free, int(rows.sum()) == 2 ** len(free))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of the values of many seeds against the truth."""
+
+    n_masks: float
+    error: float
+    stated: float
+    within_one: float
+    within_two: float
+    rank: float
+    wrong_signs: int
+
+
+def quality(stored: Stored, surrogate: Surrogate, n_masks: int, *, unbiased: bool = True) -> Quality:
+    """Estimate the values for all seeds and compare."""
+    truth, _ = stored.truth()
+    settings = ValueSettings(tuple(stored.strata), 80_000, unbiased)
+    values, errors, counts = [], [], []
+    for seed in range(SEEDS):
+        rows = stored.drawn(seed, n_masks)
+        fit = fit_values(
+            surrogate, stored.masks[rows], stored.scores[rows], np.empty((0, 0)), settings, np.random.default_rng(seed)
+        )
+        values.append(fit.values)
+        errors.append(fit.mask_errors)
+        counts.append(len(rows))
+    off, stated = np.array(values) - truth, np.array(errors)
+    wrong = (np.sign(values) != np.sign(truth)) & (np.abs(values) > 2 * stated)
+    return Quality(
+        n_masks=float(np.mean(counts)),
+        error=float(np.sqrt((off**2).mean())),
+        stated=float(np.sqrt((stated**2).mean())),
+        within_one=float((np.abs(off) < stated).mean()),
+        within_two=float((np.abs(off) < 2 * stated).mean()),
+        rank=float(np.mean([spearmanr(found, truth).statistic for found in values])),
+        wrong_signs=int(wrong.sum()),
+    )
+
+
+def table(names: list[str]) -> str:
+    lines = []
+    for name in names:
+        stored = load(name)
+        truth, error = stored.truth()
+        n_free = len(stored.free)
+        how = "enumeration" if stored.enumerated else f"{len(stored.scores):,} masks, standard error {error:.4f}"
+        lines += [f"### {stored.title}", "", f"{n_free} free players; truth by {how}; {SEEDS} seeds.", ""]
+        rows = []
+        for label, surrogate, n_masks, unbiased in (
+            ("**default**", HammingProcess(), PER_PLAYER * n_free, True),
+            ("half as many masks", HammingProcess(), PER_PLAYER * n_free // 2, True),
+            ("twice as many", HammingProcess(), 2 * PER_PLAYER * n_free, True),
+            ("surrogate alone (`unbiased=False`)", HammingProcess(), PER_PLAYER * n_free, False),
+            ("`PairwiseRidge`", PairwiseRidge(), PER_PLAYER * n_free, True),
+            ("`PairwiseRidge` alone", PairwiseRidge(), PER_PLAYER * n_free, False),
+        ):
+            found = quality(stored, surrogate, n_masks, unbiased=unbiased)
+            rows.append(
+                [
+                    label,
+                    f"{found.n_masks:.0f}",
+                    f"{found.error:.4f}",
+                    f"{found.stated:.4f}",
+                    f"{100 * found.within_one:.0f}",
+                    f"{100 * found.within_two:.1f}",
+                    f"{found.rank:.3f}",
+                    str(found.wrong_signs),
+                ]
+            )
+        header = [
+            "",
+            "masks",
+            "RMS error",
+            "stated",
+            "within 1 SE, %",
+            "within 2 SE, %",
+            "rank correlation",
+            "wrong sign",
+        ]
+        lines += [markdown(header, rows), "", "True values by layer:", ""]
+        lines += [markdown([str(layer) for layer in stored.free], [[f"{value:.3f}" for value in truth]]), ""]
+    return "\n".join(lines)
+
+
+def collect(name: str) -> None:
+    """Evaluate the masks of a model and store them."""
+    import torch
+    from generalisation import LENGTH, packed, sequences
+
+    from layershap import Calibration, LayerGame
+    from layershap.datasets import load_calibration_text, load_smollm2, load_tiny_gpt2
+
+    torch.set_num_threads(1)
+    if name == "gpt2":
+        model, tokenizer = load_tiny_gpt2()
+        drawn = sequences(load_calibration_text(), tokenizer, 32)
+        calibration = Calibration(drawn.ids_ST[:10], drawn.labels_ST[:10])
+        title = "GPT-2, 12 layers (bundled), 10 x 128 tokens of Treasure Island"
+    else:
+        model, tokenizer = load_smollm2(Path(__file__).parent / "models" / "smollm2")
+        calibration = sequences(packed("wikitext2-valid"), tokenizer, 10)
+        title = "SmolLM2-135M-Instruct, 30 layers, bfloat16, 10 x 128 tokens of WikiText-2 (validation)"
+    n_layers = model.config.num_hidden_layers
+    ledger = Path(__file__).parent / "results" / f"values_{name}.jsonl"
+    ledger.parent.mkdir(exist_ok=True)
+    with LayerGame(model, calibration, ledger=ledger, verbose=1) as game:
+        ends = np.array([[True] * n_layers, [False] * n_layers])
+        first = np.concatenate([ends, ~np.eye(n_layers, dtype=bool)])
+        scores = game(first)
+        masks = all_masks(n_layers) if n_layers <= 12 else np.concatenate([first, _random(scores, n_layers)])
+        statistics = game.statistics(masks)
+    DATA.mkdir(parents=True, exist_ok=True)
+    _store(name, title, masks, statistics.sums["nll"], statistics.counts)
+    print(f"{len(masks)} masks of {LENGTH}-token sequences")
+
+
+def _random(scores: FloatArray, n_layers: int) -> MaskArray:
+    """All pairs of free players, and masks of 3 to 14 removed, uniform within a size."""
+    veto = veto_players(scores[2:], float(scores[0]), float(scores[1]))
+    free = np.flatnonzero(~veto)
+    rng = np.random.default_rng(0)
+    sets = [free[list(pair)] for pair in combinations(range(len(free)), 2)]
+    for size in range(3, 15):
+        chosen: set[tuple[int, ...]] = set()
+        while len(chosen) < (280 if size <= 8 else 170):
+            chosen.add(tuple(sorted(rng.choice(free, size, replace=False))))
+        sets += [np.array(removed) for removed in sorted(chosen)]
+    return np.array([~np.isin(np.arange(n_layers), removed) for removed in sets])
+
+
+def _store(name: str, title: str, masks: MaskArray, nll: FloatArray, counts: FloatArray) -> None:
+    about: dict[str, Any] = {"title": title, "n_layers": masks.shape[1]}
+    np.savez_compressed(
+        DATA / f"{name}.npz",
+        about=json.dumps(about),
+        masks=np.packbits(masks, axis=1),
+        nll=nll.astype(np.float32),
+        counts=counts,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["collect", "table"])
+    parser.add_argument("--model", nargs="+", default=["gpt2", "smollm2"], choices=["gpt2", "smollm2"])
+    parser.add_argument("--write", type=Path, help="a page with the markers <!-- tables: begin --> and end")
+    options = parser.parse_args()
+    if options.action == "collect":
+        for name in options.model:
+            collect(name)
+        return
+    text = f"{provenance()}\n\n{table(options.model)}"
+    if options.write is None:
+        print(text)
+        return
+    page = options.write.read_text(encoding="utf-8")
+    before, rest = page.split("<!-- tables: begin -->")
+    after = rest.split("<!-- tables: end -->")[1]
+    options.write.write_text(f"{before}<!-- tables: begin -->\n\n{text}\n<!-- tables: end -->{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
