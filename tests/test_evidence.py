@@ -102,7 +102,7 @@ def test_searching_selectors_in_the_estimator(stories, stories_calibration, sele
         if not isinstance(selector, Greedy):
             assert found == pytest.approx(best, abs=1e-6)
     if isinstance(selector, Exhaustive):
-        assert len(np.unique(pruner.masks_[~pruner.masks_.all(axis=1)], axis=0)) == 30
+        assert len(np.unique(pruner.masks_[~pruner.masks_.all(axis=1)], axis=0)) == 30 + 1  # the empty one
 
 
 def test_removal_probabilities_and_calibration_errors(fitted, stories, stories_calibration):

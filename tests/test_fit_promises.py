@@ -236,7 +236,7 @@ class Refuses:
         ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),
         ({"n_marginals": 10**9}, ValueError, "n_marginals must be at most 2,000,000"),
         ({"n_remove": 0}, ValueError, r"n_remove must lie in \[1, 4\]"),
-        ({"n_remove": 1.5}, ValueError, r"a fraction must lie in \(0, 1\), got 1\.5"),
+        ({"n_remove": 1.5}, TypeError, r"a fraction of the layers in \(0, 1\), got 1\.5"),
         ({"n_remove": "2"}, TypeError, "must be an int, or a fraction"),
     ],
 )

@@ -225,20 +225,14 @@ def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None =
     """
     if n_remove is None:
         raise ValueError("how many layers? Give n_remove to transform, or to LayerPruner(n_remove=...)")
-    if isinstance(n_remove, bool | np.bool_) or not isinstance(n_remove, Real):
+    whole = isinstance(n_remove, Integral) and not isinstance(n_remove, bool | np.bool_)
+    if not whole and not (isinstance(n_remove, float | np.floating) and 0 < n_remove < 1):
         raise TypeError(
-            f"n_remove must be an int, or a fraction of the layers, got {n_remove!r} of type "
+            f"n_remove must be an int, or a fraction of the layers in (0, 1), got {n_remove!r} of type "
             f"{type(n_remove).__name__}. To remove layers of your own choice: layershap.remove_layers(model, [...])"
         )
     most = most_removable(int(removable.sum()), len(removable))
-    if isinstance(n_remove, Integral):
-        count = int(n_remove)
-    elif 0 < float(n_remove) < 1:
-        count = max(1, int(float(n_remove) * len(removable)))
-    else:
-        raise ValueError(
-            f"n_remove given as a fraction must lie in (0, 1), got {n_remove}; a number of layers is an int"
-        )
+    count = int(n_remove) if whole else max(1, int(n_remove * len(removable)))
     if not 1 <= count <= most:
         raise ValueError(
             f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "
