@@ -3,7 +3,7 @@ Prune the bundled model: values, perplexity before and after, a checkpoint, a re
 =====================================================================================
 
 Fits `LayerPruner` on the bundled 12-layer GPT-2 and text, prints what each layer is worth and what removing layers
-costs on held-out books against two simple rules, and writes the pruned checkpoint, a picture and an HTML report.
+costs on held-out chapters against two simple rules, and writes the pruned checkpoint, a picture and an HTML report.
 
     python examples/quickstart.py [--out demo_output] [--sequences 128] [--n-remove 4]
 """
@@ -23,8 +23,9 @@ import torch
 from sklearn.base import clone
 from transformers import AutoModelForCausalLM
 
-from layershap import PERPLEXITY_PROTOCOLS, Calibration, LayerPruner, compare
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare
 from layershap.baselines import RandomLayers, ShortenedLlama
+from layershap.calibration import mixed_texts
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 from layershap.display import ContributionDisplay, DepthCurveDisplay
 
@@ -42,7 +43,11 @@ out.mkdir(parents=True, exist_ok=True)
 # One fit serves every number of removed layers. The ledger keeps every evaluated mask: an interrupted fit goes on from
 # there, and another fit of the same model on the same text pays for none of them again.
 model, tokenizer = load_tiny_gpt2()
-calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=arguments.sequences)
+# Text of the kinds that matter: every other chapter of three novels; the chapters between are for the test.
+novels = {"Treasure Island": load_calibration_text(), "two others": load_evaluation_text()}
+unseen = [chapter for chapters in novels.values() for chapter in chapters[1::2]]
+sources = {name: chapters[::2] for name, chapters in novels.items()}
+calibration = mixed_texts(sources, tokenizer, n_sequences=arguments.sequences)
 ledger = out / "ledger.jsonl"
 for old in out.glob("ledger.jsonl*"):
     old.unlink()
@@ -56,12 +61,12 @@ for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contrib
     print(f"{layer:5d}  {value:6.3f}  {error:.3f}  {rank[layer] + 1:4d}.")
 
 # %%
-# What removing layers costs, on other books
-# ------------------------------------------
+# What removing layers costs, on other chapters
+# ---------------------------------------------
 # One-shot perplexity removes the layers whose removal alone hurts least, on the same text. All sets are evaluated
 # together.
 protocol = PERPLEXITY_PROTOCOLS["seq128"]
-evaluation = protocol.sequences(load_evaluation_text(), tokenizer, n_sequences=32)
+evaluation = protocol.sequences(unseen, tokenizer, n_sequences=64)
 randoms = {f"random {seed}": RandomLayers(random_state=seed) for seed in range(5)}
 methods = {"layershap": clone(pruner).set_params(verbose=0), "one-shot": ShortenedLlama(), **randoms}
 counts = list(range(1, pruner.n_layers_in_ // 2 + 1))
@@ -106,7 +111,7 @@ print(f"reloaded with AutoModelForCausalLM: largest difference of logits {gap:.1
 # The report
 # ----------
 # What the fit knows, with perplexity and speed of both models: tables here, a page with pictures, a model card.
-report = pruner.report_.measure(model, small, tokenizer, texts=load_evaluation_text(), n_sequences=32)
+report = pruner.report_.measure(model, small, tokenizer, texts=unseen, n_sequences=64)
 report.to_html(out / "report.html")
 report.to_model_card(n_remove, name=folder.name).save(folder / "README.md")
 print(f"\n{report.tables()['outcome_1']}\n\n{report.tables()['speed_1']}")
