@@ -90,26 +90,3 @@ def rename(name: str, path: str, positions: Mapping[int, int]) -> str | None:
         return name
     new = positions.get(int(match[2]))
     return None if new is None else f"{match[1]}{new}{match[3]}"
-
-
-def renumber_adapters(model: nn.Module, path: str, positions: Mapping[int, int]) -> None:
-    """Rewrite what a PEFT config says about layers by index, so that saved adapters load into the pruned model."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, dict):
-        return
-    inner = path.removeprefix("base_model.model.")
-    for config in configs.values():
-        chosen = getattr(config, "layers_to_transform", None)
-        if chosen is not None:
-            chosen = [chosen] if isinstance(chosen, int) else chosen
-            config.layers_to_transform = [positions[i] for i in chosen if i in positions]
-        for field in ("rank_pattern", "alpha_pattern"):
-            pattern = getattr(config, field, None)
-            if pattern:
-                named = {rename(name, inner, positions): value for name, value in pattern.items()}
-                setattr(config, field, {name: value for name, value in named.items() if name is not None})
-        for field in ("target_modules", "modules_to_save", "exclude_modules"):
-            names = getattr(config, field, None)
-            if isinstance(names, list | set):
-                kept = (rename(name, inner, positions) for name in names)
-                setattr(config, field, type(names)(name for name in kept if name is not None))

@@ -14,7 +14,7 @@ from torch import nn
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import AbsentSublayer, Sublayer
-from layershap.surgery import cache_slots, families, indices
+from layershap.surgery import adapters, cache_slots, families, indices
 from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
 from layershap.surgery.recipe import keep_recipe, new_recipe
 from layershap.surgery.reload import base_model
@@ -114,7 +114,7 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
     for holder in {id(m): m for m in (pruned, base_model(pruned))}.values():
         indices.renumber_device_map(holder, site.path, positions)
     # A PEFT wrapper and the model inside it hold the same adapter configs: once is enough.
-    indices.renumber_adapters(pruned, site.path, positions)
+    adapters.renumber_adapters(pruned, site.path, positions)
     if recipe is not None:
         keep_recipe(pruned, recipe.without_layers(kept))
 
@@ -141,6 +141,7 @@ def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer])
             path, _, name = part.name.rpartition(".")
             setattr(layer.get_submodule(path), name, AbsentSublayer(sublayer.kind, part.form, part.adds_residual))
     cache_slots.assign(list(container), layer_kinds(pruned, site.path, site.n_places))
+    adapters.renumber_adapters(pruned, site.path, {place: place for place in range(site.n_places)})
     if recipe is not None:
         places = [(site.positions[sublayer.layer], sublayer.kind) for sublayer in removed]
         keep_recipe(pruned, recipe.without_sublayers(places))
