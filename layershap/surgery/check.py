@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError
@@ -24,7 +25,16 @@ _PROBE_ROWS, _PROBE_TOKENS, _GENERATED = 2, 12, 5
 _SMALL_MODEL_PARAMETERS = 100_000_000
 # Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
 # unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
-MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+MODEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    StrictDataclassError,  # a config's own validation
+)
 
 
 @dataclass(frozen=True)

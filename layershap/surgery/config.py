@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -70,6 +70,15 @@ def layer_count_fields(config: Any, n_layers: int) -> list[str]:
     return [name for name, value in vars(config).items() if is_per_layer(name, value, n_layers)]
 
 
+def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The layer counts in the JSON of a config, those of its parts included."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from layer_counts(value)
+        elif name in (*_DECODER_COUNTS, *_COUNTS, "encoder_layers", "depth") and isinstance(value, int):
+            yield name, value
+
+
 def is_per_layer(name: str, value: Any, n_layers: int) -> bool:
     """Whether a field holds one entry for each of `n_layers` layers."""
     if not isinstance(value, list | tuple) or len(value) != n_layers or name.startswith("mtp"):
@@ -77,6 +86,21 @@ def is_per_layer(name: str, value: Any, n_layers: int) -> bool:
     if name in _INDEX_LISTS or name in _ONE_BASED_INDEX_LISTS:
         return False
     return name in _NUMBERS_PER_LAYER or _LAYERWISE_NAME.search(name) is not None
+
+
+def _has_entries_beyond(name: str, value: Any, n_layers: int) -> bool:
+    """Whether a field names the kinds of all layers and of more behind them (those of multi-token prediction)."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > n_layers
+        and all(isinstance(kind, str) for kind in value)
+        and _LAYERWISE_NAME.search(name) is not None
+    )
+
+
+def speaks_of_layers(name: str) -> bool:
+    """Whether a field of this name, if it is a list, has entries for layers or names layers."""
+    return name in (*_INDEX_LISTS, *_ONE_BASED_INDEX_LISTS, *_NUMBERS_PER_LAYER) or bool(_LAYERWISE_NAME.search(name))
 
 
 def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, tuple[Any, Any]]:
@@ -93,6 +117,8 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, t
     for name, value in stored.items():
         if is_per_layer(name, value, n_layers):
             new[name] = type(value)(value[i] for i in kept)
+        elif _has_entries_beyond(name, value, n_layers):
+            new[name] = type(value)([*(value[i] for i in kept), *value[n_layers:]])
         elif name in _INDEX_LISTS and isinstance(value, list | tuple):
             new[name] = type(value)(place[i] for i in value if i in place)
         elif name in _ONE_BASED_INDEX_LISTS and isinstance(value, list | tuple):

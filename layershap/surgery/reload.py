@@ -112,12 +112,12 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
                 if not key.startswith("_") and _differ(a, b):
                     return f"the config makes {name}.{key} {a!r}, it is {b!r}: the layer's old index is baked into it"
     extra = [name for name in live_modules.keys() - fresh_modules.keys() if not name.startswith(switched)]
-    if extra and not _holds_adapters(live):
+    if extra and not holds_adapters(live):
         return f"the pruned model has a module {min(extra)} that the config does not ask for"
     return None
 
 
-def _holds_adapters(model: nn.Module) -> bool:
+def holds_adapters(model: nn.Module) -> bool:
     """Whether PEFT has put adapters into the model, which its config does not speak of."""
     return hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules())
 
