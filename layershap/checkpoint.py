@@ -21,7 +21,7 @@ import torch
 import transformers
 from accelerate.utils.modeling import get_state_dict_offloaded_model
 from huggingface_hub import save_torch_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 from layershap.model.io import is_quantized
@@ -93,16 +93,16 @@ def save_pruned(model: nn.Module, folder: str | PathLike[str], *, tokenizer: Any
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     earlier = _own_files(target)
-    small = check_depth(base, "auto").full
-    plain = recipe.plain and reload_problem(base, recipe.path, rebuild=small) is None
+    now_BTV = None if any(p.device.type == "meta" for p in base.parameters()) else plain_logits(base)
+    plain = recipe.plain and reload_problem(base, recipe.path, now_BTV) is None
     with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as place:
         staged = Path(place)
         _write_model(base, recipe, staged, plain=plain)
         names = sorted(p.name for p in staged.iterdir() if p.name == CONFIG_FILE or _WEIGHT_FILES.fullmatch(p.name))
         files = {name: digest(staged / name) for name in names}
         RecipeFile(replace(recipe, plain=plain), _computed_buffers(base), files).write(staged, transformers.__version__)
-        if small and not any(p.device.type == "meta" for p in base.parameters()):
-            _check_comes_back(base, staged)
+        if now_BTV is not None and check_depth(base, "auto").generation:
+            _check_comes_back(base, staged, now_BTV)
         if tokenizer is not None:
             tokenizer.save_pretrained(staged)
         # The recipe goes first: with it, half a folder is refused.
@@ -184,11 +184,11 @@ def _computed_buffers(base: nn.Module) -> dict[str, str]:
     }
 
 
-def _check_comes_back(base: nn.Module, folder: Path) -> None:
+def _check_comes_back(base: nn.Module, folder: Path, logits_BTV: Tensor) -> None:
     device = next(base.parameters()).device
     try:
         loaded = load_pruned(folder, model_class=type(base)).to(device)
-        difference = relative_difference(plain_logits(loaded), plain_logits(base))
+        difference = relative_difference(plain_logits(loaded), logits_BTV)
     except MODEL_ERRORS as error:
         raise SurgeryCheckError(f"{type(base).__name__} as saved must load again, it does not: {error}") from error
     if not difference <= tolerance(base):

@@ -106,7 +106,7 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
         families.spell_out_config(config, site.n_places)
         changes.update(prune_config(config, site.n_places, kept))
         families.finish_config(config, site.n_places, kept)
-    indices.mend_stale_attributes(pruned, layers, changes, site.n_places, len(kept))
+    indices.mend_stale_attributes(pruned, layers, changes, site.n_places, kept)
     families.finish_model(pruned, layers)
     families.retie_shared_blocks(pruned, parent, layers)
     cache_slots.assign(layers, [kinds[place] for place in kept] if kinds else [])

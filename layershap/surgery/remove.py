@@ -55,9 +55,10 @@ def remove_layers(
     stack : LayerStack, str or sequence of nn.Module, optional
         The layers if already known, or their dotted path; found by rule otherwise.
     check : {"auto", True, False}, default="auto"
-        True: the pruned logits must be the masked ones, cached generation must agree with uncached (if it does in the
-        intact model), and the config must rebuild the model. "auto": all of it below 100 M parameters; above, or if
-        one short forward takes seconds, the logits and the structure only. False: nothing.
+        True: the pruned logits must be the masked ones, the config must rebuild the model, and cached generation must
+        agree with uncached (if it does in the intact model). "auto": generation only below 100 M parameters; if one
+        short forward takes seconds, the logits and the structure only. False: nothing. The probe is text: what a model
+        does with images is not checked.
 
     Returns
     -------
@@ -162,8 +163,8 @@ def remove_players(
     started = time.perf_counter()
     expected_BTV = skipped_logits(model, players, removed) if depth.logits else None
     if check == "auto" and time.perf_counter() - started > _SLOW_FORWARD_SECONDS:
-        depth = replace(depth, full=False)
-    intact = cache_disagreement(model) if depth.full else None
+        depth = replace(depth, rebuild=False, generation=False)
+    intact = cache_disagreement(model) if depth.generation else None
     if copy:
         empty: dict[nn.Module, nn.Module] = {stack.layers[i]: nn.Identity() for i in whole}
         empty |= {part.module: nn.Identity() for sublayer in parts for part in sublayer.parts}
@@ -173,15 +174,14 @@ def remove_players(
     if whole:
         delete_layers(pruned, site, whole)
     what = f"layers {removed}" if not isinstance(players, SublayerStack) else _names(players, removed)
-    if expected_BTV is not None:
-        check_logits(pruned, expected_BTV, what)
-    if depth.full:
+    logits_BTV = check_logits(pruned, expected_BTV, what) if expected_BTV is not None else None
+    if depth.generation:
         check_generation(pruned, intact, what)
     recipe = pruning_recipe(pruned)
     if recipe is not None and recipe.sublayers:
         _warn(recipe, "it has no word for a missing sublayer")
     elif recipe is not None and depth.logits:
-        problem = reload_problem(pruned, recipe.path, rebuild=depth.full)
+        problem = reload_problem(pruned, recipe.path, logits_BTV if depth.rebuild else None)
         keep_recipe(pruned, replace(recipe, plain=problem is None))
         if problem is not None:
             _warn(recipe, problem)
