@@ -19,6 +19,7 @@ from layershap.exceptions import (
     SurgeryCheckError,
     SurrogateQualityWarning,
     TiedSelectionWarning,
+    UncheckedInputWarning,
     UnsupportedModelError,
 )
 from layershap.game import LayerGame
@@ -76,6 +77,7 @@ __all__ = [
     "SurrogateSearch",
     "Task",
     "TiedSelectionWarning",
+    "UncheckedInputWarning",
     "UnsupportedModelError",
     "compare",
     "evaluate",

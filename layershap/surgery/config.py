@@ -44,13 +44,14 @@ def decoder_configs(model: nn.Module, parent: nn.Module, n_layers: int) -> list[
     if primary is None or not hasattr(primary, "to_dict"):
         return []
     found: dict[int, Any] = {}
-    for config in _all_configs(model):
+    for config in all_configs(model):
         if type(config) is type(primary) and (config is primary or layer_count_fields(config, n_layers)):
             found.setdefault(id(config), config)
     return list(found.values())
 
 
-def _all_configs(model: nn.Module) -> Iterator[Any]:
+def all_configs(model: nn.Module) -> Iterator[Any]:
+    """The config objects of the model's modules, and the parts of these; some more than once."""
     for module in model.modules():
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "to_dict"):
