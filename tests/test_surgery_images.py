@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
+    Granite4VisionConfig,
+    Granite4VisionForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLMoeConfig,
@@ -86,6 +88,17 @@ def test_layers_that_get_image_features_by_their_place_stay(kind):
             pruned = remove_layers(model, removed)
         assert torch.allclose(on_an_image(pruned), expected, atol=1e-6)
     assert not torch.allclose(on_an_image(pruned), on_an_image(model), atol=1e-3)
+
+
+def test_layers_that_the_config_names_for_features_stay():
+    text = {"model_type": "granite", "vocab_size": 200, "hidden_size": 32, "intermediate_size": 48}
+    text |= {"num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0}
+    vision = {"model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 48, "num_hidden_layers": 2}
+    vision |= {"num_attention_heads": 4, "image_size": 32, "patch_size": 8}
+    places = {"deepstack_layer_map": [[-1, 1]], "spatial_target_layers": [0, 3]}
+    config = Granite4VisionConfig(text_config=text, vision_config=vision, downsample_rate="4/8", **places)
+    model = Granite4VisionForConditionalGeneration(config).eval()
+    assert sorted(unremovable_layers(model, find_layers(model))) == [0, 1, 2, 3]
 
 
 def test_the_decoder_alone_gets_no_features():

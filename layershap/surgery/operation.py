@@ -6,7 +6,7 @@ import copy as copying
 import functools
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import AbsentSublayer, Sublayer
-from layershap.surgery import adapters, cache_slots, families, indices
+from layershap.surgery import adapters, cache_slots, families, indices, quantization
 from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
 from layershap.surgery.recipe import keep_recipe, new_recipe
 from layershap.surgery.reload import base_model
@@ -115,8 +115,9 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
         indices.renumber_device_map(holder, site.path, positions)
     # A PEFT wrapper and the model inside it hold the same adapter configs: once is enough.
     adapters.renumber_adapters(pruned, site.path, positions)
+    stale = quantization.renumber_quantization(pruned, site.path, positions)
     if recipe is not None:
-        keep_recipe(pruned, recipe.without_layers(kept))
+        keep_recipe(pruned, replace(recipe.without_layers(kept), stale_patterns=recipe.stale_patterns + stale))
 
 
 def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer]) -> None:

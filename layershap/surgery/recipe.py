@@ -59,6 +59,8 @@ class PruningRecipe:
         The config as the last removal left it: what differs from it was changed by others.
     conflicts : tuple of str
         Fields about layers that were changed since, which `original_config` can't take up.
+    stale_patterns : tuple of str
+        Patterns of the quantisation config that name other layers since a removal.
     """
 
     model_class: str
@@ -70,6 +72,7 @@ class PruningRecipe:
     sublayers: tuple[tuple[int, str], ...] = ()
     pruned_config: dict[str, Any] | None = None
     conflicts: tuple[str, ...] = ()
+    stale_patterns: tuple[str, ...] = ()
 
     @property
     def left(self) -> list[int]:

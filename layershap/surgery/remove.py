@@ -192,6 +192,8 @@ def remove_players(
         _warn(pruned, recipe, "it has no word for a missing sublayer")
     elif recipe is not None and depth.logits:
         problem = reload_problem(pruned, recipe.path, logits_BTV if depth.rebuild else None)
+        if recipe.stale_patterns:
+            problem = f"its quantization_config names other layers now by {list(recipe.stale_patterns)}; rewrite these"
         keep_recipe(pruned, replace(recipe, plain=problem is None))
         if problem is not None:
             _warn(pruned, recipe, problem)
