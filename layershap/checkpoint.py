@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import tempfile
 from dataclasses import replace
 from os import PathLike
@@ -107,7 +108,10 @@ def save_pruned(model: nn.Module, folder: str | PathLike[str], *, tokenizer: Any
             tokenizer.save_pretrained(staged)
         # The recipe goes first: with it, half a folder is refused.
         for path in sorted(staged.iterdir(), key=lambda path: path.name != RECIPE_FILE):
-            os.replace(path, target / path.name)
+            if path.is_dir():  # further chat templates of the tokenizer
+                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+            else:
+                os.replace(path, target / path.name)
         for name in earlier - {*files}:
             (target / name).unlink(missing_ok=True)
     return target

@@ -190,10 +190,13 @@ def test_other_weights_in_the_folder_are_not_overwritten(tmp_path):
 
 
 def test_an_earlier_save_is_replaced_altogether(tmp_path):
-    save_pruned(remove_layers(stories(), [1]), tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(STORIES)
+    tokenizer.chat_template = {"default": "first", "other": "second"}
+    save_pruned(remove_layers(stories(), [1]), tmp_path, tokenizer=tokenizer)
     second = by_index()
-    save_pruned(second, tmp_path)
+    save_pruned(second, tmp_path, tokenizer=tokenizer)
     assert torch.equal(logits(load_pruned(tmp_path)), logits(second))
+    assert AutoTokenizer.from_pretrained(tmp_path).chat_template == tokenizer.chat_template
     assert not (tmp_path / "model.safetensors").exists()
 
 

@@ -75,11 +75,11 @@ def _outer_modules(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     from peft.tuners.tuners_utils import BaseTunerLayer  # a model with adapters has PEFT installed
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    inside: list[str] = []
+    wrapper = ""  # what is inside follows it directly
     for name, module in root.named_modules():
-        if name and not any(name.startswith(prefix) for prefix in inside):
+        if name and not (wrapper and name.startswith(wrapper)):
             if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-                inside.append(name + ".")
+                wrapper = name + "."
             yield name, module
 
 
