@@ -20,6 +20,7 @@ from layershap.exceptions import (
     SurgeryCheckError,
     SurrogateQualityWarning,
     TiedSelectionWarning,
+    UncheckedInputWarning,
     UnsupportedModelError,
     ValueQualityWarning,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "SurrogateSearch",
     "Task",
     "TiedSelectionWarning",
+    "UncheckedInputWarning",
     "UnsupportedModelError",
     "ValueQualityWarning",
     "compare",

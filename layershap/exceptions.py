@@ -51,5 +51,9 @@ class NonFiniteScoreWarning(UserWarning):
     """Some masked models score NaN or infinity; they are kept in the record and left out of the surrogate's fit."""
 
 
+class UncheckedInputWarning(UserWarning):
+    """The self-check of a removal read text only, and the model takes images or sound too."""
+
+
 class CheckpointWarning(UserWarning):
     """The pruned model needs more than plain ``save_pretrained`` and ``from_pretrained``."""

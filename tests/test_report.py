@@ -216,6 +216,7 @@ def test_model_card_holds_the_results(report, tmp_path):
     assert (result.metric_type, result.metric_value, result.dataset_name) == ("perplexity", 104.25, "text (seq128)")
     assert ", ".join(map(str, report.removal(4).layers)) in loaded.text
     assert "model-index" not in report.to_model_card(2, name="not measured").content
+    assert "layershap.load_pruned(folder)" in card.content
 
 
 def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):

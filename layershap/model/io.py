@@ -97,6 +97,14 @@ def accepts_argument(model: nn.Module, name: str) -> bool:
     return name in parameters or passes_on
 
 
+_OTHER_INPUTS = ("pixel_values", "pixel_values_videos", "images", "input_features", "input_values", "audio_values")
+
+
+def other_inputs(model: nn.Module) -> list[str]:
+    """Arguments by which the model takes images or sound beside token ids."""
+    return [name for name in _OTHER_INPUTS if name in inspect.signature(type(model).forward).parameters]
+
+
 def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """Run the model's own forward, without a cache, and return its logits [B, T, V]."""
     if hasattr(model, "config") and accepts_argument(model, "input_ids"):

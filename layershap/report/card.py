@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from layershap.checkpoint import RECIPE_FILE
 from layershap.report.records import PruningOutcome, RemovalRecord
 from layershap.report.summary import describe, layer_table, outcome_table, speed_table
 
@@ -62,6 +63,10 @@ def _body(
         "unchanged; nothing was trained.",
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
         "how well the model does with only some of its layers.",
+        "## How to load it",
+        f"Where the folder holds `{RECIPE_FILE}`: `layershap.load_pruned(folder)`. It holds one if the architecture's "
+        "config can't say which layers are gone, and `from_pretrained` refuses it then. Else: "
+        "`transformers.AutoModelForCausalLM.from_pretrained(folder)`.",
         "## How it was chosen",
         f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})"
         + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError
@@ -20,19 +21,29 @@ from layershap.model.sublayers import Players
 Check = Literal["auto", True, False]
 
 _PROBE_ROWS, _PROBE_TOKENS, _GENERATED = 2, 12, 5
-# Above this the generation check (some twenty forwards) and the rebuild are not worth their time.
+# Above this the generation check (some twenty forwards) is not worth its time.
 _SMALL_MODEL_PARAMETERS = 100_000_000
 # Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
 # unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
-MODEL_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, AttributeError, NotImplementedError)
+MODEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    StrictDataclassError,  # a config's own validation
+)
 
 
 @dataclass(frozen=True)
 class Depth:
-    """How much to check: logits against the masked model; cached generation and a rebuild from the config."""
+    """How much to check: logits against the masked model; a rebuild from the config; cached generation."""
 
     logits: bool
-    full: bool
+    rebuild: bool
+    generation: bool
 
 
 def check_depth(model: nn.Module, check: Check) -> Depth:
@@ -41,8 +52,8 @@ def check_depth(model: nn.Module, check: Check) -> Depth:
         raise ValueError(f"check must be 'auto', True or False, got {check!r}")
     if check == "auto":
         small = sum(p.numel() for p in model.parameters()) <= _SMALL_MODEL_PARAMETERS
-        return Depth(logits=True, full=small)
-    return Depth(logits=check, full=check)
+        return Depth(logits=True, rebuild=True, generation=small)
+    return Depth(logits=check, rebuild=check, generation=check)
 
 
 def probe_ids(model: nn.Module) -> Tensor:
@@ -85,9 +96,16 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     return float((a[finite] - b[finite]).abs().max()) / scale
 
 
-def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> None:
-    """Raise `SurgeryCheckError` unless the logits are those of the masked model; `what` names what was removed."""
-    difference = relative_difference(plain_logits(pruned), expected_BTV)
+def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> Tensor:
+    """The pruned model's logits of the probe [B, T, V].
+
+    Raises
+    ------
+    SurgeryCheckError
+        They are not those of the masked model; `what` names what was removed.
+    """
+    logits_BTV = plain_logits(pruned)
+    difference = relative_difference(logits_BTV, expected_BTV)
     allowed = tolerance(pruned)
     if not difference <= allowed:
         raise SurgeryCheckError(
@@ -95,6 +113,7 @@ def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> None:
             f"them, they differ by {difference:.2g} of the largest logit (allowed: {allowed:.2g}). The surgery "
             "does not know something about this architecture, please report it. check=False returns the model anyway."
         )
+    return logits_BTV
 
 
 def cache_disagreement(model: nn.Module) -> float | None:

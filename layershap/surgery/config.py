@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,14 +18,11 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "n_blocks")
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "num_hash_layers")
 _SUFFIX_COUNTS = ("num_kv_shared_layers",)
-_INDEX_LISTS = (
-    "attn_layer_indices",
-    "mlp_only_layers",
-    "moe_layers",
-    "cross_attention_layers",
-    "hybrid_layer_ids",
-    "full_attn_idxs",
-)
+# A list that names layers by their indices: by its name, unless its values say that it is something else.
+_INDEX_LIST_NAME = re.compile(r"layers$|(^|_)layer_(ids|idxs?|indices|indexes)$|_attn_(idxs|indices|indexes)$")
+_OTHER_INDICES = re.compile(r"vision|image|audio|mtp|encoder|^num_")
+# One entry per layer, which is the index of a layer.
+_SOURCE_LISTS = ("kv_source_layers",)
 _ONE_BASED_INDEX_LISTS = ("ple_layer_ids",)
 # Fields that are numbers in most families and one number per layer in some.
 _NUMBERS_PER_LAYER = (
@@ -47,13 +44,14 @@ def decoder_configs(model: nn.Module, parent: nn.Module, n_layers: int) -> list[
     if primary is None or not hasattr(primary, "to_dict"):
         return []
     found: dict[int, Any] = {}
-    for config in _all_configs(model):
+    for config in all_configs(model):
         if type(config) is type(primary) and (config is primary or layer_count_fields(config, n_layers)):
             found.setdefault(id(config), config)
     return list(found.values())
 
 
-def _all_configs(model: nn.Module) -> Iterator[Any]:
+def all_configs(model: nn.Module) -> Iterator[Any]:
+    """The config objects of the model's modules, and the parts of these; some more than once."""
     for module in model.modules():
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "to_dict"):
@@ -70,13 +68,50 @@ def layer_count_fields(config: Any, n_layers: int) -> list[str]:
     return [name for name, value in vars(config).items() if is_per_layer(name, value, n_layers)]
 
 
+def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The layer counts in the JSON of a config, those of its parts included."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from layer_counts(value)
+        elif name in (*_DECODER_COUNTS, *_COUNTS, "encoder_layers", "depth") and isinstance(value, int):
+            yield name, value
+
+
 def is_per_layer(name: str, value: Any, n_layers: int) -> bool:
     """Whether a field holds one entry for each of `n_layers` layers."""
     if not isinstance(value, list | tuple) or len(value) != n_layers or name.startswith("mtp"):
         return False
-    if name in _INDEX_LISTS or name in _ONE_BASED_INDEX_LISTS:
+    if is_index_list(name, value, n_layers) or name in _ONE_BASED_INDEX_LISTS:
         return False
     return name in _NUMBERS_PER_LAYER or _LAYERWISE_NAME.search(name) is not None
+
+
+def _has_entries_beyond(name: str, value: Any, n_layers: int) -> bool:
+    """Whether a field names the kinds of all layers and of more behind them (those of multi-token prediction)."""
+    return (
+        isinstance(value, list | tuple)
+        and len(value) > n_layers
+        and all(isinstance(kind, str) for kind in value)
+        and _LAYERWISE_NAME.search(name) is not None
+    )
+
+
+def is_index_list(name: str, value: Any, n_layers: int) -> bool:
+    """Whether a field holds the indices of some, or all, of `n_layers` layers."""
+    if not isinstance(value, list | tuple) or name in (*_ONE_BASED_INDEX_LISTS, *_SOURCE_LISTS):
+        return False
+    if _INDEX_LIST_NAME.search(name) is None or _OTHER_INDICES.search(name) is not None:
+        return False
+    if not all(type(i) is int and i >= 0 for i in value):
+        return False
+    # As long as the depth: either all the layers, or a number for each. Of two layers [0, 1] may be flags as well.
+    return len(value) != n_layers or (n_layers > 2 and sorted(value) == list(range(n_layers)))
+
+
+def speaks_of_layers(name: str) -> bool:
+    """Whether a field of this name, if it is a list, has entries for layers or names layers."""
+    by_name = _INDEX_LIST_NAME.search(name) or _LAYERWISE_NAME.search(name)
+    return by_name is not None or name in (*_ONE_BASED_INDEX_LISTS, *_NUMBERS_PER_LAYER)
 
 
 def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, tuple[Any, Any]]:
@@ -91,9 +126,13 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, t
     place = {old: new for new, old in enumerate(kept)}
     new: dict[str, Any] = {}
     for name, value in stored.items():
-        if is_per_layer(name, value, n_layers):
+        if name in _SOURCE_LISTS and isinstance(value, list | tuple) and all(value[i] in place for i in kept):
+            new[name] = type(value)(place[value[i]] for i in kept)
+        elif is_per_layer(name, value, n_layers):
             new[name] = type(value)(value[i] for i in kept)
-        elif name in _INDEX_LISTS and isinstance(value, list | tuple):
+        elif _has_entries_beyond(name, value, n_layers):
+            new[name] = type(value)([*(value[i] for i in kept), *value[n_layers:]])
+        elif is_index_list(name, value, n_layers):
             new[name] = type(value)(place[i] for i in value if i in place)
         elif name in _ONE_BASED_INDEX_LISTS and isinstance(value, list | tuple):
             new[name] = type(value)(place[i - 1] + 1 for i in value if i - 1 in place)

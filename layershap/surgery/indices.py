@@ -51,11 +51,16 @@ def _stride(olds: Sequence[int], values: Sequence[int]) -> int | None:
 
 
 def mend_stale_attributes(
-    model: nn.Module, layers: Sequence[nn.Module], changes: Mapping[str, tuple[Any, Any]], n_layers: int, n_kept: int
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    changes: Mapping[str, tuple[Any, Any]],
+    n_layers: int,
+    kept: Sequence[int],
 ) -> None:
-    """Update copies of changed config fields, and layer counts, that modules other than the layers keep for themselves.
+    """Update copies of changed config fields, layer counts and lists per layer that modules keep for themselves.
 
     Inside the layers only lists are updated: a number there that equals the count may be part of the mathematics.
+    The module that holds the layers may have worked out something for each (the kind of its rotary table, say).
     """
     inside = {id(module) for layer in layers for module in layer.modules()}
     parents = {id(m) for m in model.modules() if any(c is layer for c in _grandchildren(m) for layer in layers[:1])}
@@ -67,7 +72,19 @@ def mend_stale_attributes(
         if id(module) in parents:
             for name in _COUNT_ATTRIBUTES:
                 if own.get(name) == n_layers:
-                    setattr(module, name, n_kept)
+                    setattr(module, name, len(kept))
+            for name, value in list(own.items()):
+                if name not in changes and _is_one_scalar_per_layer(value, n_layers):
+                    setattr(module, name, type(value)(value[i] for i in kept))
+
+
+def _is_one_scalar_per_layer(value: Any, n_layers: int) -> bool:
+    return (
+        type(value) in (list, tuple)
+        and len(value) == n_layers
+        and all(isinstance(entry, str | int | float | None) for entry in value)
+        and value != type(value)(range(n_layers))
+    )
 
 
 def _grandchildren(module: nn.Module) -> list[nn.Module]:
@@ -90,26 +107,3 @@ def rename(name: str, path: str, positions: Mapping[int, int]) -> str | None:
         return name
     new = positions.get(int(match[2]))
     return None if new is None else f"{match[1]}{new}{match[3]}"
-
-
-def renumber_adapters(model: nn.Module, path: str, positions: Mapping[int, int]) -> None:
-    """Rewrite what a PEFT config says about layers by index, so that saved adapters load into the pruned model."""
-    configs = getattr(model, "peft_config", None)
-    if not isinstance(configs, dict):
-        return
-    inner = path.removeprefix("base_model.model.")
-    for config in configs.values():
-        chosen = getattr(config, "layers_to_transform", None)
-        if chosen is not None:
-            chosen = [chosen] if isinstance(chosen, int) else chosen
-            config.layers_to_transform = [positions[i] for i in chosen if i in positions]
-        for field in ("rank_pattern", "alpha_pattern"):
-            pattern = getattr(config, field, None)
-            if pattern:
-                named = {rename(name, inner, positions): value for name, value in pattern.items()}
-                setattr(config, field, {name: value for name, value in named.items() if name is not None})
-        for field in ("target_modules", "modules_to_save", "exclude_modules"):
-            names = getattr(config, field, None)
-            if isinstance(names, list | set):
-                kept = (rename(name, inner, positions) for name in names)
-                setattr(config, field, type(names)(name for name in kept if name is not None))

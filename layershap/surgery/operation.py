@@ -6,7 +6,7 @@ import copy as copying
 import functools
 import types
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -14,7 +14,7 @@ from torch import nn
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import AbsentSublayer, Sublayer
-from layershap.surgery import cache_slots, families, indices
+from layershap.surgery import adapters, cache_slots, families, indices, quantization
 from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
 from layershap.surgery.recipe import keep_recipe, new_recipe
 from layershap.surgery.reload import base_model
@@ -106,7 +106,7 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
         families.spell_out_config(config, site.n_places)
         changes.update(prune_config(config, site.n_places, kept))
         families.finish_config(config, site.n_places, kept)
-    indices.mend_stale_attributes(pruned, layers, changes, site.n_places, len(kept))
+    indices.mend_stale_attributes(pruned, layers, changes, site.n_places, kept)
     families.finish_model(pruned, layers)
     families.retie_shared_blocks(pruned, parent, layers)
     cache_slots.assign(layers, [kinds[place] for place in kept] if kinds else [])
@@ -114,9 +114,10 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
     for holder in {id(m): m for m in (pruned, base_model(pruned))}.values():
         indices.renumber_device_map(holder, site.path, positions)
     # A PEFT wrapper and the model inside it hold the same adapter configs: once is enough.
-    indices.renumber_adapters(pruned, site.path, positions)
+    adapters.renumber_adapters(pruned, site.path, positions)
+    stale = quantization.renumber_quantization(pruned, site.path, positions)
     if recipe is not None:
-        keep_recipe(pruned, recipe.without_layers(kept))
+        keep_recipe(pruned, replace(recipe.without_layers(kept), stale_patterns=recipe.stale_patterns + stale))
 
 
 def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer]) -> None:
@@ -141,6 +142,7 @@ def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer])
             path, _, name = part.name.rpartition(".")
             setattr(layer.get_submodule(path), name, AbsentSublayer(sublayer.kind, part.form, part.adds_residual))
     cache_slots.assign(list(container), layer_kinds(pruned, site.path, site.n_places))
+    adapters.renumber_adapters(pruned, site.path, {place: place for place in range(site.n_places)})
     if recipe is not None:
         places = [(site.positions[sublayer.layer], sublayer.kind) for sublayer in removed]
         keep_recipe(pruned, recipe.without_sublayers(places))

@@ -9,9 +9,30 @@ from typing import Any
 
 from torch import nn
 
+from layershap.surgery.config import speaks_of_layers
 from layershap.surgery.reload import base_model
 
 _ATTRIBUTE = "_layershap_recipe"
+
+NOT_OF_THE_MODEL = frozenset(
+    {
+        "_name_or_path",
+        "name_or_path",
+        "_commit_hash",
+        "architectures",
+        "transformers_version",
+        "transformers_weights",
+        "auto_map",
+        "custom_pipelines",
+        "attn_implementation",
+        "_attn_implementation",
+        "_attn_implementation_internal",
+        "experts_implementation",
+        "_experts_implementation",
+        "_experts_implementation_internal",
+    }
+)
+"""Fields of a config that say where a model came from, which code or which kernels run it, not what it is."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +44,7 @@ class PruningRecipe:
     model_class : str
         Name of the transformers class.
     original_config : dict
-        The config before the first removal, as in its JSON.
+        The config before the first removal, as in its JSON, with what was changed since apart from the removals.
     path : str
         Dotted path of the layers.
     n_layers : int
@@ -34,6 +55,12 @@ class PruningRecipe:
         Removed sublayers of layers that stay: layer in the original numbering, and kind.
     plain : bool
         Whether plain ``save_pretrained`` and ``from_pretrained`` give this model back.
+    pruned_config : dict
+        The config as the last removal left it: what differs from it was changed by others.
+    conflicts : tuple of str
+        Fields about layers that were changed since, which `original_config` can't take up.
+    stale_patterns : tuple of str
+        Patterns of the quantisation config that name other layers since a removal.
     """
 
     model_class: str
@@ -43,6 +70,9 @@ class PruningRecipe:
     removed: tuple[int, ...]
     plain: bool
     sublayers: tuple[tuple[int, str], ...] = ()
+    pruned_config: dict[str, Any] | None = None
+    conflicts: tuple[str, ...] = ()
+    stale_patterns: tuple[str, ...] = ()
 
     @property
     def left(self) -> list[int]:
@@ -70,8 +100,9 @@ def pruning_recipe(model: nn.Module) -> PruningRecipe | None:
 
 
 def keep_recipe(model: nn.Module, recipe: PruningRecipe) -> None:
-    """Make `recipe` the one of `model`."""
-    setattr(base_model(model), _ATTRIBUTE, recipe)
+    """Make `recipe` the one of `model`, whose config is now as the removal left it."""
+    base = base_model(model)
+    setattr(base, _ATTRIBUTE, replace(recipe, pruned_config=config_fields(base)))
 
 
 def new_recipe(model: nn.Module, path: str, n_layers: int) -> PruningRecipe | None:
@@ -79,6 +110,51 @@ def new_recipe(model: nn.Module, path: str, n_layers: int) -> PruningRecipe | No
     base = base_model(model)
     if not hasattr(base, "save_pretrained") or not hasattr(base, "config"):
         return None
-    config = json.loads(base.config.to_json_string(use_diff=True))
     inner = path.removeprefix("base_model.model.") if base is not model else path
-    return pruning_recipe(model) or PruningRecipe(type(base).__name__, config, inner, n_layers, (), plain=True)
+    return current_recipe(model) or PruningRecipe(
+        type(base).__name__, config_fields(base), inner, n_layers, (), plain=True
+    )
+
+
+def current_recipe(model: nn.Module) -> PruningRecipe | None:
+    """The recipe of a model, with what was changed in its config since the last removal."""
+    recipe = pruning_recipe(model)
+    if recipe is None or recipe.pruned_config is None:
+        return recipe
+    now = config_fields(base_model(model))
+    merged, conflicts = _carried(recipe.original_config, recipe.pruned_config, now)
+    return replace(recipe, original_config=merged, pruned_config=now, conflicts=tuple({*recipe.conflicts, *conflicts}))
+
+
+def config_fields(base: Any) -> dict[str, Any]:
+    """A model's config as in its JSON, without the fields that do not say what the model is."""
+    return _without(json.loads(base.config.to_json_string(use_diff=True)))
+
+
+def _without(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without(value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+        if name not in NOT_OF_THE_MODEL
+    }
+
+
+def _carried(
+    original: dict[str, Any], before: dict[str, Any], after: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """`original` with the changes from `before` to `after`, and the fields about layers where that can't be."""
+    merged, conflicts = dict(original), []
+    for name in before.keys() | after.keys():
+        old, new = before.get(name), after.get(name)
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict) and isinstance(original.get(name), dict):
+            merged[name], inner = _carried(original[name], old, new)
+            conflicts += [f"{name}.{field}" for field in inner]
+        elif original.get(name) != old or (isinstance(new, list) and speaks_of_layers(name)):
+            conflicts.append(name)
+        elif name in after:
+            merged[name] = new
+        else:
+            merged.pop(name, None)
+    return merged, conflicts

@@ -10,11 +10,13 @@ import copy
 import json
 import math
 import tempfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from accelerate import init_empty_weights
+from torch import Tensor, nn
 
 from layershap.model.io import evaluation_mode, is_quantized
 from layershap.surgery.check import MODEL_ERRORS, plain_logits, relative_difference, tolerance
@@ -23,7 +25,6 @@ from layershap.surgery.check import MODEL_ERRORS, plain_logits, relative_differe
 _IGNORED = {
     "training",
     "layer_idx",
-    "num_hidden_layers",
     "gradient_checkpointing",
     "name_or_path",
     "dtype",
@@ -32,6 +33,8 @@ _IGNORED = {
 # big_bird switches its kernel by the length of the input it last saw.
 _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "BigBirdBlockSparseAttention"}
 _SCALARS = (bool, int, float, str, type(None))
+# Children that PEFT, activation checkpointing and torch.compile put between a module's name and the module.
+_WRAPPED = ("base_layer", "original_module", "token_adapter", "_checkpoint_wrapped_module", "_orig_mod")
 
 
 def base_model(model: nn.Module) -> Any:
@@ -40,7 +43,7 @@ def base_model(model: nn.Module) -> Any:
     return getter() if getter is not None and hasattr(model, "peft_config") else model
 
 
-def reload_problem(model: nn.Module, layers_path: str, *, rebuild: bool) -> str | None:
+def reload_problem(model: nn.Module, layers_path: str, logits_BTV: Tensor | None) -> str | None:
     """Why the config would not rebuild this model, or None if it would.
 
     Parameters
@@ -49,27 +52,44 @@ def reload_problem(model: nn.Module, layers_path: str, *, rebuild: bool) -> str 
         A pruned transformers model; None is returned for any other module, which has no config to rebuild from.
     layers_path : str
         Dotted path of its layers.
-    rebuild : bool
-        Also build the model with memory, load the weights and compare logits; else only the structure is compared.
+    logits_BTV : Tensor [B, T, V], optional
+        Its logits of the probe: the rebuilt model, with its weights, must give the same. Not compared if None, or
+        where the weights can't be lent to another model (quantised, offloaded, on several devices, with adapters);
+        then the structure and what the layers keep of the config decide, and a model with its own code is not vouched
+        for.
     """
     base = base_model(model)
     if not hasattr(base, "save_pretrained") or not hasattr(base, "config"):
         return None
+    compares = logits_BTV is not None and _can_lend_weights(base)
     try:
         config = round_trip(base.config)
+    except MODEL_ERRORS as error:
+        return f"its config is refused ({error})"
+    try:
         with torch.device("meta"):
             fresh = type(base)(copy.deepcopy(config))
     except MODEL_ERRORS as error:
-        if not rebuild:
-            return None if "meta" in str(error) else f"its config is refused ({error})"
-        fresh = None
-    if fresh is not None:
-        problem = _structural_difference(fresh, base, layers_path)
-        if problem is not None or not rebuild:
+        if not compares:
+            return f"its config is refused, or can't be tried without memory ({error})"
+    else:
+        # What the layers keep of the layer count may be of no consequence: the logits tell.
+        problem = _structural_difference(fresh, base, layers_path, {"num_hidden_layers"} if compares else ())
+        if problem is not None:
             return problem
-    if hasattr(model, "peft_config") or is_quantized(base) or any(p.device.type == "meta" for p in base.parameters()):
-        return None
-    return _rebuilt_difference(base, config)
+    if logits_BTV is not None and compares:
+        return _rebuilt_difference(base, config, logits_BTV)
+    if not type(base).__module__.startswith("transformers.models."):
+        return "it has code of its own, and a model built from its config was compared in structure only"
+    return None
+
+
+def _can_lend_weights(base: nn.Module) -> bool:
+    """Whether another model on one device can run with the weights of this one."""
+    devices = {parameter.device for parameter in base.parameters()}
+    return (
+        len(devices) == 1 and next(iter(devices)).type != "meta" and not is_quantized(base) and not holds_adapters(base)
+    )
 
 
 def round_trip(config: Any) -> Any:
@@ -85,17 +105,35 @@ def round_trip(config: Any) -> Any:
     return restored
 
 
-def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) -> str | None:
-    fresh_modules, live_modules = dict(fresh.named_modules()), dict(live.named_modules())
+def _plain_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The modules by the names that they have in the model without wrappers and adapters, each once."""
+    seen: set[int] = set()
+
+    def walk(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        while inner := next((c for name, c in module.named_children() if name in _WRAPPED), None):
+            module = inner
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield prefix, module
+        for name, child in module.named_children():
+            yield from walk(f"{prefix}.{name}" if prefix else name, child)
+
+    yield from walk("", model)
+
+
+def _structural_difference(
+    fresh: nn.Module, live: nn.Module, layers_path: str, unimportant: Collection[str]
+) -> str | None:
+    fresh_modules, live_modules = dict(_plain_modules(fresh)), dict(_plain_modules(live))
     switched: tuple[str, ...] = ()
     quantized = is_quantized(live)
     for name, module in fresh_modules.items():
-        other: Any = live_modules.get(name)
+        other = live_modules.get(name)
         if type(other) is not type(module) and {type(other).__name__, type(module).__name__} <= _RUNTIME_CHOICES:
             switched += (name + ".",)
         if other is None:
             return f"the config asks for a module {name} that the pruned model does not have"
-        other = getattr(other, "base_layer", other)
         leaf = next(other.children(), None) is None
         if quantized and (isinstance(module, nn.Linear) or (leaf and is_quantized(other))):
             continue  # another class, or packed weights of another shape
@@ -107,17 +145,17 @@ def _structural_difference(fresh: nn.Module, live: nn.Module, layers_path: str) 
             if shape != tuple(tensor.shape) and not (isinstance(mine, torch.Tensor) and mine.numel() == 0):
                 return f"the config makes {name}.{key} of shape {tuple(tensor.shape)}, it is of shape {shape}"
         if name.startswith(layers_path):
-            for key in sorted(vars(module).keys() & vars(other).keys() - _IGNORED):
+            for key in sorted(vars(module).keys() & vars(other).keys() - _IGNORED - {*unimportant}):
                 a, b = vars(module)[key], vars(other)[key]
                 if not key.startswith("_") and _differ(a, b):
                     return f"the config makes {name}.{key} {a!r}, it is {b!r}: the layer's old index is baked into it"
     extra = [name for name in live_modules.keys() - fresh_modules.keys() if not name.startswith(switched)]
-    if extra and not _holds_adapters(live):
+    if extra:
         return f"the pruned model has a module {min(extra)} that the config does not ask for"
     return None
 
 
-def _holds_adapters(model: nn.Module) -> bool:
+def holds_adapters(model: nn.Module) -> bool:
     """Whether PEFT has put adapters into the model, which its config does not speak of."""
     return hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules())
 
@@ -130,19 +168,21 @@ def _differ(a: Any, b: Any) -> bool:
     return a != b and not {a, b} <= _RUNTIME_CHOICES
 
 
-def _rebuilt_difference(base: Any, config: Any) -> str | None:
-    tensor = next(p for p in base.parameters())
-    devices = {p.device for p in base.parameters()}
-    if len(devices) > 1:
-        return None
+def _rebuilt_difference(base: Any, config: Any, logits_BTV: Tensor) -> str | None:
+    device = next(base.parameters()).device
     try:
-        rebuilt = type(base)(copy.deepcopy(config)).to(device=tensor.device, dtype=base.dtype)
-        rebuilt.load_state_dict(base.state_dict(), strict=True)
+        with init_empty_weights(include_buffers=False):
+            rebuilt = type(base)(copy.deepcopy(config))
+        # The weights are lent, not copied: a large model is compared in the memory that it has.
+        rebuilt.load_state_dict(base.state_dict(), strict=True, assign=True)
         rebuilt.tie_weights()
+        precision = {name: buffer.dtype for name, buffer in base.named_buffers()}
+        for name, buffer in rebuilt.named_buffers():
+            buffer.data = buffer.data.to(device, precision.get(name, buffer.dtype))
         with evaluation_mode(rebuilt):
-            difference = relative_difference(plain_logits(rebuilt), plain_logits(base))
+            difference = relative_difference(plain_logits(rebuilt), logits_BTV)
     except MODEL_ERRORS as error:
         return f"a model built from its config does not take its weights ({error})"
-    if difference > tolerance(base):
+    if not difference <= tolerance(base):
         return f"a model built from its config gives other logits (by {difference:.2g} of the largest)"
     return None

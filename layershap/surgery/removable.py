@@ -5,15 +5,18 @@ Sources: the modeling files of transformers 5.23, measured in tests/architecture
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from torch import nn
 
 from layershap.exceptions import LayerNotRemovableError
+from layershap.model.io import other_inputs
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import Players, SublayerStack
 from layershap.surgery.cache_slots import RECURRENT_KINDS, lacks_mixer
-from layershap.surgery.config import decoder_model_type, layer_kinds
+from layershap.surgery.config import all_configs, decoder_model_type, layer_kinds
+from layershap.surgery.reload import base_model
 
 # Kinds of layers, as configs name them, that hold no growing key-value cache.
 _NO_KEY_VALUE_CACHE = RECURRENT_KINDS | {"moe", "mlp"}
@@ -65,6 +68,11 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
             reasons[index] = "text without images does not call it, so its worth can't be measured (mllama)"
     if model_type == "mllama" and _cannot_be_first(model, stack):
         reasons.setdefault(0, "a cross-attention layer must not become the first (mllama: the cache's length)")
+    for index in range(_layers_fed_by_place(model, stack)):
+        reasons.setdefault(
+            index,
+            "image features are added after layers 0, 1, ... by their place, so no earlier layer may go (deepstack)",
+        )
     for group in keep_one_of(model, stack):
         if len(group) == 1:
             reasons.setdefault(group[0], "it is the only attention layer, which holds the cache's length (hybrids)")
@@ -80,6 +88,27 @@ def _cannot_be_first(model: nn.Module, stack: LayerStack) -> list[int]:
     else:
         return []
     return [] if 0 in linear else linear
+
+
+def _layers_fed_by_place(model: nn.Module, stack: LayerStack) -> int:
+    """How many of the first layers the parent feeds image features into by their place in its loop.
+
+    Qwen3-VL and its kin: one layer per layer of the vision tower that is tapped; Granite Vision: those that the config
+    names. All, where the config names none.
+    """
+    base = base_model(model)
+    inner = stack.path.removeprefix("base_model.model.") if base is not model else stack.path
+    parent = base.get_submodule(inner.rpartition(".")[0])
+    fed = any("deepstack" in name for name in inspect.signature(type(parent).forward).parameters)
+    if not fed or not other_inputs(base):
+        return 0
+    counts = []
+    for config in all_configs(base):
+        fields = vars(config)
+        counts.append(len(fields.get("deepstack_visual_indexes") or ()))
+        targets = [layer for _, layer in fields.get("deepstack_layer_map") or ()]
+        counts += [layer + 1 for layer in [*targets, *(fields.get("spatial_target_layers") or ())]]
+    return min(max(counts, default=0) or len(stack), len(stack))
 
 
 def _shares_indexer(layer: nn.Module) -> bool:

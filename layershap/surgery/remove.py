@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from layershap.exceptions import CheckpointWarning
-from layershap.model.io import check_is_model
+from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
+from layershap.model.io import check_is_model, other_inputs
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
 from layershap.model.sublayers import Players, Sublayer, SublayerStack
@@ -24,7 +24,7 @@ from layershap.surgery.check import (
 )
 from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, locate
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
-from layershap.surgery.reload import reload_problem
+from layershap.surgery.reload import base_model, holds_adapters, reload_problem
 from layershap.surgery.removable import refuse_unremovable
 
 _SLOW_FORWARD_SECONDS = 2.0
@@ -55,9 +55,10 @@ def remove_layers(
     stack : LayerStack, str or sequence of nn.Module, optional
         The layers if already known, or their dotted path; found by rule otherwise.
     check : {"auto", True, False}, default="auto"
-        True: the pruned logits must be the masked ones, cached generation must agree with uncached (if it does in the
-        intact model), and the config must rebuild the model. "auto": all of it below 100 M parameters; above, or if
-        one short forward takes seconds, the logits and the structure only. False: nothing.
+        True: the pruned logits must be the masked ones, the config must rebuild the model, and cached generation must
+        agree with uncached (if it does in the intact model). "auto": generation only below 100 M parameters; if one
+        short forward takes seconds, the logits and the structure only. False: nothing. The probe is text: what a model
+        does with images is not checked.
 
     Returns
     -------
@@ -79,6 +80,8 @@ def remove_layers(
     -----
     CheckpointWarning
         The config can't express the result: save it with `layershap.checkpoint.save_pruned`.
+    UncheckedInputWarning
+        The model takes images or sound too, which the self-check doesn't.
 
     Examples
     --------
@@ -162,8 +165,8 @@ def remove_players(
     started = time.perf_counter()
     expected_BTV = skipped_logits(model, players, removed) if depth.logits else None
     if check == "auto" and time.perf_counter() - started > _SLOW_FORWARD_SECONDS:
-        depth = replace(depth, full=False)
-    intact = cache_disagreement(model) if depth.full else None
+        depth = replace(depth, rebuild=False, generation=False)
+    intact = cache_disagreement(model) if depth.generation else None
     if copy:
         empty: dict[nn.Module, nn.Module] = {stack.layers[i]: nn.Identity() for i in whole}
         empty |= {part.module: nn.Identity() for sublayer in parts for part in sublayer.parts}
@@ -173,18 +176,27 @@ def remove_players(
     if whole:
         delete_layers(pruned, site, whole)
     what = f"layers {removed}" if not isinstance(players, SublayerStack) else _names(players, removed)
-    if expected_BTV is not None:
-        check_logits(pruned, expected_BTV, what)
-    if depth.full:
+    logits_BTV = check_logits(pruned, expected_BTV, what) if expected_BTV is not None else None
+    if logits_BTV is not None and other_inputs(base_model(model)):
+        warnings.warn(
+            f"{type(base_model(model)).__name__} takes {', '.join(other_inputs(base_model(model)))} beside text; the "
+            "self-check of the removal read text only. Compare the pruned model's output on such an input with that of "
+            "layershap.skip_layers.",
+            UncheckedInputWarning,
+            stacklevel=3,
+        )
+    if depth.generation:
         check_generation(pruned, intact, what)
     recipe = pruning_recipe(pruned)
     if recipe is not None and recipe.sublayers:
-        _warn(recipe, "it has no word for a missing sublayer")
+        _warn(pruned, recipe, "it has no word for a missing sublayer")
     elif recipe is not None and depth.logits:
-        problem = reload_problem(pruned, recipe.path, rebuild=depth.full)
+        problem = reload_problem(pruned, recipe.path, logits_BTV if depth.rebuild else None)
+        if recipe.stale_patterns:
+            problem = f"its quantization_config names other layers now by {list(recipe.stale_patterns)}; rewrite these"
         keep_recipe(pruned, replace(recipe, plain=problem is None))
         if problem is not None:
-            _warn(recipe, problem)
+            _warn(pruned, recipe, problem)
     return pruned
 
 
@@ -200,10 +212,16 @@ def _names(players: SublayerStack, removed: Sequence[int]) -> str:
     return f"sublayers {[players.names[i] for i in removed]}"
 
 
-def _warn(recipe: PruningRecipe, problem: str) -> None:
+def _warn(model: nn.Module, recipe: PruningRecipe, problem: str) -> None:
+    remedy = "save it with layershap.checkpoint.save_pruned and load it with load_pruned"
+    if holds_adapters(model):
+        remedy = (
+            "save the adapters alone (save_pretrained) and load them into the pruned base, or merge them "
+            f"(merge_and_unload) and then {remedy}"
+        )
     warnings.warn(
         f"{recipe.model_class}'s config can't express this pruned model: {problem}. A plain from_pretrained of it "
-        "would give another model; save it with layershap.checkpoint.save_pruned and load it with load_pruned.",
+        f"would give another model; {remedy}.",
         CheckpointWarning,
         stacklevel=4,
     )
