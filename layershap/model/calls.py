@@ -1,4 +1,4 @@
-"""How a parent model calls its layers: learned from a probe forward, and changed for a while by patching.
+"""How a parent model calls its layers: learned from a probe forward.
 
 Shapes: B rows, T tokens, L layers, V vocabulary.
 """
@@ -6,8 +6,7 @@ Shapes: B rows, T tokens, L layers, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -15,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import input_device, token_logits, vocabulary_size
+from layershap.model.patching import evaluation_mode
+from layershap.model.patching import patched as patched
 
 ArgumentKey: TypeAlias = "int | str"
 
@@ -162,29 +163,3 @@ def argument_named(module: nn.Module, name: str, args: Sequence[Any], kwargs: di
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     position = names.index(name) if name in names else len(args)
     return position if position < len(args) else None
-
-
-@contextmanager
-def patched(
-    modules: Iterable[nn.Module], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Give each module the forward ``make(index, original)`` for the time of the context, whatever happens in it.
-
-    The patch sits on the instance, outside any hook that accelerate has put there.
-    """
-    saved: list[tuple[nn.Module, bool, Any]] = []
-    try:
-        for index, module in enumerate(modules):
-            saved.append((module, "forward" in module.__dict__, module.__dict__.get("forward")))
-            forward = make(index, module.forward)
-            if getattr(module, "_compiled_call_impl", None) is not None:
-                # A layer that the user has compiled in place (layer.compile()): a patch is not to be traced.
-                forward = torch.compiler.disable(forward)
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module, had_own, own in reversed(saved):
-            if had_own:
-                module.__dict__["forward"] = own
-            else:
-                del module.__dict__["forward"]

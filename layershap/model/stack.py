@@ -16,8 +16,9 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.calls import CallForm, ProbeMismatch, patched, probe_calls
+from layershap.model.calls import CallForm, ProbeMismatch, probe_calls
 from layershap.model.io import check_is_model, part_of, text_config
+from layershap.model.patching import claimed, patched
 
 LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
 
@@ -64,7 +65,8 @@ class LayerStack:
 
             return forward
 
-        with patched([self.layers[i] for i in skipped], make):
+        # All layers are held: two threads that skip different ones would each run without both.
+        with claimed(self.layers), patched([self.layers[i] for i in skipped], make):
             yield
 
     def alone(self, player: int) -> AbstractContextManager[None]:
