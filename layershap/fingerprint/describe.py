@@ -181,7 +181,7 @@ class _Describer:
         try:
             reduced: Any = value.__reduce_ex__(4) if reduce is None else reduce(value)
         except (TypeError, AttributeError, RuntimeError, NotImplementedError, pickle.PickleError) as error:
-            raise IndescribableError(f"{where} is a {type(value).__name__}, which {error}") from error
+            raise IndescribableError(f"{where}: a {type(value).__name__} ({error})") from error
         if isinstance(reduced, str):
             yield reduced
             yield self.digest(getattr(value, "__wrapped__", None), where)
@@ -191,6 +191,8 @@ class _Describer:
         yield self.digest((build, arguments), where)
         if isinstance(state, Mapping):
             for name, element in state.items():
+                if isinstance(getattr(type(value), str(name), None), functools.cached_property):
+                    continue  # follows from the rest, and may not have been asked for yet
                 yield str(name) + self.digest(element, f"{where}.{name}")
         else:
             yield self.digest(state, where)

@@ -70,8 +70,12 @@ def behaviour(
     found = []
     with evaluation_mode(model), torch.inference_mode():
         for players in ([], [int(player) for player in skipped if player not in always_kept]):
-            with stack.skip(players):
-                logits_V = token_logits(model, ids_BT)[0, -1].double().cpu()
+            try:
+                with stack.skip(players):
+                    logits_V = token_logits(model, ids_BT)[0, -1].double().cpu()
+            except (TypeError, RuntimeError, IndexError, KeyError):
+                found.append([])  # a model that can't do without some layer of this half
+                continue
             index = torch.linspace(0, len(logits_V) - 1, _PROBE_LOGITS).long()
             found.append([*logits_V[index].tolist(), float(logits_V.mean()), float(logits_V.std())])
     return found

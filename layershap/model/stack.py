@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from torch import nn
@@ -254,7 +255,7 @@ def skip_layers(
 
 def check_layer_indices(layers: Iterable[int], n_layers: int) -> list[int]:
     """Sorted layer indices in [0, n_layers); negative ones count from the end, none is named twice."""
-    if isinstance(layers, int):
+    if isinstance(layers, Integral):
         raise TypeError(f"layers must be a list of layer indices, got the int {layers}; write [{layers}]")
     given = []
     for value in layers:
