@@ -27,6 +27,7 @@ from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
@@ -296,6 +297,7 @@ class LayerGame:
         pending_UL = self._pending(masks_ML)
         if not len(pending_UL):
             return
+        refuse_skeleton(self._model, "its layers can be inspected and their cost be estimated, but not scored")
         if not self._statistics:
             self._call_on_masked_models(pending_UL)
             return

@@ -17,6 +17,7 @@ from layershap.exceptions import UnsupportedModelError
 from layershap.model.io import input_device, token_logits, vocabulary_size
 from layershap.model.patching import evaluation_mode
 from layershap.model.patching import patched as patched
+from layershap.model.skeleton import on_meta_device, shapes_only
 
 ArgumentKey: TypeAlias = "int | str"
 
@@ -86,12 +87,12 @@ class ProbeMismatch(Exception):
     """The modules are not called as a chain of layers."""
 
 
-def probe_ids(model: nn.Module) -> Tensor:
-    """Two short rows of token ids [B, T] that differ in their last token."""
+def probe_ids(model: nn.Module, device: torch.device | None = None) -> Tensor:
+    """Two short rows of token ids [B, T] that differ in their last token, on the model's device by default."""
     vocabulary = vocabulary_size(model) or 2
-    ids_BT = torch.arange(_PROBE_TOKENS, device=input_device(model)).remainder(vocabulary).repeat(2, 1)
+    ids_BT = torch.arange(_PROBE_TOKENS).remainder(vocabulary).repeat(2, 1)
     ids_BT[1, -1] = (int(ids_BT[1, -1]) + 1) % vocabulary
-    return ids_BT
+    return ids_BT.to(input_device(model) if device is None else device)
 
 
 def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
@@ -107,17 +108,24 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
 
         return forward
 
-    with evaluation_mode(model), torch.inference_mode(), patched(modules, record):
-        logits_BTV = token_logits(model, ids_BT)
+    with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
+        try:
+            logits_BTV = token_logits(model, ids_BT)
+        except RuntimeError as error:
+            if not on_meta_device(model):
+                raise
+            raise UnsupportedModelError(
+                f"this {type(model).__name__} is on the meta device, where its forward fails ({error}): it asks for "
+                "values. Load the weights, or (experts) choose another implementation or dtype"
+            ) from error
     order = [index for index, *_ in calls]
     called_types = {type(modules[index]) for index in order}
     silent = [index for index in range(len(modules)) if index not in order]
     # Layers of another kind may be left out for want of their input (mllama: cross-attention on text without images).
     if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
         raise ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
-    change_TV = (logits_BTV[0].float() - logits_BTV[1].float()).abs()
-    half = logits_BTV.dtype in (torch.float16, torch.bfloat16)
-    if causal and float(change_TV[:-1].max()) > (5e-2 if half else 1e-4) * float(change_TV[-1].max()):
+    # On the meta device there is nothing to compare: the shapes have to do.
+    if causal and logits_BTV.device.type != "meta" and not _is_causal(logits_BTV):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
             "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
@@ -131,6 +139,13 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = replace(forms[-1], carried=forms[-2].carried)
     return tuple(forms)
+
+
+def _is_causal(logits_BTV: Tensor) -> bool:
+    """Whether the last token, which alone differs between two rows, leaves the logits of earlier ones alone."""
+    change_TV = (logits_BTV[0].float() - logits_BTV[1].float()).abs()
+    half = logits_BTV.dtype in (torch.float16, torch.bfloat16)
+    return not float(change_TV[:-1].max()) > (5e-2 if half else 1e-4) * float(change_TV[-1].max())
 
 
 def call_form(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.patching import evaluation_mode as evaluation_mode
+from layershap.model.skeleton import on_meta_device
 
 
 def check_is_model(model: object) -> nn.Module:
@@ -43,7 +44,8 @@ def input_device(model: nn.Module) -> torch.device:
         return torch.device("cpu")
     tensor = next(model.parameters(), None)
     device = tensor.device if tensor is not None else torch.device("cpu")
-    return torch.device("cpu") if device.type == "meta" else device
+    offloaded = device.type == "meta" and not on_meta_device(model)
+    return torch.device("cpu") if offloaded else device
 
 
 def part_of(model: nn.Module, getter: str) -> nn.Module | None:
