@@ -67,7 +67,7 @@ def behaviour(
     """
     ids_BT = calibration.ids_ST[:1, :_PROBE_TOKENS].to(input_device(model))
     skipped = np.flatnonzero(np.random.default_rng(0).permutation(len(stack)) % 2)
-    found = []
+    found: list[list[float]] = []
     with evaluation_mode(model), torch.inference_mode():
         for players in ([], [int(player) for player in skipped if player not in always_kept]):
             try:
