@@ -19,8 +19,24 @@ class SurgeryCheckError(LayerShapError, RuntimeError):
     """The pruned model disagrees with the masked model: the surgery is wrong for this architecture."""
 
 
-class LedgerMismatchError(LayerShapError, ValueError):
+class LedgerError(LayerShapError, ValueError):
+    """A ledger can't be used: opened, written to, or trusted with the utility given."""
+
+
+class LedgerMismatchError(LedgerError):
     """The ledger was written for another model, calibration set, statistic or version."""
+
+
+class LedgerFormatError(LedgerError):
+    """The file is no ledger, or a line of it is damaged; the message names file and line."""
+
+
+class LedgerInUseError(LedgerError):
+    """Another process, or another game of this one, holds the ledger; the message names it."""
+
+
+class ModelInUseError(LayerShapError, RuntimeError):
+    """Another thread is working on the model, whose layers are patched meanwhile."""
 
 
 class MissingExtraError(LayerShapError, ImportError):

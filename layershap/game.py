@@ -6,7 +6,10 @@ Shapes: M masks, L layers, S calibration sequences.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -15,13 +18,16 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
+from layershap.exceptions import LedgerError
 from layershap.fingerprint import fingerprint
+from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
-from layershap.ledger import Ledger, MaskRow, mask_key
+from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
@@ -47,7 +53,9 @@ class LayerGame:
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
         See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
-        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path).
+        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). With a ledger,
+        its code and all that it closes over, has as attributes or defaults, or names as globals must be the same when
+        the ledger is resumed.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know (`find_layers`).
     granularity : {"layer", "sublayer"}, default="layer"
@@ -57,7 +65,8 @@ class LayerGame:
     ledger : path, optional
         File that keeps every evaluated mask; a later game with the same fingerprint resumes from it.
     batch_tokens, memory_budget : int or 'auto'
-        Tokens per layer call; bytes for hidden states.
+        Tokens per layer call; bytes for hidden states. With 'auto', a game that resumes from a ledger takes over the
+        ledger's memory budget where this machine's memory allows it, so that it computes the same bits.
     verbose : int, default=0
         1 shows a progress bar of the planned work.
 
@@ -79,6 +88,14 @@ class LayerGame:
     layer_runs_charged : int
         The same had the ledger held nothing: what a budget counts, so that a fit which is resumed spends as one that
         was never interrupted.
+    fingerprint : dict
+        Everything that a score depends on, as plain JSON values. Computed when first asked for, which reads all
+        weights; a ledger asks at once.
+
+    Raises
+    ------
+    LedgerError
+        The ledger can't be used (`LedgerMismatchError`, `LedgerFormatError` and `LedgerInUseError` say why).
     """
 
     def __init__(
@@ -117,21 +134,60 @@ class LayerGame:
         self._model = model
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
+        self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
         self.unremovable = unremovable_players(model, self.stack)
         self.keep_one_of = keep_one_of(model, self.stack)
-        self.engine = Engine(
-            model, self.stack, self.calibration, self._statistics, settings, always_kept=self.unremovable
-        )
         self.progress = Progress(shown=bool(verbose))
         self.n_evaluated = 0
         self.layer_runs = 0
         self.layer_runs_charged = 0
-        self.fingerprint = fingerprint(model, self.stack, self.calibration, self._statistics or ("score",), settings)
-        if not is_utility:
-            self.fingerprint["utility"] = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
-        self._ledger = Ledger(ledger, self.fingerprint) if ledger is not None else None
         self._rows: dict[bytes, MaskRow] = {}
+        self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
+        self.engine = Engine(
+            model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
+        )
+
+    def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
+        """The ledger; if `pinned`, with its memory budget, on which the last bits of further scores depend."""
+        own = self._settings
+        shape = RowShape(
+            self.n_players, len(self.calibration.ids_ST) if self._statistics else 1, self._statistics or ("score",)
+        )
+        ledger = Ledger(path, self.fingerprint, shape, {"memory_budget": own.memory_budget})
+        budget = ledger.settings.get("memory_budget")
+        if budget != own.memory_budget:
+            if pinned and isinstance(budget, int) and 0 < budget <= 2 * own.memory_budget:
+                self._settings = replace(own, memory_budget=budget)
+            else:
+                warnings.warn(
+                    f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
+                    f"{own.memory_budget}: further scores may differ from those of an uninterrupted run in their last "
+                    "bits",
+                    stacklevel=3,
+                )
+        return ledger
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that a score depends on, as plain JSON values."""
+        found = fingerprint(
+            self._model,
+            self.stack,
+            self.calibration,
+            self._statistics or ("score",),
+            self._settings.batch_tokens,
+            self.unremovable,
+        )
+        if not isinstance(self.utility, Utility):
+            name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
+            try:
+                found["utility"] = f"{name} {digest_of(self.utility, 'the utility')}"
+            except IndescribableError as error:
+                raise LedgerError(
+                    f"a ledger must know the utility {name} again, and can't: {error}. Let it hold plain values "
+                    "(numbers, texts, tensors), or fit without ledger"
+                ) from error
+        return found
 
     @property
     def n_players(self) -> int:
@@ -163,6 +219,8 @@ class LayerGame:
     def __call__(self, masks: MaskArray) -> FloatArray:
         """Scores [M] of masks [M, L] (or one mask [L])."""
         masks_ML = self._checked(masks)
+        if not len(masks_ML):
+            return np.empty(0)
         self._evaluate(masks_ML)
         if not isinstance(self.utility, Utility):
             return np.array([self._rows[mask_key(m)]["score"][0] for m in masks_ML])
@@ -176,10 +234,19 @@ class LayerGame:
         self._evaluate(masks_ML)
         full = self._rows[mask_key(full_1L[0])]
         return SequenceStatistics(
-            sums={name: np.stack([self._rows[mask_key(m)][name] for m in masks_ML]) for name in self._statistics},
+            sums={
+                name: np.array([self._rows[mask_key(m)][name] for m in masks_ML]).reshape(
+                    len(masks_ML), len(self.calibration.ids_ST)
+                )
+                for name in self._statistics
+            },
             dense={name: full[name] for name in self._statistics},
             counts=self.calibration.counts_S.numpy().astype(np.float64),
         )
+
+    def _sums(self, masks_ML: MaskArray, name: str) -> FloatArray:
+        rows = [self._rows[mask_key(mask_L)][name] for mask_L in masks_ML]
+        return np.array(rows, dtype=np.float64).reshape(len(masks_ML), len(self.calibration.ids_ST))
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
@@ -230,6 +297,7 @@ class LayerGame:
         pending_UL = self._pending(masks_ML)
         if not len(pending_UL):
             return
+        refuse_skeleton(self._model, "its layers can be inspected and their cost be estimated, but not scored")
         if not self._statistics:
             self._call_on_masked_models(pending_UL)
             return
@@ -242,6 +310,7 @@ class LayerGame:
             known = self._known(sweep.masks_UL)
             todo_UL = sweep.masks_UL[~known]
             if len(todo_UL):
+                self._prepare_ledger()
                 found = self.engine.run(todo_UL, self.progress.update)
                 rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
                 self._keep(todo_UL, rows)
@@ -258,6 +327,7 @@ class LayerGame:
             self.layer_runs_charged += int(mask_L.sum())
             if self._known(mask_L[None])[0]:
                 continue
+            self._prepare_ledger()
             with (
                 evaluation_mode(self._model),
                 torch.no_grad(),
@@ -276,6 +346,11 @@ class LayerGame:
             if row is not None:
                 self._rows[mask_key(mask_L)] = row
         return np.array([mask_key(m) in self._rows for m in masks_UL], dtype=bool)
+
+    def _prepare_ledger(self) -> None:
+        """Fail before a mask is paid for rather than when it is to be kept."""
+        if self._ledger is not None:
+            self._ledger.check_writable()
 
     def _keep(self, masks_UL: MaskArray, rows: list[MaskRow]) -> None:
         for mask_L, row in zip(masks_UL, rows, strict=True):

@@ -96,12 +96,18 @@ class Calibration:
         return sha.hexdigest()
 
     def check_vocabulary(self, size: int | None) -> None:
-        """Raise if a token id is outside [0, size)."""
+        """Raise if a token id, or a label that counts, is outside [0, size)."""
         low, high = int(self.ids_ST.min()), int(self.ids_ST.max())
         if low < 0 or (size is not None and high >= size):
             raise ValueError(
                 f"calibration token ids must lie in [0, {size}), the model's vocabulary; they span [{low}, {high}]. "
                 "Was another tokenizer used?"
+            )
+        scored = self.labels_ST[self.labels_ST != IGNORE]
+        if len(scored) and (int(scored.min()) < 0 or (size is not None and int(scored.max()) >= size)):
+            raise ValueError(
+                f"calibration labels must be token ids in [0, {size}), the model's vocabulary, or {IGNORE} where "
+                f"nothing is scored; they span [{int(scored.min())}, {int(scored.max())}]"
             )
 
     @classmethod

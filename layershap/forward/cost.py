@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from layershap.forward.engine import Engine
 from layershap.forward.fused import FusedForward
 from layershap.forward.head import needs_dense
+from layershap.model.skeleton import on_meta_device
 from layershap.protocols import FloatArray, IntArray, MaskArray
 
 
@@ -50,8 +51,9 @@ class CostEstimate:
         Floating-point operations of matrix products and attention, counted on one run of each kind of layer.
     peak_bytes : int
         Hidden states and one chunk of logits, beyond the model's own memory and the working memory of one layer call.
-    seconds : float
-        From timing one run of each kind of layer and one of the head, on the first block of sequences.
+    seconds : float or None
+        From timing one run of each kind of layer and one of the head, on the first block of sequences. None for a model
+        on the meta device, which nothing can be timed on.
     path : {'fused', 'plain'}
         Which forward serves.
     n_players : int
@@ -70,7 +72,7 @@ class CostEstimate:
     layer_runs_zeroed: int
     flops: float
     peak_bytes: int
-    seconds: float
+    seconds: float | None
     path: str
     n_players: int
     n_tokens: int
@@ -87,22 +89,30 @@ class CostEstimate:
         return self.layer_runs * self.n_tokens + sum(part.layer_run_tokens for part in self.further)
 
     @property
-    def total_seconds(self) -> float:
-        """Seconds, those of further parts of the text included."""
-        return self.seconds + sum(part.total_seconds for part in self.further)
+    def total_seconds(self) -> float | None:
+        """Seconds, those of further parts of the text included; None if they aren't known."""
+        total = self.seconds
+        for part in self.further:
+            more = part.total_seconds
+            total = None if total is None or more is None else total + more
+        return total
 
     def __str__(self) -> str:
         further = "".join(
-            f"\n{part.n_distinct} of them on {part.n_tokens:,} further tokens: {part.layer_runs:,} layer runs, about "
-            f"{part.seconds:,.0f} s"
+            f"\n{part.n_distinct} of them on {part.n_tokens:,} further tokens: {part.layer_runs:,} layer runs, "
+            f"{_duration(part.seconds)}"
             for part in self.further
         )
         return (
             f"{self.n_masks} masks ({self.n_distinct} distinct), {self.path} path: {self.layer_runs:,} layer runs "
             f"(one mask at a time {self.layer_runs_one_by_one:,}, zeroed {self.layer_runs_zeroed:,}), "
-            f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, about "
-            f"{self.seconds:,.0f} s{further}"
+            f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, "
+            f"{_duration(self.seconds)}{further}"
         )
+
+
+def _duration(seconds: float | None) -> str:
+    return "seconds unknown on the meta device" if seconds is None else f"about {seconds:,.0f} s"
 
 
 @dataclass(frozen=True)
@@ -131,14 +141,14 @@ def estimate_cost(engine: Engine, calls: Sequence[MaskArray]) -> CostEstimate:
     with engine.inference():
         seconds, flops = _fused_units(engine, forward) if isinstance(forward, FusedForward) else _plain_units(engine)
     fused = isinstance(forward, FusedForward)
-    by_call = [
-        plan.runs_L if fused else np.sum([sweep.masks_UL.sum(axis=0) for sweep in plan.sweeps], axis=0)
-        for plan in plans
-    ]
-    runs_P = np.sum(by_call, axis=0)
+    none_P = np.zeros(calls[0].shape[1], dtype=np.int64)
+    if fused:
+        runs_P = sum((plan.runs_L for plan in plans), none_P)
+    else:
+        runs_P = sum((sweep.masks_UL.sum(axis=0) for plan in plans for sweep in plan.sweeps), none_P)
     n_distinct = sum(plan.n_masks for plan in plans)
     n_blocks = engine.tokens.n_tokens / engine.tokens.blocks[0].ids_BT.numel()
-    peak_states = max(plan.peak_states for plan in plans) + needs_dense(engine.statistics)
+    peak_states = max((plan.peak_states for plan in plans), default=1) + needs_dense(engine.statistics)
     states = peak_states * forward.state_bytes if fused else 0
     return CostEstimate(
         n_masks=sum(plan.n_requested for plan in plans),
@@ -148,7 +158,7 @@ def estimate_cost(engine: Engine, calls: Sequence[MaskArray]) -> CostEstimate:
         layer_runs_zeroed=sum(masks_MP.size for masks_MP in calls),
         flops=n_blocks * flops.total(runs_P, n_distinct),
         peak_bytes=states + engine.settings.head_bytes,
-        seconds=n_blocks * seconds.total(runs_P, n_distinct),
+        seconds=None if on_meta_device(engine.model) else n_blocks * seconds.total(runs_P, n_distinct),
         path=engine.path,
         n_players=calls[0].shape[1],
         n_tokens=engine.tokens.ids_ST.numel(),

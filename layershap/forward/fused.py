@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
 from layershap.forward.base import Forward
-from layershap.forward.head import needs_dense, sequence_sums
+from layershap.forward.head import head_copies, needs_dense, sequence_sums
 from layershap.forward.offload import held
 from layershap.forward.plan import Sweep, make_sweep
 from layershap.forward.replay import Replay
@@ -52,7 +52,7 @@ class FusedForward(Forward):
         self._block_tokens = max(block.ids_BT.numel() for block in tokens.blocks)
         self._device = tokens.ids_ST.device
         vocabulary = vocabulary_size(model) or 1
-        self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary))
+        self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary * head_copies(statistics)))
 
     @property
     def state_bytes(self) -> int:

@@ -47,7 +47,9 @@ def sequence_sums(
                 logits.flatten(0, 1), labels_NT.flatten(), reduction="none", ignore_index=IGNORE
             ).view(labels_NT.shape)
         elif name == "hits":
-            value_NT = logits.argmax(dim=-1) == labels_NT
+            highest = logits.max(dim=-1)
+            # NaN is passed on: the model is broken there.
+            value_NT = torch.where(highest.values.isnan(), torch.nan, (highest.indices == labels_NT).float())
         else:
             top_k = _top_k(name)
             if dense_logits_NTV is None:
@@ -60,6 +62,14 @@ def sequence_sums(
 def needs_dense(statistics: Sequence[Statistic]) -> bool:
     """Whether one of the statistics compares with the dense model's logits."""
     return any(name.startswith("kl") for name in statistics)
+
+
+def head_copies(statistics: Sequence[Statistic]) -> int:
+    """Into how many parts the memory for logits goes.
+
+    A divergence holds both models' logits and log-probabilities, and the dense model's probabilities.
+    """
+    return 5 if needs_dense(statistics) else 1
 
 
 def _top_k(name: Statistic) -> int | None:
@@ -80,8 +90,10 @@ def _divergence(dense_NTV: Tensor, logits_NTV: Tensor, top_k: int | None) -> Ten
         kept = log_p.topk(top_k, dim=-1).indices
         log_p, log_q = _with_rest(log_p, kept), _with_rest(log_q, kept.expand(len(log_q), *kept.shape))
     p = log_p.exp()
-    # Where p is 0 its term is 0, also when both logits are -inf.
-    return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(dim=-1).flatten(0, 1)
+    # In place, to hold one array as large as the logits less. Where p is 0 its term is 0, also when both logits are
+    # -inf; where p is NaN, so is its term.
+    terms = log_q.neg_().add_(log_p).mul_(p)
+    return terms.masked_fill_(p == 0, 0.0).sum(dim=-1).flatten(0, 1)
 
 
 def _with_rest(log_probs: Tensor, kept: Tensor) -> Tensor:

@@ -32,6 +32,20 @@ def held(layer: nn.Module) -> Iterator[None]:
             hook.post_forward(module, None)
 
 
+@contextmanager
+def loaded(module: nn.Module) -> Iterator[None]:
+    """Load a module's own offloaded weights for the time of the context; do nothing for other modules."""
+    hook = getattr(module, "_hf_hook", None)
+    if hook is None or not _offloads(hook):
+        yield
+        return
+    hook.pre_forward(module)
+    try:
+        yield
+    finally:
+        hook.post_forward(module, None)
+
+
 def is_offloaded(layer: nn.Module) -> bool:
     """Whether some weights of the layer live elsewhere until its call."""
     return any(_offloads(module._hf_hook) for module in layer.modules() if hasattr(module, "_hf_hook"))

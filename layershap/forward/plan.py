@@ -130,7 +130,11 @@ class PrefixPlan:
 
 def distinct(masks_ML: MaskArray) -> MaskArray:
     """The distinct masks in lexicographic order [U, L]."""
-    return np.unique(masks_ML, axis=0) if len(masks_ML) else masks_ML
+    # Not np.unique(axis=0), which turns a Ctrl-C inside its sorting into a TypeError.
+    sorted_ML = masks_ML[np.lexsort(masks_ML.T[::-1])]
+    first_M = np.ones(len(sorted_ML), dtype=bool)
+    first_M[1:] = (sorted_ML[1:] != sorted_ML[:-1]).any(axis=1)
+    return sorted_ML[first_M]
 
 
 def plan(masks_ML: MaskArray, *, max_masks: int, max_states: int) -> PrefixPlan:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from layershap.forward.batching import Batching, ReplayError, observe, repeated
 from layershap.forward.state import State, StateBatching
-from layershap.model.calls import ArgumentKey, patched
+from layershap.model.calls import ArgumentKey
 from layershap.model.io import token_logits
+from layershap.model.patching import patched
 from layershap.model.sublayers import Players
 
 
@@ -127,9 +128,7 @@ class Replay:
                 arguments = _arguments(args, kwargs)
                 if not calls:
                     ends["first"] = State(form.hidden_from(args, kwargs), self._carried(arguments))
-                entries = {
-                    key: dict(value) for key, value in arguments.items() if isinstance(value, MutableMapping)
-                }
+                entries = {key: dict(value) for key, value in arguments.items() if isinstance(value, MutableMapping)}
                 output = original(*args, **kwargs)
                 self._shared.update(
                     {key: type(arguments[key]) for key, old in entries.items() if _changed(old, arguments[key])}
@@ -157,9 +156,7 @@ class Replay:
             return state
         form = self.stack.forms[layer]
         batching = self._batching[layer]
-        arguments = {
-            key: capture.expanded(value, batching[key], repeats) for key, value in call.arguments.items()
-        }
+        arguments = {key: capture.expanded(value, batching[key], repeats) for key, value in call.arguments.items()}
         for key in call.state_keys:
             value = state.hidden if key == form.hidden else state.carried[key]
             # A layer writes into the mapping it is given, so it gets one of its own.

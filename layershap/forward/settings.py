@@ -5,9 +5,9 @@ Shapes: M masks, S calibration sequences, B sequences of a block, T tokens.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
 from layershap.forward.head import shifted_labels
+from layershap.forward.memory import host_memory
 from layershap.forward.offload import is_offloaded
 from layershap.model.io import part_of
 from layershap.model.sublayers import Players
@@ -58,16 +59,13 @@ class EngineSettings:
     @classmethod
     def resolve(cls, batch_tokens: int | str, memory_budget: int | str, device: torch.device) -> EngineSettings:
         """Turn 'auto' into numbers that depend on the machine's size only, never on its load or on timing."""
-        for name, value in (("batch_tokens", batch_tokens), ("memory_budget", memory_budget)):
-            if value != "auto" and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive int or 'auto', got {value!r}")
+        tokens = None if batch_tokens == "auto" else _positive("batch_tokens", batch_tokens)
+        budget = None if memory_budget == "auto" else _positive("memory_budget", memory_budget)
         kind = device.type if device.type in _BATCH_TOKENS else "cpu"
-        total = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else _host_memory()
-        return cls(
-            _BATCH_TOKENS[kind] if batch_tokens == "auto" else int(batch_tokens),
-            total // 4 if memory_budget == "auto" else int(memory_budget),
-            _HEAD_BYTES[kind],
-        )
+        if budget is None:
+            total = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else host_memory()
+            budget = total // 4
+        return cls(_BATCH_TOKENS[kind] if tokens is None else tokens, budget, _HEAD_BYTES[kind])
 
     def for_model(self, model: nn.Module, stack: Players) -> EngineSettings:
         """The same with what depends on the model's weights."""
@@ -78,7 +76,7 @@ class EngineSettings:
 
     def with_states_on_the_host(self) -> EngineSettings:
         """For offloaded layers, whose loading costs more than moving states: as many as the host's memory allows."""
-        return replace(self, state_device=torch.device("cpu"), memory_budget=_host_memory() // 4)
+        return replace(self, state_device=torch.device("cpu"), memory_budget=host_memory() // 4)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ class Tokens:
         lengths_S = np.maximum(calibration.lengths_S.numpy(), 2)
         order_S = np.argsort(-lengths_S, kind="stable")
         ids_ST = calibration.ids_ST[order_S].to(device)
-        labels_ST = shifted_labels(calibration.labels_ST)[order_S].to(device)
+        labels_ST = shifted_labels(calibration.labels_ST)[order_S]
         blocks = []
         start = 0
         while start < len(order_S):
@@ -139,7 +137,7 @@ class Tokens:
             rows = slice(start, min(start + max(1, batch_tokens // length), len(order_S)))
             labels_BT = labels_ST[rows, :length]
             first = int((labels_BT != IGNORE).any(dim=0).int().argmax())
-            blocks.append(Block(rows, ids_ST[rows, :length], labels_BT, first))
+            blocks.append(Block(rows, ids_ST[rows, :length], labels_BT.to(device), first))
             start = rows.stop
         return cls(ids_ST, blocks, np.argsort(order_S, kind="stable"))
 
@@ -159,5 +157,7 @@ def empty_sums(statistics: Sequence[Statistic], n_masks: int, n_sequences: int) 
     return {name: np.zeros((n_masks, n_sequences)) for name in statistics}
 
 
-def _host_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _positive(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive int or 'auto', got {value!r}")
+    return int(value)

@@ -74,10 +74,7 @@ class StateBatching:
             return states[0]
         return State(
             joined([state.hidden for state in states], self.hidden),
-            {
-                key: joined([state.carried[key] for state in states], self.carried.get(key))
-                for key in states[0].carried
-            },
+            {key: joined([state.carried[key] for state in states], self.carried.get(key)) for key in states[0].carried},
         )
 
     def part(self, state: State, parts: int) -> list[State]:

@@ -22,6 +22,7 @@ from layershap.model.io import (
     token_logits,
     vocabulary_size,
 )
+from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import SequenceStatistics, Statistic
 
 
@@ -53,6 +54,7 @@ def sequence_statistics(
         Token ids outside the vocabulary, or sequences longer than the model's positions.
     """
     check_is_model(model)
+    refuse_skeleton(model, "it can't be evaluated")
     calibration.check_vocabulary(vocabulary_size(model))
     limit = maximum_length(model)
     if limit is not None and calibration.seq_len > limit:

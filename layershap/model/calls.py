@@ -1,4 +1,4 @@
-"""How a parent model calls its layers: learned from a probe forward, and changed for a while by patching.
+"""How a parent model calls its layers: learned from a probe forward.
 
 Shapes: B rows, T tokens, L layers, V vocabulary.
 """
@@ -6,8 +6,7 @@ Shapes: B rows, T tokens, L layers, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -15,7 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import input_device, token_logits, vocabulary_size
+from layershap.model.patching import evaluation_mode
+from layershap.model.patching import patched as patched
+from layershap.model.skeleton import on_meta_device, shapes_only
 
 ArgumentKey: TypeAlias = "int | str"
 
@@ -85,12 +87,12 @@ class ProbeMismatch(Exception):
     """The modules are not called as a chain of layers."""
 
 
-def probe_ids(model: nn.Module) -> Tensor:
-    """Two short rows of token ids [B, T] that differ in their last token."""
+def probe_ids(model: nn.Module, device: torch.device | None = None) -> Tensor:
+    """Two short rows of token ids [B, T] that differ in their last token, on the model's device by default."""
     vocabulary = vocabulary_size(model) or 2
-    ids_BT = torch.arange(_PROBE_TOKENS, device=input_device(model)).remainder(vocabulary).repeat(2, 1)
+    ids_BT = torch.arange(_PROBE_TOKENS).remainder(vocabulary).repeat(2, 1)
     ids_BT[1, -1] = (int(ids_BT[1, -1]) + 1) % vocabulary
-    return ids_BT
+    return ids_BT.to(input_device(model) if device is None else device)
 
 
 def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) -> tuple[CallForm, ...]:
@@ -106,17 +108,24 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
 
         return forward
 
-    with evaluation_mode(model), torch.inference_mode(), patched(modules, record):
-        logits_BTV = token_logits(model, ids_BT)
+    with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
+        try:
+            logits_BTV = token_logits(model, ids_BT)
+        except RuntimeError as error:
+            if not on_meta_device(model):
+                raise
+            raise UnsupportedModelError(
+                f"this {type(model).__name__} is on the meta device, where its forward fails ({error}): it asks for "
+                "values. Load the weights, or (experts) choose another implementation or dtype"
+            ) from error
     order = [index for index, *_ in calls]
     called_types = {type(modules[index]) for index in order}
     silent = [index for index in range(len(modules)) if index not in order]
     # Layers of another kind may be left out for want of their input (mllama: cross-attention on text without images).
     if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
         raise ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
-    change_TV = (logits_BTV[0].float() - logits_BTV[1].float()).abs()
-    half = logits_BTV.dtype in (torch.float16, torch.bfloat16)
-    if causal and float(change_TV[:-1].max()) > (5e-2 if half else 1e-4) * float(change_TV[-1].max()):
+    # On the meta device there is nothing to compare: the shapes have to do.
+    if causal and logits_BTV.device.type != "meta" and not _is_causal(logits_BTV):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
             "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
@@ -130,6 +139,13 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = replace(forms[-1], carried=forms[-2].carried)
     return tuple(forms)
+
+
+def _is_causal(logits_BTV: Tensor) -> bool:
+    """Whether the last token, which alone differs between two rows, leaves the logits of earlier ones alone."""
+    change_TV = (logits_BTV[0].float() - logits_BTV[1].float()).abs()
+    half = logits_BTV.dtype in (torch.float16, torch.bfloat16)
+    return not float(change_TV[:-1].max()) > (5e-2 if half else 1e-4) * float(change_TV[-1].max())
 
 
 def call_form(
@@ -162,29 +178,3 @@ def argument_named(module: nn.Module, name: str, args: Sequence[Any], kwargs: di
     names = list(inspect.signature(type(module).forward).parameters)[1:]
     position = names.index(name) if name in names else len(args)
     return position if position < len(args) else None
-
-
-@contextmanager
-def patched(
-    modules: Iterable[nn.Module], make: Callable[[int, Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
-    """Give each module the forward ``make(index, original)`` for the time of the context, whatever happens in it.
-
-    The patch sits on the instance, outside any hook that accelerate has put there.
-    """
-    saved: list[tuple[nn.Module, bool, Any]] = []
-    try:
-        for index, module in enumerate(modules):
-            saved.append((module, "forward" in module.__dict__, module.__dict__.get("forward")))
-            forward = make(index, module.forward)
-            if getattr(module, "_compiled_call_impl", None) is not None:
-                # A layer that the user has compiled in place (layer.compile()): a patch is not to be traced.
-                forward = torch.compiler.disable(forward)
-            module.__dict__["forward"] = forward
-        yield
-    finally:
-        for module, had_own, own in reversed(saved):
-            if had_own:
-                module.__dict__["forward"] = own
-            else:
-                del module.__dict__["forward"]

@@ -211,7 +211,8 @@ def _serving_forward(model: nn.Module, players: Players, blocked: Collection[int
         return "none", str(error)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     settings = EngineSettings.resolve("auto", "auto", device)
-    engine = Engine(model, players, as_calibration(probe_ids(model).cpu(), None), ("nll",), settings, blocked)
+    ids_BT = probe_ids(model, torch.device("cpu"))
+    engine = Engine(model, players, as_calibration(ids_BT, None), ("nll",), settings, blocked)
     return engine.path, engine.note
 
 

@@ -6,14 +6,14 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
+from layershap.model.patching import evaluation_mode as evaluation_mode
+from layershap.model.skeleton import on_meta_device
 
 
 def check_is_model(model: object) -> nn.Module:
@@ -44,7 +44,8 @@ def input_device(model: nn.Module) -> torch.device:
         return torch.device("cpu")
     tensor = next(model.parameters(), None)
     device = tensor.device if tensor is not None else torch.device("cpu")
-    return torch.device("cpu") if device.type == "meta" else device
+    offloaded = device.type == "meta" and not on_meta_device(model)
+    return torch.device("cpu") if offloaded else device
 
 
 def part_of(model: nn.Module, getter: str) -> nn.Module | None:
@@ -123,15 +124,3 @@ def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
             "Pass a causal language model (AutoModelForCausalLM), not a bare encoder, decoder or classifier."
         )
     return logits
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switch off dropout for the time of the context; each module's own training flag comes back afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.calls import ProbeMismatch, argument_named, call_form, patched, probe_ids
 from layershap.model.io import evaluation_mode, token_logits
+from layershap.model.skeleton import shapes_only
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.model.sublayers import Granularity, Part, Players, Sublayer, SublayerKind, SublayerStack
 
@@ -121,7 +122,8 @@ def _split(model: nn.Module, stack: LayerStack) -> tuple[dict[int, list[Sublayer
 
         return forward
 
-    with evaluation_mode(model), torch.inference_mode(), patched([module for *_, module in places], record):
+    modules = [module for *_, module in places]
+    with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
         token_logits(model, probe_ids(model))
     split: dict[int, list[Sublayer]] = {}
     problems: dict[int, str] = {}
@@ -199,6 +201,7 @@ def _not_the_identity(model: nn.Module, stack: LayerStack, split: dict[int, list
     with ExitStack() as context:
         context.enter_context(evaluation_mode(model))
         context.enter_context(torch.inference_mode())
+        context.enter_context(shapes_only(model))
         context.enter_context(patched(stack.layers, compare))
         context.enter_context(patched([part.module for part in parts], lambda i, _: parts[i].nothing))
         try:

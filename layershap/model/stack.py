@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, TypeAlias
 
 from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.calls import CallForm, ProbeMismatch, patched, probe_calls
+from layershap.model.calls import CallForm, ProbeMismatch, probe_calls
 from layershap.model.io import check_is_model, part_of, text_config
+from layershap.model.patching import claimed, patched
 
 LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
 
@@ -64,7 +66,8 @@ class LayerStack:
 
             return forward
 
-        with patched([self.layers[i] for i in skipped], make):
+        # All layers are held: two threads that skip different ones would each run without both.
+        with claimed(self.layers), patched([self.layers[i] for i in skipped], make):
             yield
 
     def alone(self, player: int) -> AbstractContextManager[None]:
@@ -252,7 +255,7 @@ def skip_layers(
 
 def check_layer_indices(layers: Iterable[int], n_layers: int) -> list[int]:
     """Sorted layer indices in [0, n_layers); negative ones count from the end, none is named twice."""
-    if isinstance(layers, int):
+    if isinstance(layers, Integral):
         raise TypeError(f"layers must be a list of layer indices, got the int {layers}; write [{layers}]")
     given = []
     for value in layers:

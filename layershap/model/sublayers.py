@@ -16,7 +16,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import nn
 
-from layershap.model.calls import CallForm, patched
+from layershap.model.calls import CallForm
+from layershap.model.patching import patched
 from layershap.model.stack import LayerStack, check_layer_indices
 
 SublayerKind: TypeAlias = Literal["mixer", "feed_forward", "layer"]

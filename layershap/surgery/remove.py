@@ -11,6 +11,7 @@ from torch import nn
 
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
 from layershap.model.io import check_is_model, other_inputs
+from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
 from layershap.model.sublayers import Players, Sublayer, SublayerStack
@@ -152,6 +153,8 @@ def remove_players(
 ) -> nn.Module:
     """`remove_layers` or `remove_sublayers`, by what `players` are."""
     depth = check_depth(model, check)
+    if depth.logits:
+        refuse_skeleton(model, "no check can compare it with the pruned one; check=False prunes the skeleton")
     removed = check_layer_indices(named, len(players))
     whole, parts = _split(players, removed)
     if not removed:

@@ -1,0 +1,81 @@
+"""The fields of a fingerprint.
+
+Shapes: T tokens, V vocabulary, L layers, P players.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.fingerprint.attributes import config_values, module_values
+from layershap.fingerprint.weights import weights_digest
+from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.sublayers import Players, SublayerStack
+
+_PROBE_TOKENS = 64
+_PROBE_LOGITS = 16
+
+
+def fingerprint(
+    model: nn.Module,
+    stack: Players,
+    calibration: Calibration,
+    statistics: tuple[str, ...],
+    batch_tokens: int,
+    always_kept: Collection[int],
+) -> dict[str, Any]:
+    """The fingerprint that a ledger's header carries: reads all weights once and runs the model twice on a few tokens.
+
+    Memory limits are no part of it: they don't change what is computed, only how much of it at once, and a ledger
+    brings its own along (`LayerGame`).
+    """
+    parameter = next(model.parameters(), None)
+    device = parameter.device.type if parameter is not None else "none"
+    return {
+        "model": type(model).__name__,
+        "weights": weights_digest(model),
+        "config": config_values(model),
+        "modules": module_values(model),
+        "behaviour": behaviour(model, stack, calibration, always_kept),
+        "n_layers": len(stack.layers),
+        "layers": stack.path,
+        "granularity": "sublayer" if isinstance(stack, SublayerStack) else "layer",
+        "dtype": str(parameter.dtype) if parameter is not None else "none",
+        "device": device,
+        "calibration": calibration.digest,
+        "statistics": list(statistics),
+        "batch_tokens": batch_tokens,
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def behaviour(
+    model: nn.Module, stack: Players, calibration: Calibration, always_kept: Collection[int]
+) -> list[list[float]]:
+    """Some logits after the first calibration tokens, with all players and with half of them: what no list of
+    attributes can promise to hold.
+    """
+    ids_BT = calibration.ids_ST[:1, :_PROBE_TOKENS].to(input_device(model))
+    skipped = np.flatnonzero(np.random.default_rng(0).permutation(len(stack)) % 2)
+    found: list[list[float]] = []
+    with evaluation_mode(model), torch.inference_mode():
+        for players in ([], [int(player) for player in skipped if player not in always_kept]):
+            try:
+                with stack.skip(players):
+                    logits_V = token_logits(model, ids_BT)[0, -1].double().cpu()
+            except (TypeError, RuntimeError, IndexError, KeyError):
+                found.append([])  # a model that can't do without some layer of this half
+                continue
+            index = torch.linspace(0, len(logits_V) - 1, _PROBE_LOGITS).long()
+            found.append([*logits_V[index].tolist(), float(logits_V.mean()), float(logits_V.std())])
+    return found

@@ -1,0 +1,310 @@
+"""What a score depends on is in the fingerprint, and what it doesn't depend on is not."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+import threading
+from copy import deepcopy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from layershap import LayerGame, LedgerError, LedgerMismatchError
+from layershap import fingerprint as fingerprint_module
+from layershap.fingerprint import weights_digest
+from layershap.fingerprint.describe import IndescribableError, digest_of
+from tests.conftest import STORIES
+
+MASK = np.array([[True, False, True, True, True]])
+
+
+@pytest.fixture
+def model(stories):
+    return deepcopy(stories[0])
+
+
+def opened(model, calibration, path, **kwargs):
+    with LayerGame(model, calibration, ledger=path, **kwargs) as game:
+        game(MASK)
+    return game.n_evaluated
+
+
+def halve(module, args, output):
+    return output * 0.5
+
+
+def higher_eps(model):
+    model.model.layers[2].input_layernorm.variance_epsilon = 0.1
+
+
+def other_activation(model):
+    model.model.layers[1].mlp.act_fn = nn.GELU()
+
+
+def config_value(model):
+    model.config.rms_norm_eps = 1e-2
+
+
+def attention(model):
+    model.set_attn_implementation("eager")
+
+
+def hook(model):
+    model.model.layers[3].mlp.register_forward_hook(halve)
+
+
+def pre_hook(model):
+    model.model.layers[3].register_forward_pre_hook(lambda module, args: None)
+
+
+def replaced_forward(model):
+    layer = model.model.layers[0].mlp
+    layer.forward = lambda hidden: 0 * hidden
+
+
+def one_weight_among_many(model):
+    table = model.model.embed_tokens.weight.data
+    table[[7, 8]] = table[[8, 7]]
+
+
+CHANGES = [
+    (higher_eps, "attribute variance_epsilon"),
+    (other_activation, "module classes"),
+    (config_value, "config, rms_norm_eps"),
+    (attention, "_attn_implementation"),
+    (hook, r"forward hook of model\.layers\.3\.mlp"),
+    (pre_hook, r"forward pre-hook of model\.layers\.3"),
+    (replaced_forward, r"replaced forward of model\.layers\.0\.mlp"),
+    (one_weight_among_many, "weights"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), CHANGES, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_model_that_computes_something_else_is_refused_by_name(model, stories_calibration, tmp_path, change, named):
+    path = tmp_path / "l.jsonl"
+    assert opened(model, stories_calibration, path) == 2
+    assert opened(deepcopy(model), stories_calibration, path) == 0
+    change(model)
+    with pytest.raises(LedgerMismatchError, match=named):
+        opened(model, stories_calibration, path)
+
+
+def test_what_lists_of_attributes_miss_shows_in_the_behaviour(model, stories_calibration, tmp_path):
+    class Scale:
+        """Neither a number nor a config: not looked at."""
+
+        def __init__(self, value):
+            self.value = value
+
+    class Scaled(nn.Module):
+        def __init__(self, inner, value):
+            super().__init__()
+            self.inner, self.scale = inner, Scale(value)
+
+        def forward(self, *args, **kwargs):
+            return self.inner(*args, **kwargs) * self.scale.value
+
+    model.model.layers[4].mlp = Scaled(model.model.layers[4].mlp, 1.0)
+    path = tmp_path / "l.jsonl"
+    opened(model, stories_calibration, path)
+    model.model.layers[4].mlp.scale.value = 1.5
+    with pytest.raises(LedgerMismatchError, match="behaviour: the model's logits"):
+        opened(model, stories_calibration, path)
+
+
+def test_adapters_that_are_switched_off_are_another_model(model, stories_calibration, tmp_path):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    ).eval()
+    path = tmp_path / "l.jsonl"
+    opened(adapted, stories_calibration, path)
+    with adapted.disable_adapter(), pytest.raises(LedgerMismatchError, match="attribute _disable_adapters"):
+        opened(adapted, stories_calibration, path)
+    assert opened(adapted, stories_calibration, path) == 0
+
+
+def test_offloaded_weights_are_hashed_like_others(model):
+    accelerate = pytest.importorskip("accelerate")
+    plain = weights_digest(model)
+    changed = deepcopy(model)
+    changed.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1
+    assert weights_digest(accelerate.cpu_offload(model, execution_device="cpu")) == plain
+    assert weights_digest(accelerate.cpu_offload(changed, execution_device="cpu")) != plain
+
+
+def test_every_element_of_a_large_tensor_counts():
+    table = nn.Embedding(70_000, 32)
+    before = weights_digest(table)
+    with torch.no_grad():
+        table.weight[[11, 12]] = table.weight[[12, 11]]
+    assert weights_digest(table) != before
+
+
+def test_threads_are_in_it_and_the_message_says_what_to_do(model, stories_calibration, tmp_path):
+    path = tmp_path / "l.jsonl"
+    opened(model, stories_calibration, path)
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(LedgerMismatchError, match=r"threads: 1 there, 2 here.*set_num_threads"):
+            opened(model, stories_calibration, path)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_without_a_ledger_no_weight_is_read_until_asked(model, stories_calibration, monkeypatch):
+    read = []
+    real = fingerprint_module.fields.weights_digest
+    monkeypatch.setattr(fingerprint_module.fields, "weights_digest", lambda model: read.append(1) or real(model))
+    game = LayerGame(model, stories_calibration)
+    game(MASK)
+    assert not read
+    assert game.fingerprint["weights"] == real(model)
+    assert game.fingerprint is game.fingerprint
+    assert len(read) == 1
+
+
+def test_another_memory_size_resumes_to_the_same_plan(model, stories_calibration, tmp_path, monkeypatch):
+    from layershap.forward import settings
+
+    path = tmp_path / "l.jsonl"
+    opened(model, stories_calibration, path)
+    own = LayerGame(model, stories_calibration).engine.settings.memory_budget
+    real = settings.host_memory()
+    for factor in (2, 0.75):
+        monkeypatch.setattr(settings, "host_memory", lambda factor=factor: int(real * factor))
+        with LayerGame(model, stories_calibration, ledger=path) as game:
+            game(MASK)
+            assert game.engine.settings.memory_budget == own
+            assert game.n_evaluated == 0
+    monkeypatch.setattr(settings, "host_memory", lambda: real // 16)
+    with pytest.warns(UserWarning, match="in their last bits"):
+        assert opened(model, stories_calibration, path) == 0
+
+
+# -- callable utilities ----------------------------------------------------------------------------------------------
+
+
+def first_token(model, sign=1):
+    return sign * float(model(torch.tensor([[1, 2]])).logits[0, 0, 0])
+
+
+class Scorer:
+    def __init__(self, sign):
+        self.sign = sign
+
+    def __call__(self, model):
+        return first_token(model, self.sign)
+
+
+def closure(sign):
+    return lambda model: first_token(model, sign)
+
+
+def with_default(sign):
+    def utility(model, sign=sign):
+        return first_token(model, sign)
+
+    return utility
+
+
+def with_attribute(sign):
+    def utility(model):
+        return first_token(model, utility.sign)
+
+    utility.sign = sign
+    return utility
+
+
+def over_arrays(sign):
+    signs = {"tensor": torch.full((3,), sign), "array": np.full(2, sign), "set": {"a", "b"}}
+    return lambda model: first_token(model, int(signs["tensor"][0]))
+
+
+KINDS = {
+    "closure": closure,
+    "default": with_default,
+    "attribute": with_attribute,
+    "arrays": over_arrays,
+    "object": Scorer,
+    "method": lambda sign: Scorer(sign).__call__,
+    "partial": lambda sign: functools.partial(first_token, sign=sign),
+    "code": lambda sign: (lambda model: first_token(model)) if sign == 1 else (lambda model: -first_token(model)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_callable_is_another_utility_and_the_same_made_anew_is_not(model, stories_calibration, tmp_path, kind):
+    path = tmp_path / "l.jsonl"
+    with torch.no_grad():
+        assert opened(model, stories_calibration, path, utility=KINDS[kind](1)) == 1
+        assert opened(model, stories_calibration, path, utility=KINDS[kind](1)) == 0
+        with pytest.raises(LedgerMismatchError, match="utility"):
+            opened(model, stories_calibration, path, utility=KINDS[kind](-1))
+
+
+def test_a_callable_that_cannot_be_told_is_refused_with_a_ledger_only(model, stories_calibration, tmp_path):
+    lock = threading.Lock()
+
+    def utility(model):
+        with lock:
+            return 1.0
+
+    assert LayerGame(model, stories_calibration, utility=utility)(MASK)[0] == 1.0
+    with pytest.raises(LedgerError, match=r"utility .*'lock', which the utility closes over: a lock"):
+        LayerGame(model, stories_calibration, utility=utility, ledger=tmp_path / "l.jsonl")
+    assert not (tmp_path / "l.jsonl").exists()
+
+
+THRESHOLD = 1
+
+
+def reads_a_global(model):
+    return THRESHOLD
+
+
+def test_globals_that_a_function_names_count(monkeypatch):
+    before = digest_of(reads_a_global, "it")
+    monkeypatch.setattr(sys.modules[__name__], "THRESHOLD", 2)
+    assert digest_of(reads_a_global, "it") != before
+    with open(__file__) as file, pytest.raises(IndescribableError, match=r"it\['f'\]: a TextIOWrapper"):
+        digest_of({"f": file}, "it")
+
+
+def test_values_that_hold_themselves_and_each_other():
+    first: list = [1]
+    first.append(first)
+    second: list = [1]
+    second.append(second)
+    assert digest_of(first, "it") == digest_of(second, "it")
+    assert digest_of([first, 2], "it") != digest_of([first, 3], "it")
+
+
+def test_equal_in_another_process():
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from layershap.fingerprint.attributes import module_values
+from layershap.fingerprint.describe import digest_of
+from tests.test_fingerprint import KINDS
+model = AutoModelForCausalLM.from_pretrained({str(STORIES)!r})
+tokenizer = AutoTokenizer.from_pretrained({str(STORIES)!r})
+tokenizer(["a", "a b c"], padding=len(sys.argv) > 1 and tokenizer.pad_token is not None)
+for kind, make in KINDS.items():
+    print(kind, digest_of(make(1), "it"))
+print(digest_of(tokenizer, "it"), digest_of(lambda: {{"some", "words", "in", "a", "set"}}, "it"))
+print(sorted(module_values(model).items()))
+"""
+    first, second = (
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, *more], stdout=subprocess.PIPE)
+        for more in ([], ["x"])
+    )
+    out = [process.communicate()[0] for process in (first, second)]
+    assert out[0] == out[1] != b""
