@@ -6,6 +6,8 @@ Shapes: S sequences, T tokens in a sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +16,10 @@ from torch import Tensor
 
 def check_sizes(seq_len: int, n_sequences: int | None) -> None:
     """Raise unless a sequence has a token of context and one to score, and there is at least one."""
+    sizes: dict[str, Any] = {"seq_len": seq_len, "n_sequences": n_sequences}
+    for name, value in sizes.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name} must be an int, got {value!r}")
     if seq_len < 2:
         raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
     if n_sequences is not None and n_sequences < 1:

@@ -92,7 +92,7 @@ def _prompt(model: nn.Module, batch_size: int, prompt_tokens: int) -> Tensor:
     """Arbitrary tokens, the same for every model with the same vocabulary: the time doesn't depend on which."""
     generator = torch.Generator().manual_seed(0)
     size = vocabulary_size(model) or 2
-    return torch.randint(size, (batch_size, prompt_tokens), generator=generator).to(input_device(model))
+    return torch.randint(size, (batch_size, prompt_tokens), generator=generator, device="cpu").to(input_device(model))
 
 
 def _seconds(model: Any, prompt_BT: Tensor, n_tokens: int) -> float:
