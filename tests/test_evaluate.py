@@ -139,6 +139,16 @@ def test_before_and_after(gpt2, tmp_path):
     assert Evaluation.from_records(json.loads(json.dumps(after.to_records()))) == after
 
 
+def test_a_notebook_shows_evaluations_escaped(gpt2):
+    found = evaluate(*gpt2, texts={"<b>novels</b>": TEXTS}, n_sequences=2)
+    for shown in (found, side_by_side({"a <i>model</i>": found})):
+        page = shown._repr_html_()
+        assert "&lt;b&gt;novels&lt;/b&gt;" in page
+        assert "<b>" not in page
+        assert "<i>" not in page
+        assert f"{found.scores[0].value:.2f}" in page
+
+
 def test_figures_that_can_not_be_compared_get_different_rows(gpt2):
     model, tokenizer = gpt2
     plain, bos = (evaluate(model, tokenizer, texts=TEXTS, n_sequences=2, protocol=p) for p in ("seq128", "seq128-bos"))
