@@ -26,6 +26,8 @@ from layershap.calibration import IGNORE, as_calibration
 from layershap.datasets import load_calibration_text
 from layershap.utilities import NegativeLogLikelihood
 
+from .test_docs import follow
+
 TEXTS = [text[:1500] for text in load_calibration_text()[:12]]
 ROWS = [{"text": text, "number": i} for i, text in enumerate(TEXTS)]
 KEPT = np.array([[1, 1, 0, 1, 1]], dtype=bool)
@@ -333,3 +335,13 @@ def test_calibration_shows_itself_in_a_line_and_in_a_notebook():
     assert repr(odd) == "Calibration(1 x 3 tokens, 2 scored; source batches, bos as given, tokenizer <script>)"
     assert "&lt;script&gt;" in odd._repr_html_()
     assert "<script>" not in odd._repr_html_()
+
+
+def test_the_page_on_calibration_data_can_be_followed(capsys):
+    names = follow("calibration_inputs.md")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("Calibration(32 x 128 tokens, 4,064 scored; source dataset")
+    found = as_calibration(names["rows"])
+    assert found.n_sequences == 8
+    answers = [names["tokenizer"](chat[1]["content"])["input_ids"] for chat in names["chats"]]
+    assert (found.counts_S - torch.tensor([len(ids) for ids in answers])).abs().max() <= 1  # a token may span the edge

@@ -110,8 +110,8 @@ PERPLEXITY_PROTOCOLS: dict[str, PerplexityProtocol] = {
         PerplexityProtocol("seq2048", 2048, "stream"),
     )
 }
-"""``seq128``: the paper's, no BOS per sequence. ``seq128-bos``: a BOS before each. ``seq2048``: what most papers on
-pruning and quantisation report."""
+"""``seq128``: the paper's, one BOS before the whole text. ``seq128-bos``: one before each sequence. ``seq2048``: what
+most papers on pruning and quantisation report, one BOS before the whole text."""
 
 
 @dataclass(frozen=True)
