@@ -17,6 +17,7 @@ from layershap import (
     Calibration,
     LayerGame,
     LayerPruner,
+    UnsupportedModelError,
     evaluate,
     perplexity,
     remove_layers,
@@ -303,6 +304,29 @@ def test_a_processor_serves_as_its_tokenizer(gpt2):
     assert scores[0] == scores[1]
     with pytest.raises(TypeError, match=r"got str; load it first: AutoTokenizer"):
         as_calibration(TEXTS, "gpt2")
+
+
+def test_a_model_that_needs_an_image_says_so_and_its_language_model_is_taken():
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, IdeficsConfig, IdeficsForVisionText2Text
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {"image_size": 16, "patch_size": 8}
+    text = {"vocab_size": 60, "ffn_dim": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 16}
+    blip = Blip2ForConditionalGeneration(
+        Blip2Config(
+            vision_config=sizes | vision,
+            qformer_config=sizes | {"encoder_hidden_size": 16, "vocab_size": 50},
+            text_config=text | {"model_type": "opt", "word_embed_proj_dim": 16},
+        )
+    ).eval()
+    idefics = IdeficsForVisionText2Text(
+        IdeficsConfig(**sizes | {"num_hidden_layers": 4}, vocab_size=60, vision_config=vision | {"embed_dim": 16})
+    ).eval()
+    ids = torch.arange(5, 45).reshape(2, 20)
+    for model in (blip, idefics):
+        with pytest.raises(UnsupportedModelError, match=r"can't run on token ids alone, it needs pixel_values.*Pass"):
+            LayerGame(model, ids)
+    assert LayerGame(blip.language_model, ids).n_players == 4
 
 
 def test_another_default_device_than_the_models(stories, gpt2):
