@@ -180,8 +180,10 @@ def test_rows_of_different_lengths():
         as_calibration([5, 6, 7])
     with pytest.raises(ValueError, match="in row 0 they have a length of 2, the ids of 3"):
         as_calibration({"input_ids": [[1, 2, 3]], "labels": [[2, 3]]})
-    with pytest.raises(ValueError, match=r"labels must be token ids|2 rows, got 1"):  # the classes of a classifier
+    with pytest.raises(ValueError, match="labels must have the shape of input_ids: 2 rows, got 1"):
         as_calibration({"input_ids": [[1, 2, 3], [4, 5, 6]], "labels": [1, 0]})
+    with pytest.raises(ValueError, match="one value for each token; got the single number 1"):
+        as_calibration(Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [1]}))  # the class of a text
 
 
 # -- texts and streams -----------------------------------------------------------------------------------------------
@@ -212,6 +214,32 @@ def test_texts_in_any_iterable_are_the_same_texts(gpt2):
     found = as_calibration(iter(ROWS), tokenizer)
     assert (found.provenance["source"], found.provenance["column"]) == ("dataset", "text")
     assert torch.equal(Calibration.from_dataset(iter(ROWS), tokenizer, column="text").ids_ST, expected)
+
+
+def test_data_are_read_once_and_only_the_columns_that_count(gpt2):
+    class Loader:
+        """A length and one pass, as a DataLoader has whose workers are slow to start."""
+
+        def __init__(self):
+            self.passes = 0
+
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            self.passes += 1
+            return iter([{"input_ids": torch.tensor([[1, 2, 3]])}, {"input_ids": torch.tensor([[4, 5, 6]])}])
+
+    loader = Loader()
+    assert as_calibration(loader).ids_ST.tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert loader.passes == 1
+
+    decoded = []
+    rows = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 2, "picture": ["a", "b"], "text": TEXTS[:2]})
+    watched = rows.with_transform(lambda batch: decoded.extend(batch.get("picture", [])) or batch)
+    assert as_calibration(watched).n_sequences == 2
+    assert Calibration.from_dataset(watched, gpt2[1], column="text", n_sequences=2).n_sequences == 2
+    assert decoded == []
 
 
 def test_streams_without_an_end_are_read_as_far_as_needed(gpt2):

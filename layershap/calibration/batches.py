@@ -94,16 +94,13 @@ def _split(name: str, values: Any) -> list[Tensor]:
     if isinstance(values, Tensor | np.ndarray):
         tensor = torch.as_tensor(values, device="cpu")
         if tensor.dim() == 0:
-            raise ValueError(
-                f"{name} must be token ids [S, T], got the single number {tensor.item()}; one row of ids is [ids]"
-            )
+            raise ValueError(_wrong_shape(name, f"the single number {tensor.item()}"))
         if tensor.shape[-1] == 0:
             return [torch.zeros(0, dtype=torch.int64, device="cpu")] * int(np.prod(tensor.shape[:-1]))
         return list(_integers(name, tensor).reshape(-1, tensor.shape[-1]))
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         number = isinstance(values, int | float)
-        found = f"the single number {values!r}; one row of ids is [ids]" if number else type(values).__name__
-        raise ValueError(f"{name} must be token ids [S, T], got {found}")
+        raise ValueError(_wrong_shape(name, f"the single number {values!r}" if number else type(values).__name__))
     if len(values) == 0 or isinstance(values[0], int | float | complex | np.number):
         return _split(name, torch.tensor(list(values), device="cpu"))
     if isinstance(values[0], str | Mapping):
@@ -112,6 +109,12 @@ def _split(name: str, values: Any) -> list[Tensor]:
             "strings, chats rendered to text (tokenizer.apply_chat_template(chat, tokenize=False))"
         )
     return [row for value in values for row in _split(name, value)]
+
+
+def _wrong_shape(name: str, found: str) -> str:
+    if name == "input_ids":
+        return f"{name} must be token ids [S, T], got {found}; one row of ids is [ids]"
+    return f"{name} must have the shape of input_ids, one value for each token; got {found}. Leave out what isn't such"
 
 
 def _integers(name: str, tensor: Tensor) -> Tensor:

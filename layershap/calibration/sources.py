@@ -15,6 +15,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+TOKEN_FIELDS = ("input_ids", "attention_mask", "labels")
+"""What is read of a mapping of tokens."""
+
 _CHATS = ("messages", "conversations", "conversation", "chat")
 
 _LEAST_READ, _PER_TOKEN = 2**20, 16
@@ -97,10 +100,14 @@ def source_of(data: Any, column: str | None = None) -> Source:
         textual = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
         return _from_rows(data, list(kinds), textual, column, is_sized(data))
     sized = is_sized(data)
-    rows = data if sized else iter(data)
-    first = next(iter(rows), None)
-    if not sized:
-        rows = chain([first], rows) if first is not None else ()
+    if sized and hasattr(data, "__getitem__"):
+        first, rows = next(iter(data), None), data
+    else:
+        # One pass: a second would start a loader's workers again, or find a generator empty.
+        passed = iter(data)
+        first = next(passed, None)
+        rows = chain([first], passed) if first is not None else ()
+        rows = list(rows) if sized else rows
     if isinstance(first, str):
         check_is_no_path(first)
         return Source(rows, True, {})
@@ -111,8 +118,11 @@ def source_of(data: Any, column: str | None = None) -> Source:
 
 
 def _from_rows(rows: Iterable[Any], names: list[str], textual: list[str], column: str | None, sized: bool) -> Source:
+    # Other columns may be images, which take long to decode.
+    select = getattr(rows, "select_columns", None)
     if column is None and "input_ids" in names:
-        return Source(rows, False, {})
+        fields = [name for name in names if name in TOKEN_FIELDS]
+        return Source(rows if select is None else select(fields), False, {})
     if column is None:
         column = "text" if "text" in textual else textual[0] if len(textual) == 1 else None
         if column is None:
@@ -124,6 +134,8 @@ def _from_rows(rows: Iterable[Any], names: list[str], textual: list[str], column
         raise ValueError(f"column must be one of {names}, got {column!r}")
     elif column in _CHATS and column not in textual:
         raise ValueError(f"column {column!r} holds no strings{_chat_hint(names)}")
+    if select is not None:
+        rows = select([column])
     texts = (row[column] for row in rows if not _is_blank(row[column]))
     return Source(list(texts) if sized else texts, True, {"source": "dataset", "column": column})
 

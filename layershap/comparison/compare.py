@@ -19,7 +19,7 @@ from layershap.calibration import Calibration, as_calibration
 from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
-from layershap.model.stack import LayersArgument, find_layers
+from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.protocols import FloatArray, MaskArray, Utility
 from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.surgery import unremovable_players
@@ -108,7 +108,7 @@ def compare(
     >>> model, tokenizer = load_tiny_gpt2()
     >>> table = compare(
     ...     model, load_calibration_text(), load_evaluation_text(), {"ShortGPT": ShortGPT(), "last": LastLayers()},
-    ...     n_removes=[1, 2], tokenizer=tokenizer,
+    ...     n_removes=[1, 2], tokenizer=tokenizer, n_sequences=32,
     ... )
     >>> table["last", 2].layers
     (10, 11)
@@ -117,8 +117,9 @@ def compare(
     numbers = _whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
-    n_layers = len(find_layers(model, layers))
-    _check_numbers(numbers, model, layers)
+    stack = find_layers(model, layers)
+    n_layers = len(stack)
+    _check_numbers(numbers, model, stack)
     chosen_protocol = resolve_protocol(protocol)
     held_out = as_calibration(
         eval_data,
@@ -200,9 +201,8 @@ def _checked_layers(name: str, layers: Any, n: int, n_layers: int) -> tuple[int,
     return tuple(sorted(map(int, found)))
 
 
-def _check_numbers(numbers: Sequence[int], model: nn.Module, layers: LayersArgument) -> None:
+def _check_numbers(numbers: Sequence[int], model: nn.Module, stack: LayerStack) -> None:
     """Raise before any method is fitted if some number can't be reached by any."""
-    stack = find_layers(model, layers)
     kept = unremovable_players(model, stack)
     most = most_removable(len(stack) - len(kept), len(stack))
     wrong = [n for n in numbers if not 1 <= n <= most]
