@@ -137,6 +137,9 @@ def test_bos_without_a_bos_token(gpt2):
     class NoBos:
         bos_token_id = None
 
+        def __call__(self, text, **kwargs):
+            return gpt2[1](text, **kwargs)
+
     with pytest.raises(ValueError, match="bos_token"):
         Calibration.from_texts(TEXTS, NoBos(), bos="sequence")
 

@@ -228,10 +228,10 @@ def test_baselines_are_compared_on_the_protocols_text(folder, stories, capsys):
     assert main(["baselines", str(STORIES), *arguments, "--picture", str(picture), "--format", "json"]) == 0
     data = read_json(capsys)
     records = {(record["method"], record["n_remove"]): record for record in data["records"]}
-    assert {method for method, _ in records} == {"", "layershap", "shortgpt", "last"}
+    assert {method for method, _ in records} == {"layershap", "shortgpt", "last"}
     assert records["last", 2]["layers"] == [3, 4]
     dense = evaluate(*stories, texts=[STORY * 3] * 4)["text", "perplexity"].value
-    assert records["", 0]["perplexity"] == pytest.approx(dense, rel=1e-6)
+    assert records["last", 0]["perplexity"] == pytest.approx(dense, rel=1e-6)
     assert picture.stat().st_size > 5000
 
 

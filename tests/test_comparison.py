@@ -6,12 +6,15 @@ import json
 import math
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from datasets import Dataset
 
-from layershap import Calibration, LayerPruner, remove_layers
+from layershap import PERPLEXITY_PROTOCOLS, Calibration, LayerPruner, evaluate, remove_layers
 from layershap.baselines import SLEB, BlockPruner, LastLayers, ShortenedLlama, ShortGPT, SliceGPT
 from layershap.comparison import compare
+from layershap.datasets import load_calibration_text, load_evaluation_text
 from layershap.tasks import Task
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
 
@@ -86,12 +89,30 @@ def test_tasks(table, stories, stories_calibration):
 def test_table_and_records(table):
     text = str(table)
     lines = text.splitlines()
-    assert lines[0] == "| perplexity | -1 | -3 | -4 | masks | layer runs | seconds |"
+    figure = "perplexity (sequences of 32 tokens as given, n = 3)"
+    assert lines[0] == f"| {figure} | -1 | -3 | -4 | masks | layer runs | seconds |"
     assert sum(line.startswith("| ShortGPT |") for line in lines) == 3  # perplexity and two tasks
     records = json.loads(json.dumps(table.to_records()))
-    assert len(records) == 1 + len(table.choices)
+    assert len(records) == len(METHODS) + len(table.choices)
     assert records[1]["layers"] == list(table.choices[0].layers)
     assert {"method", "n_remove", "perplexity", "masks", "layer_runs", "seconds", "ratio"} <= set(records[1])
+    assert {(record["protocol"], record["n_sequences"]) for record in records} == {
+        ("sequences of 32 tokens as given", 3)
+    }
+    frame = pandas.DataFrame(records).pivot(index="n_remove", columns="method", values="perplexity")
+    assert list(frame.index) == [0, 1, 3, 4]
+    assert set(frame.columns) == set(METHODS)
+    assert (frame.loc[0] == table.dense.perplexity).all()
+    np.testing.assert_array_equal(frame["SLEB"][1:], table.curve("SLEB"))
+
+
+def test_a_notebook_shows_tables_and_names_are_escaped(stories, stories_calibration, held_out):
+    methods = {"<b>last</b> | first": LastLayers()}
+    found = compare(stories[0], stories_calibration, held_out, methods, [2], tasks={"a|b": lambda model: 1.0})
+    page = found._repr_html_()
+    assert page.count("<table>") == 2
+    assert "&lt;b&gt;last" in page
+    assert "<b>" not in page
 
 
 def test_plot_draws_the_numbers(table):
@@ -104,6 +125,99 @@ def test_plot_draws_the_numbers(table):
     pyplot.close("all")
 
 
+def test_texts_are_measured_whole_under_a_named_protocol(gpt2, tmp_path):
+    model, tokenizer = gpt2
+    texts = [text[:2500] for text in load_evaluation_text()[:12]]
+    data = {"calib_data": load_calibration_text()[:4], "methods": {"last": LastLayers()}, "tokenizer": tokenizer}
+    for options in ({}, {"protocol": "seq128-bos"}, {"n_sequences": 3}):
+        want = evaluate(model, tokenizer, texts=texts, **options)["text", "perplexity"]
+        pruned = evaluate(remove_layers(model, [10, 11]), tokenizer, texts=texts, **options)["text", "perplexity"]
+        for eval_data in (texts, Dataset.from_dict({"text": texts})):
+            found = compare(model, eval_data=eval_data, n_removes=[2], **data, **options)
+            assert (found.protocol, found.n_sequences) == (want.protocol, want.n)
+            assert found.dense.perplexity == pytest.approx(want.value, rel=1e-4)
+            assert found["last", 2].perplexity == pytest.approx(pruned.value, rel=1e-4)
+        named = f"perplexity ({want.protocol}, n = {want.n})"
+        assert named in str(found)
+        assert found.display().ylabel == named
+        assert found.to_records()[0]["n_sequences"] == want.n
+    assert want.n == 3
+    given = PERPLEXITY_PROTOCOLS["seq128"].sequences(texts, tokenizer, n_sequences=5)
+    found = compare(model, eval_data=given, n_removes=[2], **data)
+    assert (found.protocol, found.n_sequences) == ("seq128", 5)
+
+
+def test_numbers_in_any_order_and_twice_make_one_curve(stories, stories_calibration, held_out):
+    found = compare(stories[0], stories_calibration, held_out, {"last": LastLayers()}, [3, 1, 3])
+    assert found.n_removes == (3, 1)
+    shown = found.display()
+    assert shown.n_removed.tolist() == [0, 1, 3]
+    expected = [found.dense.perplexity, found["last", 1].perplexity, found["last", 3].perplexity]
+    assert shown.curves["last"].tolist() == expected
+
+
+class Plain:
+    """A method of one's own: two functions, no base class, no other attribute."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def fit(self, model, calib_data=None, *, tokenizer=None):
+        self.seen_ = type(calib_data).__name__
+        return self
+
+    def removed_layers(self, n_remove=None):
+        if n_remove > len(self.layers):
+            raise ValueError(f"n_remove must be at most {len(self.layers)}")
+        return self.layers[:n_remove]
+
+
+def test_a_method_of_ones_own_needs_two_functions(stories, stories_calibration, held_out):
+    own = Plain([3, 1])
+    found = compare(stories[0], stories_calibration, held_out, {"own": own, "last": LastLayers()}, [2, 4])
+    assert found["own", 2].layers == (1, 3)
+    assert (found.costs["own"].masks, found.costs["own"].layer_runs) == (None, None)
+    assert found.costs["own"].seconds >= 0
+    assert not hasattr(own, "seen_")
+    row = next(line for line in str(found).splitlines() if line.startswith("| own |"))
+    assert row.split(" | ")[3:5] == ["-", "-"]
+    for wrong in ([1, 1], [1, 5], [1.0, 2.0], [1, -1]):
+        with pytest.raises(ValueError, match=r"own.removed_layers\(2\) must give 2 different layers in \[0, 5\)"):
+            compare(stories[0], stories_calibration, held_out, {"own": Plain(wrong)}, [2])
+
+
+def test_a_fitted_method_is_not_fitted_again(stories, stories_calibration, held_out):
+    searched = LayerPruner(n_masks=31, search_sequences=2, random_state=0)
+    fresh = compare(stories[0], stories_calibration, held_out, {"layershap": searched}, [1, 2])
+    searched.fit(stories[0], stories_calibration)
+    fitted = {"layershap": searched, "own": Plain([3, 1]).fit(stories[0]), "last": LastLayers().fit(stories[0])}
+    expected = {name: method.removed_layers(2) for name, method in fitted.items()}
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("fitted again")
+
+    for method in fitted.values():
+        method.fit = refuse
+    found = compare(stories[0], None, held_out, fitted, [1, 2])
+    assert {name: list(found[name, 2].layers) for name in fitted} == {k: sorted(v) for k, v in expected.items()}
+    assert found.costs["layershap"].masks == fresh.costs["layershap"].masks
+    assert found.costs["layershap"].layer_runs == fresh.costs["layershap"].layer_runs
+    assert found.costs["layershap"].seconds == searched.diagnostics_["seconds"]
+    assert found.costs["own"].seconds is None
+    with pytest.raises(ValueError, match="calibration data is required"):
+        compare(stories[0], None, held_out, {"last": LastLayers()}, [1])
+
+
+def test_numbers_are_checked_before_anything_is_fitted(stories, stories_calibration, held_out):
+    class Untouched(Plain):
+        def fit(self, model, calib_data=None, *, tokenizer=None):
+            raise AssertionError("fitted")
+
+    for wrong in (0, -1, 5, 99):
+        with pytest.raises(ValueError, match=rf"no method can remove \[{wrong}\] .*must lie in \[1, 4\]"):
+            compare(stories[0], stories_calibration, held_out, {"own": Untouched([1])}, [1, wrong])
+
+
 def test_bad_input(stories, stories_calibration, held_out):
     with pytest.raises(ValueError, match="needs a method"):
         compare(stories[0], stories_calibration, held_out, {}, [1])
@@ -114,13 +228,14 @@ def test_bad_input(stories, stories_calibration, held_out):
 
 
 def test_a_number_that_no_method_can_remove_comes_with_each_methods_reason(stories, stories_calibration, held_out):
-    methods = {"layershap": LayerPruner(n_masks=31, max_remove=2, random_state=0), "SLEB": SLEB(), "last": LastLayers()}
-    with pytest.raises(ValueError, match=r"no method can remove \[5\]") as caught:
-        compare(stories[0], stories_calibration, held_out, methods, [4, 5])
+    methods = {"layershap": LayerPruner(n_masks=31, max_remove=2, random_state=0), "SLEB": SLEB()}
+    methods["last"] = LastLayers(protect=[0, 1])
+    with pytest.raises(ValueError, match=r"no method can remove \[4\]") as caught:
+        compare(stories[0], stories_calibration, held_out, methods, [2, 4])
     first, *reasons = str(caught.value).splitlines()
     assert first.endswith("layers of this model:")
     assert [reason.split(":")[0].strip() for reason in reasons] == ["layershap", "SLEB", "last"]
-    assert all("n_remove" in reason and "5" in reason for reason in reasons)
+    assert all("n_remove" in reason and "4" in reason for reason in reasons)
     with pytest.raises(ValueError, match=r"fit again with max_remove=4"):
         compare(stories[0], stories_calibration, held_out, {"layershap": methods["layershap"]}, [4])
 

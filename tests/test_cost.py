@@ -28,6 +28,7 @@ def test_layer_runs_and_masks_are_those_of_the_evaluation(stories, stories_calib
     assert cost.forwards_saved == (masks.sum() - 31) / 5
     assert (cost.path, cost.seconds > 0) == ("fused", True)
     assert "32 distinct" in str(cost)
+    assert "32 distinct" in cost._repr_html_()
 
 
 def test_flops_are_the_closed_form(stories, stories_calibration):

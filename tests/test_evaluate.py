@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import random
 import re
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ from layershap import (
     side_by_side,
     tasks,
 )
-from layershap.datasets import load_evaluation_text, load_task
+from layershap.datasets import load_evaluation_text, load_task, load_tiny_gpt2
 
 TEXTS = load_evaluation_text()
 
@@ -138,6 +139,16 @@ def test_before_and_after(gpt2, tmp_path):
     assert Evaluation.from_records(json.loads(json.dumps(after.to_records()))) == after
 
 
+def test_a_notebook_shows_evaluations_escaped(gpt2):
+    found = evaluate(*gpt2, texts={"<b>novels</b>": TEXTS}, n_sequences=2)
+    for shown in (found, side_by_side({"a <i>model</i>": found})):
+        page = shown._repr_html_()
+        assert "&lt;b&gt;novels&lt;/b&gt;" in page
+        assert "<b>" not in page
+        assert "<i>" not in page
+        assert f"{found.scores[0].value:.2f}" in page
+
+
 def test_figures_that_can_not_be_compared_get_different_rows(gpt2):
     model, tokenizer = gpt2
     plain, bos = (evaluate(model, tokenizer, texts=TEXTS, n_sequences=2, protocol=p) for p in ("seq128", "seq128-bos"))
@@ -217,6 +228,49 @@ def local_tasks(tmp_path_factory):
         where = f"dataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {path}\ntest_split: test\n"
         (folder / "yaml" / f"{name}.yaml").write_text(f"task: {name}\n{where}{body}", encoding="utf-8")
     return folder, list(rows)
+
+
+@pytest.fixture
+def untouched():
+    """A model and a tokenizer of the test's own, the model in training mode."""
+    model, tokenizer = load_tiny_gpt2()
+    return model.train(), tokenizer
+
+
+def test_evaluation_leaves_model_tokenizer_and_random_states_as_they_were(
+    untouched, local_tasks, monkeypatch, tmp_path
+):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    model, tokenizer = untouched
+    model.transformer.h[3].eval()  # a user's own choice
+    flags = [module.training for module in model.modules()]
+    special = dict(tokenizer.special_tokens_map)
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - the state that must not change
+
+    for task in (local_tasks[0] / "copa.jsonl", local_tasks[0] / "yaml" / "copa.yaml"):
+        random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
+        expected = drawn()
+        random.seed(5), np.random.seed(5), torch.manual_seed(5)  # noqa: NPY002
+        evaluate(model, tokenizer, tasks=[task], limit=4)
+        assert drawn() == expected
+        assert [module.training for module in model.modules()] == flags
+        assert dict(tokenizer.special_tokens_map) == special
+        assert tokenizer.pad_token is None
+
+
+def test_a_limit_is_a_number_of_questions(gpt2, local_tasks):
+    model, tokenizer = gpt2
+    for task in (local_tasks[0] / "copa.jsonl", local_tasks[0] / "yaml" / "copa.yaml"):
+        for limit, error in ((-1, ValueError), (0, ValueError), (0.5, TypeError), (True, TypeError), ("2", TypeError)):
+            with pytest.raises(error, match=r"limit must be .*questions of each task"):
+                evaluate(model, tokenizer, tasks=[task], limit=limit)
+    assert evaluate(model, tokenizer, tasks=[local_tasks[0] / "copa.jsonl"], limit=np.int64(3)).scores[0].n == 3
+    for wrong, error in ((-1, ValueError), (1.5, TypeError)):
+        with pytest.raises(error, match="num_fewshot must be"):
+            evaluate(model, tokenizer, tasks=["piqa"], num_fewshot=wrong)
 
 
 @pytest.mark.parametrize(("which", "limit"), [("gpt2", 40), ("stories", None)])

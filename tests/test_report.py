@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 import sys
@@ -11,8 +12,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from layershap import LayerPruner, PruningReport, Score, evaluate
+from layershap import LayerPruner, PruningReport, Score, evaluate, remove_layers
 from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
@@ -237,6 +239,38 @@ def test_measure_adds_what_evaluate_says(fitted, gpt2, small):
     assert outcome.after.scores == evaluate(small, tokenizer, **options).scores
     assert "perplexity of text (seq128-bos, n = 4)" in str(report)
     assert fitted.report_.outcomes == ()
+
+
+def test_measure_takes_texts_by_name_and_streams(fitted, gpt2, small):
+    model, tokenizer = gpt2
+    books = load_evaluation_text()
+    texts = {"first": (text for text in books[:3]), "second": books[3:6], "third": books[6]}
+    (outcome,) = fitted.report_.measure(model, small, tokenizer, texts=texts, n_sequences=2, batch_sizes=()).outcomes
+    for which, record in ((model, outcome.before), (small, outcome.after)):
+        assert [score.task for score in record.scores] == ["first", "second", "third"]
+        alone = [evaluate(which, tokenizer, texts=part, n_sequences=2) for part in (books[:3], books[3:6], books[6])]
+        assert [score.value for score in record.scores] == [found["text", "perplexity"].value for found in alone]
+    endless = fitted.report_.measure(
+        model, small, tokenizer, texts=itertools.cycle(books), n_sequences=2, batch_sizes=()
+    ).outcomes[0]
+    assert endless.before.scores[0].n == endless.after.scores[0].n == 2
+
+
+def test_speed_is_measured_within_the_models_positions():
+    config = GPT2Config(vocab_size=50, n_positions=40, n_embd=16, n_layer=3, n_head=2)
+    model = GPT2LMHeadModel(config).eval()
+    small = remove_layers(model, [1])
+    outcome = measure_outcome(model, small, batch_sizes=(1,), repeats=1)
+    assert [(s.prompt_tokens, s.new_tokens) for s in outcome.after.speed] == [(32, 8)]
+    pruner = LayerPruner(n_masks=12, max_remove=1, random_state=0).fit(model, torch.arange(40).reshape(2, 20))
+    kept = {"n_remove": 1, "batch_sizes": (1,)}
+    pruned = pruner.transform(model, 1)
+    (measured,) = pruner.report_.measure(model, pruned, **kept, prompt_tokens=6, new_tokens=3).outcomes
+    assert [(s.prompt_tokens, s.new_tokens) for s in measured.before.speed] == [(6, 3)]
+    with pytest.raises(ValueError, match=r"must fit the models' 40 positions together, got 30 \+ 11"):
+        pruner.report_.measure(model, pruned, **kept, prompt_tokens=30, new_tokens=11)
+    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+        pruner.report_.measure(model, pruned, **kept, prompt_tokens=0)
 
 
 def test_measure_of_a_model_trained_since_takes_the_reports_set(fitted, gpt2):

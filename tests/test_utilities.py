@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from layershap import LayerGame, LayerPruner, skip_layers
+from layershap import LayerGame, LayerPruner, skip_layers, tasks
+from layershap.datasets import load_calibration_text, load_task
 from layershap.utilities import ExactMatch, KLDivergence, NegativeLogLikelihood, PerplexityRatio
+from layershap.utilities.naming import score_name
 
 MASKS = np.array([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1], [1, 0, 1, 1, 0]], dtype=bool)
 
@@ -107,3 +111,36 @@ def test_bad_utilities(stories, stories_calibration):
     for wrong in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="top_k must be a positive int"):
             KLDivergence(wrong)
+
+
+def test_a_score_has_a_name_not_its_arrays(gpt2):
+    tokenizer = gpt2[1]
+    copa = tasks.multiple_choice(load_task("copa")[:40], tokenizer, name="copa", normalise="tokens")
+    text = tasks.text(load_calibration_text(), tokenizer, n_sequences=3)
+    both = tasks.mixture([copa, text], [1.0, 2.5])
+
+    class Own:
+        def __init__(self):
+            self.table = np.arange(1000)
+
+    @dataclass(frozen=True)
+    class Weighted:
+        weights: object
+        floor: float = 0.0
+        label: str = "plain"
+
+    names = {score_name(u): u for u in (copa.utility, copa.metrics["acc"], both.utility, KLDivergence(7), Own())}
+    assert list(names) == [
+        "ChoiceLogProbability(normalise='tokens')",
+        "ChoiceAccuracy",
+        "1 x ChoiceLogProbability(normalise='tokens') + 2.5 x PerplexityRatio",
+        "KLDivergence(top_k=7)",
+        "Own",
+    ]
+    assert score_name(Weighted(np.arange(9), floor=0.5)) == "Weighted(floor=0.5)"
+    assert score_name(PerplexityRatio()) == "PerplexityRatio"
+    assert score_name(logits) == "logits"
+    assert "array" not in repr(copa.utility)
+    pruner = LayerPruner(max_remove=1, n_masks=16, random_state=0, utility=copa.utility).fit(gpt2[0], copa.calibration)
+    assert pruner.report_.fit.utility == "ChoiceLogProbability(normalise='tokens')"
+    assert len(str(pruner.report_.tables()["summary"])) < 2000

@@ -68,7 +68,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         start = time.perf_counter()
         calibration = as_calibration(calib_data, tokenizer)
         norms = _norms(model)
-        gram = [torch.zeros(n.weight.numel(), n.weight.numel(), dtype=torch.float64) for n in norms]
+        gram = [torch.zeros(n.weight.numel(), n.weight.numel(), dtype=torch.float64, device="cpu") for n in norms]
         counted: list[Tensor] = []
 
         def watch(index: int) -> Callable[..., None]:

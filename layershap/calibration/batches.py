@@ -1,13 +1,15 @@
 """Batches of tokens as loaders give them -> rows of (ids, labels) without padding.
 
-Shapes: B rows of a batch, T tokens.
+Shapes: B rows of a batch, T tokens, t tokens of one row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,26 +17,166 @@ IGNORE = -100
 """Label of a position that doesn't count (torch's and transformers' convention)."""
 
 
-def rows_of(batch: Any) -> list[tuple[Tensor, Tensor]]:
-    """Rows of one batch; an attention mask cuts the padding off."""
+@dataclass(frozen=True)
+class PadToken:
+    """What a tokenizer says of padding.
+
+    Attributes
+    ----------
+    token : int
+        The id that fills rows up.
+    shared : bool
+        Whether it also begins or ends texts (BOS, EOS, unknown), so that a row's ends don't tell padding from text.
+    """
+
+    token: int
+    shared: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> PadToken | None:
+        """A tokenizer's, None where there is none."""
+        token = getattr(tokenizer, "pad_token_id", None)
+        if token is None:
+            return None
+        others = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "unk")]
+        return cls(int(token), token in others)
+
+
+def rows_of(batch: Any, pad: PadToken | None = None) -> list[tuple[Tensor, Tensor]]:
+    """Rows (ids [t], labels [t]) of one batch, without their padding.
+
+    An attention mask says what is padding. Without one, runs of the pad token at either end of a row are.
+
+    Parameters
+    ----------
+    batch : mapping or object with ``input_ids``, Tensor [B, T] or [T], or lists of int
+        Rows given as lists may differ in length. A mapping may have ``attention_mask`` and ``labels``.
+    pad : PadToken, optional
+        The tokenizer's.
+
+    Raises
+    ------
+    ValueError
+        No token ids, ids that aren't integers, mask or labels of another shape, or padding that can't be told from
+        text.
+    """
+    ids, mask, labels = _fields(batch)
+    rows = _split("input_ids", ids)
+    labels_of = rows if labels is None else _aligned("labels", labels, rows)
+    if mask is not None:
+        masks = _aligned("attention_mask", mask, rows)
+        return [_unmasked(*row) for row in zip(rows, labels_of, masks, strict=True)]
+    if pad is None:
+        return list(zip(rows, labels_of, strict=True))
+    return [_without_padding(*row, pad) for row in zip(rows, labels_of, strict=True)]
+
+
+def _fields(batch: Any) -> tuple[Any, Any, Any]:
+    """Ids, attention mask and labels, whatever they are; None where not given."""
     if isinstance(batch, Mapping) or hasattr(batch, "input_ids"):
         fields = batch if isinstance(batch, Mapping) else vars(batch)
         if "input_ids" not in fields:
-            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(fields)}")
-        ids, mask, labels = fields["input_ids"], fields.get("attention_mask"), fields.get("labels")
-    else:
-        parts = batch if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor) else (batch,)
-        ids, mask, labels = parts[0], None, None
-    ids_BT = torch.as_tensor(ids).cpu()
-    if ids_BT.is_floating_point():
-        raise ValueError(f"token ids must be integers, got a batch of {ids_BT.dtype}")
-    ids_BT = ids_BT.long().reshape(-1, ids_BT.shape[-1])
-    labels_BT = ids_BT if labels is None else torch.as_tensor(labels).cpu().long().reshape(ids_BT.shape)
-    mask_BT = torch.ones_like(ids_BT) if mask is None else torch.as_tensor(mask).cpu().long().reshape(ids_BT.shape)
-    rows = []
-    for row_ids, row_labels, row_mask in zip(ids_BT, labels_BT, mask_BT, strict=True):
-        kept = row_mask.nonzero().flatten()
-        if len(kept) and int(kept[-1] - kept[0]) + 1 != len(kept):
-            raise ValueError("an attention mask must be one run of ones with padding at its ends; this one has holes")
-        rows.append((row_ids[kept], row_labels[kept]))
-    return rows
+            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(map(str, fields))}")
+        return fields["input_ids"], fields.get("attention_mask"), fields.get("labels")
+    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+        if len(batch) > 1:
+            raise ValueError(
+                f"a calibration batch that is a {type(batch).__name__} of {len(batch)} tensors doesn't say which of "
+                "them are attention mask and labels. Name them: ({'input_ids': ids, 'attention_mask': mask} for ids, "
+                "mask in loader)"
+            )
+        return batch[0], None, None
+    return batch, None, None
+
+
+def _split(name: str, values: Any) -> list[Tensor]:
+    """A field as rows [t], on the CPU whatever torch's default device is."""
+    if isinstance(values, Tensor | np.ndarray):
+        tensor = torch.as_tensor(values, device="cpu")
+        if tensor.dim() == 0:
+            raise ValueError(_wrong_shape(name, f"the single number {tensor.item()}"))
+        if tensor.shape[-1] == 0:
+            return [torch.zeros(0, dtype=torch.int64, device="cpu")] * int(np.prod(tensor.shape[:-1]))
+        return list(_integers(name, tensor).reshape(-1, tensor.shape[-1]))
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        number = isinstance(values, int | float)
+        raise ValueError(_wrong_shape(name, f"the single number {values!r}" if number else type(values).__name__))
+    if len(values) == 0 or isinstance(values[0], int | float | complex | np.number):
+        return _split(name, torch.tensor(list(values), device="cpu"))
+    if isinstance(values[0], str | Mapping):
+        raise ValueError(
+            f"{name} must be token ids [S, T], got a list of {type(values[0]).__name__}; give texts as one iterable of "
+            "strings, chats rendered to text (tokenizer.apply_chat_template(chat, tokenize=False))"
+        )
+    return [row for value in values for row in _split(name, value)]
+
+
+def _wrong_shape(name: str, found: str) -> str:
+    if name == "input_ids":
+        return f"{name} must be token ids [S, T], got {found}; one row of ids is [ids]"
+    return f"{name} must have the shape of input_ids, one value for each token; got {found}. Leave out what isn't such"
+
+
+def _integers(name: str, tensor: Tensor) -> Tensor:
+    if name == "attention_mask":
+        if not ((tensor == 0) | (tensor == 1)).all():
+            raise ValueError(
+                "attention_mask must have the shape of input_ids, 1 for tokens and 0 for padding; it holds other values"
+            )
+        return tensor.long()
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        what = "token ids" if name == "input_ids" else name
+        raise ValueError(f"{what} must be integers, got a batch of {tensor.dtype}")
+    return tensor.long()
+
+
+def _aligned(name: str, values: Any, rows: Sequence[Tensor]) -> list[Tensor]:
+    found = _split(name, values)
+    if len(found) != len(rows):
+        raise ValueError(f"{name} must have the shape of input_ids: {len(rows)} rows, got {len(found)}")
+    for index, (row, other) in enumerate(zip(rows, found, strict=True)):
+        if len(row) != len(other):
+            raise ValueError(
+                f"{name} must have the shape of input_ids; in row {index} they have a length of {len(other)}, the ids "
+                f"of {len(row)}"
+            )
+    return found
+
+
+def _unmasked(ids: Tensor, labels: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    kept = mask.nonzero().flatten()
+    if len(kept) and int(kept[-1] - kept[0]) + 1 != len(kept):
+        raise ValueError("an attention mask must be one run of ones with padding at its ends; this one has holes")
+    return ids[kept], labels[kept]
+
+
+def _without_padding(ids: Tensor, labels: Tensor, pad: PadToken) -> tuple[Tensor, Tensor]:
+    real = (ids != pad.token).nonzero().flatten()
+    start, stop = (int(real[0]), int(real[-1]) + 1) if len(real) else (0, 0)
+    if not pad.shared:
+        return ids[start:stop], labels[start:stop]
+    # One such token may begin or end a text; a run of them is padding, and how long can't be known.
+    if start > 1 or (len(ids) - stop > 1 and bool((labels[stop:] != IGNORE).any())):
+        raise ValueError(
+            f"rows begin or end in runs of token {pad.token}, the tokenizer's pad token, which is also its BOS, EOS or "
+            "unknown token: padding can't be told from text. Give an attention_mask with the input_ids (all ones if "
+            "it is text)"
+        )
+    return ids, labels
+
+
+def check_labels(ids_ST: Tensor, labels_ST: Tensor) -> None:
+    """Raise unless labels are the token ids where they count."""
+    if labels_ST.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"labels must be integers, got {labels_ST.dtype}")
+    # Position 0 never counts, whatever its label is.
+    wrong_ST = (labels_ST != IGNORE) & (labels_ST != ids_ST)
+    if not bool(wrong_ST[:, 1:].any()):
+        return
+    following_ST = ids_ST[:, 1:]
+    shifted = ((labels_ST[:, :-1] == following_ST) | (labels_ST[:, :-1] == IGNORE)).all()
+    found = "these are shifted beforehand, labels[t] being the token at t + 1" if shifted else "these differ"
+    raise ValueError(
+        f"labels must be the token ids themselves, or {IGNORE} where a token isn't scored: each is compared with what "
+        f"the tokens before it predict; {found}. Give labels=input_ids, with {IGNORE} where a token isn't scored"
+    )

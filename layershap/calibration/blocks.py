@@ -12,26 +12,26 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, rows_of
+from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
 from layershap.calibration.packing import check_sizes, pack
+from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
 from layershap.exceptions import CalibrationWarning
 
 BosPolicy = Literal["none", "text", "sequence"]
 
 AUTO_SEQUENCES = 128
-"""Sequences that texts become unless told, if they hold as many. On a 30-layer model of 49,152 tokens, sets chosen on
-10
-sequences of 128 tokens are a fifth worse than those chosen on 128 (docs/generalisation.md)."""
+"""Sequences that texts become unless told, if they hold as many (docs/generalisation.md)."""
 
 _LITTLE = 32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
     """Token blocks on which masked models are scored.
 
@@ -63,6 +63,7 @@ class Calibration:
                 f"{ids.shape[0]} sequences of {ids.shape[1]} tokens, {int(self.counts_S.sum()) if ids.numel() else 0} "
                 "of them scored. Give more text, or a smaller seq_len."
             )
+        check_labels(ids, labels)
 
     @property
     def n_sequences(self) -> int:
@@ -84,8 +85,24 @@ class Calibration:
         """Tokens of each sequence up to the last scored one [S]: what follows can't change its score."""
         scored_ST = self.labels_ST != IGNORE
         scored_ST[:, 0] = False
-        positions_T = torch.arange(1, self.seq_len + 1)
+        positions_T = torch.arange(1, self.seq_len + 1, device=scored_ST.device)
         return (scored_ST * positions_T).amax(dim=1)
+
+    def __repr__(self) -> str:
+        origin = ", ".join(f"{name} {value}" for name, value in self.provenance.items())
+        return (
+            f"Calibration({self.n_sequences} x {self.seq_len} tokens, {int(self.counts_S.sum()):,} scored"
+            f"{'; ' if origin else ''}{origin})"
+        )
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "sequences": f"{self.n_sequences:,} of {self.seq_len:,} tokens",
+            "scored tokens": f"{int(self.counts_S.sum()):,}",
+            **self.provenance,
+        }
+        cells = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+        return f"<table><caption>Calibration</caption>{cells}</table>"
 
     @cached_property
     def digest(self) -> str:
@@ -147,38 +164,35 @@ class Calibration:
         CalibrationWarning
             'auto' found fewer than 32 sequences.
         """
-        if isinstance(texts, str):
-            texts = [texts]
         check_sizes(seq_len, n_sequences)
+        tokenizer = text_tokenizer(tokenizer)
         if bos not in ("none", "text", "sequence"):
             raise ValueError(f"bos must be 'none', 'text' or 'sequence', got {bos!r}")
         bos_id: Any = getattr(tokenizer, "bos_token_id", None)
         if bos != "none" and bos_id is None:
             raise ValueError(f"bos={bos!r} needs a tokenizer with a bos_token; {type(tokenizer).__name__} has none")
+        most = AUTO_SEQUENCES if n_sequences == "auto" else n_sequences
+        found, stopped = read_texts(texts, None if most is None else most * seq_len)
         stream: list[int] = []
-        n_texts = 0
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"texts must be strings, got {type(text).__name__} at position {n_texts}")
+        for text in found:
             if bos == "text":
                 stream.append(int(bos_id))
-            stream.extend(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-            n_texts += 1
+            stream.extend(token_ids(tokenizer, text))
         ids_ST = pack(
             stream,
             seq_len=seq_len,
             n_sequences=_affordable(len(stream), seq_len - (bos == "sequence"), n_sequences),
             first_token=int(bos_id) if bos == "sequence" else None,
-            n_texts=n_texts,
+            n_texts=len(found),
         )
         provenance = {
             "source": "texts",
-            "n_texts": n_texts,
+            "n_texts": len(found),
             "n_tokens": len(stream),
             "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
             "bos": bos,
         }
-        return cls(ids_ST, ids_ST.clone(), provenance)
+        return cls(ids_ST, ids_ST.clone(), provenance | stopped)
 
     @classmethod
     def from_dataset(
@@ -193,52 +207,66 @@ class Calibration:
     ) -> Calibration:
         """Pack a text column of a `datasets.Dataset`, found by itself if it is the only one or named 'text'.
 
-        Parameters are those of `from_texts`. A dataset with an ``input_ids`` column is read as batches instead
-        (`from_batches`).
+        Parameters are those of `from_texts`. A streaming dataset, or an iterable of rows, is a dataset too. One with an
+        ``input_ids`` column is read as batches instead (`from_batches`), unless `column` is given.
 
         Raises
         ------
         ValueError
             No such column, or several text columns and none named 'text'.
         """
-        names = list(dataset.column_names)
-        if column is None:
-            kinds = {name: getattr(feature, "dtype", None) for name, feature in dataset.features.items()}
-            textual = [name for name, kind in kinds.items() if kind in ("string", "large_string")]
-            column = "text" if "text" in textual else textual[0] if len(textual) == 1 else None
-            if column is None:
-                raise ValueError(f"which column holds the text? Columns: {names}, of which strings: {textual}")
-        elif column not in names:
-            raise ValueError(f"column must be one of {names}, got {column!r}")
-        texts = (row for row in dataset[column] if row and row.strip())
-        found = cls.from_texts(texts, tokenizer, seq_len=seq_len, n_sequences=n_sequences, bos=bos)
-        return cls(found.ids_ST, found.labels_ST, {**found.provenance, "source": "dataset", "column": column})
+        source = source_of(dataset, column)
+        if not source.of_text:
+            return cls.from_batches(source.items, tokenizer)
+        found = cls.from_texts(source.items, tokenizer, seq_len=seq_len, n_sequences=n_sequences, bos=bos)
+        return cls(found.ids_ST, found.labels_ST, found.provenance | source.provenance)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[Any]) -> Calibration:
-        """Stack batches of `input_ids`, with optional `attention_mask` and `labels` (mappings, tensors or tuples).
+    def from_batches(cls, batches: Iterable[Any], tokenizer: Any = None) -> Calibration:
+        """Stack batches of token ids: mappings with `input_ids`, tensors or lists.
 
-        Padding (attention mask 0) on either side is moved to the right end and never scored. Shorter batches are
-        padded to the longest.
+        Padding on either side is moved to the right end and never scored. Shorter rows are padded to the longest, empty
+        ones left out (``empty_rows`` of the provenance counts them).
+
+        Parameters
+        ----------
+        batches : iterable
+            Mappings may have an `attention_mask`, 0 where padding is, and `labels`: equal to `input_ids`, `IGNORE`
+            where a token isn't scored.
+        tokenizer : PreTrainedTokenizerBase, optional
+            Asked for its pad token, which tells padding where there is no attention mask.
 
         Raises
         ------
         ValueError
-            No batches, or an attention mask with holes.
+            No batches, or without an end; an attention mask with holes; labels that aren't the token ids.
         """
+        pad = None if tokenizer is None else PadToken.of(text_tokenizer(tokenizer))
+        endless = not is_sized(batches)
         rows: list[tuple[Tensor, Tensor]] = []
+        n_tokens = n_empty = 0
         for batch in batches:
-            rows.extend(rows_of(batch))
+            found = rows_of(batch, pad)
+            rows.extend(row for row in found if len(row[0]))
+            n_empty += sum(not len(ids) for ids, _ in found)
+            n_tokens += sum(len(ids) for ids, _ in found)
+            if endless and n_tokens > MOST_TOKENS:
+                raise ValueError(
+                    f"a stream of batches has no end after {n_tokens:,} tokens; give a part of it, such as "
+                    "stream.take(1000) or itertools.islice(batches, 100)"
+                )
         if not rows:
-            raise ValueError("calibration is empty: the iterable gave no batches")
-        return cls.from_rows(rows, {"source": "batches", "bos": "as given"})
+            empty = f": all its {n_empty} rows are" if n_empty else ": the iterable gave no batches"
+            raise ValueError(f"calibration is empty{empty}")
+        provenance: dict[str, Any] = {"source": "batches", "bos": "as given"}
+        return cls.from_rows(rows, provenance | ({"empty_rows": n_empty} if n_empty else {}))
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
         """Pad rows of (ids [t], labels [t]) of any lengths to the longest, on the right, with what is never scored."""
         length = max(len(ids) for ids, _ in rows)
-        ids_ST = torch.zeros(len(rows), length, dtype=torch.int64)
-        labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64)
+        ids_ST = torch.zeros(len(rows), length, dtype=torch.int64, device="cpu")
+        labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64, device="cpu")
         for index, (ids, labels) in enumerate(rows):
             ids_ST[index, : len(ids)] = ids
             labels_ST[index, : len(labels)] = labels

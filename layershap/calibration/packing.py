@@ -16,10 +16,14 @@ from torch import Tensor
 
 def check_sizes(seq_len: int, n_sequences: int | Literal["auto"] | None) -> None:
     """Raise unless a sequence has a token of context and one to score, and there is at least one."""
+    sizes: dict[str, Any] = {"seq_len": seq_len, "n_sequences": n_sequences}
+    for name, value in sizes.items():
+        known = value is None or (name == "n_sequences" and value == "auto")
+        if not known and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise TypeError(f"{name} must be an int, got {value!r}")
     if seq_len < 2:
         raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
-    count: Any = n_sequences
-    if count not in (None, "auto") and (not isinstance(count, Integral) or count < 1):
+    if isinstance(n_sequences, Integral) and int(n_sequences) < 1:
         raise ValueError(f"n_sequences must be at least 1, 'auto', or None for all, got {n_sequences!r}")
 
 

@@ -50,5 +50,6 @@ def tiny_random(
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() >= 2:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+                noise = torch.randn(parameter.shape, generator=generator, device="cpu")
+                parameter.add_(0.1 * noise.to(parameter.device))
     return model

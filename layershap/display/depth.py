@@ -93,15 +93,15 @@ class DepthCurveDisplay:
         task : str, optional
             One of its tasks; by default perplexity, on a logarithmic axis.
         ylabel : str, optional
-            What the figure is, with its protocol.
+            What the figure is; by default with its protocol and number of sequences.
         """
-        whole = comparison.dense.perplexity if task is None else comparison.dense.tasks[task]
+        whole = comparison.whole(task)
         order = np.argsort(comparison.n_removes)
         curves = {
             method: np.array([whole, *np.array(comparison.curve(method, task))[order]]) for method in comparison.costs
         }
         counts = np.array([0, *np.array(comparison.n_removes)[order]])
-        return cls(counts, curves, ylabel or task or "perplexity", logarithmic=task is None)
+        return cls(counts, curves, ylabel or comparison.figure(task), logarithmic=task is None)
 
     @classmethod
     def from_report(cls, report: PruningReport) -> DepthCurveDisplay:

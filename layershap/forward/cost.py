@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 
 import numpy as np
 import torch
@@ -109,6 +110,9 @@ class CostEstimate:
             f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, "
             f"{_duration(self.seconds)}{further}"
         )
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
 
 
 def _duration(seconds: float | None) -> str:

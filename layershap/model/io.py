@@ -106,13 +106,29 @@ def other_inputs(model: nn.Module) -> list[str]:
     return [name for name in _OTHER_INPUTS if name in inspect.signature(type(model).forward).parameters]
 
 
+def _check_takes_text_alone(model: nn.Module, error: Exception) -> None:
+    """Say so if a forward on token ids failed for want of an image or of sound."""
+    senses = ("pixel", "image", "video", "audio", "input_features", "input_values")
+    names = [name for name in inspect.signature(type(model).forward).parameters if any(s in name for s in senses)]
+    missing = [name for name in names if name in str(error)]
+    if missing:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} can't run on token ids alone, it needs {missing[0]}; layershap scores models on "
+            "text. Pass its language model (often model.language_model), if that is a causal model with a head"
+        ) from error
+
+
 def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
     """Run the model's own forward, without a cache, and return its logits [B, T, V]."""
     if hasattr(model, "config") and accepts_argument(model, "input_ids"):
         arguments: dict[str, Any] = {"input_ids": ids_BT}
         if accepts_argument(model, "use_cache"):
             arguments["use_cache"] = False
-        output = model(**arguments)
+        try:
+            output = model(**arguments)
+        except (TypeError, ValueError) as error:
+            _check_takes_text_alone(model, error)
+            raise
     else:
         output = model(ids_BT)
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)

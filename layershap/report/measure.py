@@ -21,8 +21,8 @@ def measure_outcome(
     removed: Sequence[int] | None = None,
     scores: tuple[tuple[Score, ...], tuple[Score, ...]] = ((), ()),
     batch_sizes: Sequence[int] = (1, 8),
-    prompt_tokens: int = 128,
-    new_tokens: int = 32,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
     repeats: int = 5,
     layers: LayersArgument = None,
 ) -> PruningOutcome:
@@ -38,7 +38,7 @@ def measure_outcome(
         Of the model before and after (`layershap.evaluate`).
     batch_sizes : sequence of int, default=(1, 8)
         For the speed; none measures no speed.
-    prompt_tokens, new_tokens, repeats : int
+    prompt_tokens, new_tokens, repeats
         See `layershap.report.measure_speed`.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know.

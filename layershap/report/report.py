@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from layershap.calibration.sources import read_texts
 from layershap.exceptions import ReportFormatError
 from layershap.model.stack import LayersArgument, find_layers
 from layershap.report import build, summary
@@ -27,9 +28,11 @@ from layershap.report.records import (
     RemovalRecord,
     SurrogateRecord,
 )
+from layershap.report.speed import speed_lengths
 from layershap.report.store import from_plain, to_plain
 from layershap.report.tables import Table
-from layershap.scoring.evaluate import Score, evaluate
+from layershap.scoring.evaluate import Score, Texts, evaluate
+from layershap.scoring.perplexity import resolve_protocol
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -96,12 +99,14 @@ class PruningReport:
         pruned: nn.Module,
         tokenizer: Any = None,
         *,
-        texts: str | Iterable[str] | None = None,
+        texts: Texts | Mapping[str, Texts] | None = None,
         tasks: Sequence[Any] = (),
         protocol: str = "seq128",
         n_sequences: int | None = None,
         limit: int | None = None,
         batch_sizes: Sequence[int] = (1, 8),
+        prompt_tokens: int | None = None,
+        new_tokens: int | None = None,
         n_remove: int | None = None,
         layers: LayersArgument = None,
     ) -> PruningReport:
@@ -117,6 +122,8 @@ class PruningReport:
             What is measured of both: see `layershap.evaluate`. Without texts and tasks, size and speed only.
         batch_sizes : sequence of int, default=(1, 8)
             For latency and throughput of prefill and decode; none measures no speed.
+        prompt_tokens, new_tokens : int, optional
+            Lengths at which speed is measured: by default 128 and 32, or what fits the models' positions.
         n_remove : int, optional
             Which of the report's removals `pruned` is. By default found from the weights, or (trained or quantised
             since) from the number of its layers; must be told where sublayers were removed.
@@ -128,24 +135,27 @@ class PruningReport:
         ValueError
             `pruned` is not smaller than `model`, or `n_remove` must be told.
         """
+        lengths = speed_lengths((model, pruned), prompt_tokens, new_tokens) if batch_sizes else (1, 1)
         scores: list[tuple[Score, ...]] = [(), ()]
         if texts is not None or tasks:
-            kept_texts = texts if texts is None or isinstance(texts, str) else list(texts)
+            n_tokens = None if n_sequences is None else n_sequences * resolve_protocol(protocol).seq_len
+            kept = None if texts is None else _kept_texts(texts, n_tokens)
             scores = [
                 evaluate(
-                    each,
-                    tokenizer,
-                    texts=kept_texts,
-                    tasks=tasks,
-                    protocol=protocol,
-                    n_sequences=n_sequences,
-                    limit=limit,
+                    each, tokenizer, texts=kept, tasks=tasks, protocol=protocol, n_sequences=n_sequences, limit=limit
                 ).scores
                 for each in (model, pruned)
             ]
         missing = self._removed(model, pruned, n_remove, layers)
         outcome = measure_outcome(
-            model, pruned, removed=missing, scores=(scores[0], scores[1]), batch_sizes=batch_sizes, layers=layers
+            model,
+            pruned,
+            removed=missing,
+            scores=(scores[0], scores[1]),
+            batch_sizes=batch_sizes,
+            prompt_tokens=lengths[0],
+            new_tokens=lengths[1],
+            layers=layers,
         )
         return replace(self, outcomes=(*self.outcomes, outcome))
 
@@ -245,3 +255,9 @@ class PruningReport:
                 f"this version reads formats up to {FORMAT}: pip install --upgrade layershap"
             )
         return from_plain(cls, content, str(path))
+
+
+def _kept_texts(texts: Texts | Mapping[str, Texts], n_tokens: int | None) -> dict[str, list[str]]:
+    """Texts that two models can be measured on, though they may be streams, by name."""
+    named = texts if isinstance(texts, Mapping) else {"text": texts}
+    return {name: read_texts(part, n_tokens)[0] for name, part in named.items()}

@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import evaluation_mode, input_device, maximum_length, token_logits, vocabulary_size
 from layershap.report.records import SpeedRecord
+
+_PROMPT, _NEW = 128, 32
+"""Tokens of a prompt, and tokens generated after the first, unless told."""
 
 
 def measure_speed(
     models: Sequence[nn.Module],
     *,
     batch_sizes: Sequence[int] = (1, 8),
-    prompt_tokens: int = 128,
-    new_tokens: int = 32,
+    prompt_tokens: int | None = None,
+    new_tokens: int | None = None,
     repeats: int = 5,
 ) -> list[tuple[SpeedRecord, ...]]:
     """Time prefill and decode of several models.
@@ -37,8 +40,8 @@ def measure_speed(
         Measured in turns, repetition by repetition.
     batch_sizes : sequence of int, default=(1, 8)
         One record for each.
-    prompt_tokens, new_tokens : int
-        Lengths; together they must fit the models' positions.
+    prompt_tokens, new_tokens : int, optional
+        Lengths; together they must fit the models' positions. By default 128 and 32, or what fits.
     repeats : int, default=5
         Of which the medians are reported, after one run that warms up.
 
@@ -47,11 +50,11 @@ def measure_speed(
     list of tuple of SpeedRecord
         One tuple per model.
     """
-    if repeats < 1 or prompt_tokens < 1 or new_tokens < 1 or any(size < 1 for size in batch_sizes):
-        raise ValueError(
-            "batch_sizes, prompt_tokens, new_tokens and repeats must be at least 1, got "
-            f"{list(batch_sizes)}, {prompt_tokens}, {new_tokens}, {repeats}"
-        )
+    if repeats < 1 or any(size < 1 for size in batch_sizes):
+        raise ValueError(f"batch_sizes and repeats must be at least 1, got {list(batch_sizes)}, {repeats}")
+    if not batch_sizes:
+        return [() for _ in models]
+    prompt_tokens, new_tokens = speed_lengths(models, prompt_tokens, new_tokens)
     records: list[list[SpeedRecord]] = [[] for _ in models]
     for batch_size in batch_sizes:
         prompts = [_prompt(model, batch_size, prompt_tokens) for model in models]
@@ -83,6 +86,32 @@ def measure_speed(
     return [tuple(found) for found in records]
 
 
+def speed_lengths(
+    models: Sequence[nn.Module], prompt_tokens: int | None = None, new_tokens: int | None = None
+) -> tuple[int, int]:
+    """Tokens of a prompt and tokens generated after its first: 128 and 32 unless told, or what the positions allow.
+
+    Raises
+    ------
+    ValueError
+        Below 1, or more than the models' positions together.
+    """
+    limits = [limit for limit in map(maximum_length, models) if limit is not None]
+    positions = min(limits, default=_PROMPT + _NEW)
+    if new_tokens is None:
+        new_tokens = min(_NEW, max(1, positions // 5))
+    if prompt_tokens is None:
+        prompt_tokens = min(_PROMPT, max(1, positions - new_tokens))
+    if prompt_tokens < 1 or new_tokens < 1:
+        raise ValueError(f"prompt_tokens and new_tokens must be at least 1, got {prompt_tokens}, {new_tokens}")
+    if limits and prompt_tokens + new_tokens > positions:
+        raise ValueError(
+            f"prompt_tokens and new_tokens must fit the models' {positions} positions together, got {prompt_tokens} + "
+            f"{new_tokens}; lower one of them, or measure no speed with batch_sizes=()"
+        )
+    return prompt_tokens, new_tokens
+
+
 def _generates(model: Any) -> bool:
     can_generate = getattr(model, "can_generate", None)
     return can_generate is not None and bool(can_generate())
@@ -92,7 +121,7 @@ def _prompt(model: nn.Module, batch_size: int, prompt_tokens: int) -> Tensor:
     """Arbitrary tokens, the same for every model with the same vocabulary: the time doesn't depend on which."""
     generator = torch.Generator().manual_seed(0)
     size = vocabulary_size(model) or 2
-    return torch.randint(size, (batch_size, prompt_tokens), generator=generator).to(input_device(model))
+    return torch.randint(size, (batch_size, prompt_tokens), generator=generator, device="cpu").to(input_device(model))
 
 
 def _seconds(model: Any, prompt_BT: Tensor, n_tokens: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def evaluate(
     Raises
     ------
     ValueError
-        Nothing to evaluate, bad rows, no tokenizer where one is needed.
+        Nothing to evaluate, bad rows, no tokenizer where one is needed, a `limit` below 1.
+    TypeError
+        A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken.
     MissingExtraError
         Harness tasks without lm-eval; the message holds the pip command.
     """
@@ -89,6 +92,9 @@ def evaluate(
         raise ValueError("nothing to evaluate: give texts, tasks or both")
     if isinstance(tasks, str | os.PathLike | Task):
         tasks = [tasks]
+    if limit is not None:
+        limit = _checked_int("limit", limit, 1, "questions of each task, or None for all")
+    num_fewshot = _checked_int("num_fewshot", num_fewshot, 0, "worked examples before each question")
     scores: list[Score] = []
     if texts is not None:
         named = texts if isinstance(texts, Mapping) else {"text": texts}
@@ -125,6 +131,14 @@ def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto
             error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         scores.append(Score(task.name, metric, float(utility.score(statistics)[0]), error, n, True, "rows"))
     return scores
+
+
+def _checked_int(name: str, value: Any, least: int, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} must be an int (the number of {what}), got {value!r}")
+    if int(value) < least:
+        raise ValueError(f"{name} must be at least {least} (the number of {what}), got {value!r}")
+    return int(value)
 
 
 def _from_file(path: Path, tokenizer: Any, max_length: int | None, limit: int | None) -> Task:

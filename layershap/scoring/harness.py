@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
 
+from layershap.calibration.sources import text_tokenizer
 from layershap.extras import require
+from layershap.model.io import evaluation_mode
 from layershap.scoring.scores import Score
 
 _BATCH_SIZE = 8
@@ -19,6 +26,8 @@ def harness_scores(
     model: nn.Module, tokenizer: Any, tasks: Sequence[str], *, limit: int | None = None, num_fewshot: int = 0
 ) -> list[Score]:
     """Run harness tasks and return a score for each task and metric.
+
+    The model's training flags, the tokenizer and the random states are afterwards as they were before.
 
     Parameters
     ----------
@@ -39,19 +48,20 @@ def harness_scores(
     manager = require("lm_eval.tasks", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
     if not hasattr(model, "config"):
         raise TypeError(f"lm-evaluation-harness needs a transformers model, got {type(model).__name__}")
-    if tokenizer is None:
-        raise ValueError("lm-evaluation-harness tasks need the model's tokenizer")
+    tokenizer = text_tokenizer(tokenizer, "lm-evaluation-harness tasks need the model's tokenizer")
     names, only_files = _resolve(tasks)
-    output = lm_eval.simple_evaluate(
-        model=huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH_SIZE),
-        tasks=names,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        # Reading the harness's own thousands of task files takes seconds.
-        task_manager=manager.TaskManager(include_defaults=not only_files),
-        bootstrap_iters=1000,
-        log_samples=False,
-    )
+    with evaluation_mode(model), _random_states_kept():
+        output = lm_eval.simple_evaluate(
+            # A copy, because the harness sets the pad token.
+            model=huggingface.HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=_BATCH_SIZE),
+            tasks=names,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            # Reading the harness's own thousands of task files takes seconds.
+            task_manager=manager.TaskManager(include_defaults=not only_files),
+            bootstrap_iters=1000,
+            log_samples=False,
+        )
     scores = []
     for task, found in output["results"].items():
         for key, value in found.items():
@@ -71,6 +81,18 @@ def harness_scores(
                 )
             )
     return scores
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """The harness seeds every generator that there is."""
+    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 - the state that the harness sets
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)  # noqa: NPY002
 
 
 def _resolve(tasks: Sequence[str]) -> tuple[list[str], bool]:

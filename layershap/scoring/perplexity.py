@@ -15,6 +15,7 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.calibration.packing import check_sizes, pack
+from layershap.calibration.sources import read_texts, text_tokenizer, token_ids
 from layershap.forward.unmasked import sequence_statistics
 
 
@@ -70,8 +71,7 @@ class PerplexityProtocol:
             Too little text, or a BOS asked of a tokenizer that has none.
         """
         check_sizes(self.seq_len + (self.bos == "sequence"), n_sequences)
-        if tokenizer is None:
-            raise ValueError(f"perplexity under protocol {self.name!r} needs a tokenizer")
+        tokenizer = text_tokenizer(tokenizer, f"perplexity under protocol {self.name!r} needs a tokenizer")
         bos_id = getattr(tokenizer, "bos_token_id", None)
         if self.bos == "sequence" and bos_id is None:
             raise ValueError(
@@ -79,8 +79,8 @@ class PerplexityProtocol:
                 "none; use a protocol without ('seq128'), or set tokenizer.bos_token to the one the model was "
                 "trained with"
             )
-        parts = [texts] if isinstance(texts, str) else list(texts)
-        stream = list(tokenizer("\n\n".join(parts), add_special_tokens=False, verbose=False)["input_ids"])
+        parts, stopped = read_texts(texts, None if n_sequences is None else n_sequences * self.seq_len)
+        stream = token_ids(tokenizer, "\n\n".join(parts))
         per_sequence = self.bos == "sequence"
         if not per_sequence and bos_id is not None:
             stream.insert(0, int(bos_id))
@@ -99,7 +99,7 @@ class PerplexityProtocol:
             "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
             "bos": self.bos,
         }
-        return Calibration(ids_ST, ids_ST.clone(), provenance)
+        return Calibration(ids_ST, ids_ST.clone(), provenance | stopped)
 
 
 PERPLEXITY_PROTOCOLS: dict[str, PerplexityProtocol] = {
@@ -110,8 +110,8 @@ PERPLEXITY_PROTOCOLS: dict[str, PerplexityProtocol] = {
         PerplexityProtocol("seq2048", 2048, "stream"),
     )
 }
-"""``seq128``: the paper's, no BOS per sequence. ``seq128-bos``: a BOS before each. ``seq2048``: what most papers on
-pruning and quantisation report."""
+"""``seq128``: the paper's, one BOS before the whole text. ``seq128-bos``: one before each sequence. ``seq2048``: what
+most papers on pruning and quantisation report, one BOS before the whole text."""
 
 
 @dataclass(frozen=True)

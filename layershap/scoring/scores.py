@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import Any
 
 
@@ -69,6 +70,9 @@ class Evaluation:
     def __str__(self) -> str:
         return str(side_by_side({"value": self}))
 
+    def _repr_html_(self) -> str:
+        return side_by_side({"value": self})._repr_html_()
+
 
 @dataclass(frozen=True)
 class EvaluationTable:
@@ -97,12 +101,23 @@ class EvaluationTable:
                 row[name], row[f"{name} std_error"] = score.value, score.std_error
         return list(rows.values())
 
-    def __str__(self) -> str:
+    def _cells(self) -> list[list[str]]:
+        """Headings, then a line for each figure."""
         names = list(self.evaluations)
         table = [["task", "metric", "protocol", "n", *names]]
         for row in self.to_records():
             cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
             table.append([row["task"], row["metric"], row["protocol"], str(row["n"]), *cells])
+        return table
+
+    def _repr_html_(self) -> str:
+        head, *body = self._cells()
+        headings = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+        lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
+        return f"<table><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>"
+
+    def __str__(self) -> str:
+        table = self._cells()
         widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
         lines = []
         for line in table:

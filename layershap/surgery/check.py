@@ -61,7 +61,8 @@ def probe_ids(model: nn.Module) -> Tensor:
     vocabulary = vocabulary_size(model) or 2
     generator = torch.Generator().manual_seed(0)
     low = min(8, vocabulary // 2)
-    return torch.randint(low, vocabulary, (_PROBE_ROWS, _PROBE_TOKENS), generator=generator).to(input_device(model))
+    shape = (_PROBE_ROWS, _PROBE_TOKENS)
+    return torch.randint(low, vocabulary, shape, generator=generator, device="cpu").to(input_device(model))
 
 
 def skipped_logits(model: nn.Module, players: Players, removed: Sequence[int]) -> Tensor:

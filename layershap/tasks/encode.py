@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layershap.calibration import IGNORE
+from layershap.calibration.sources import text_tokenizer
 
 
 def encode_pairs(
@@ -31,8 +32,7 @@ def encode_pairs(
     rows : sequence of int
         Row of each pair, for errors.
     """
-    if tokenizer is None:
-        raise ValueError("a task's rows need a tokenizer")
+    tokenizer = text_tokenizer(tokenizer, "a task's rows need a tokenizer")
     moved = []
     for context, continuation in pairs:
         kept = context.rstrip()
@@ -55,7 +55,7 @@ def encode_pairs(
         if max_length is not None and len(ids) > max_length:
             start -= len(ids) - max_length
             ids = ids[-max_length:]
-        ids_T = torch.tensor(ids, dtype=torch.int64)
+        ids_T = torch.tensor(ids, dtype=torch.int64, device="cpu")
         labels_T = ids_T.clone()
         labels_T[:start] = IGNORE
         encoded.append((ids_T, labels_T))

@@ -20,7 +20,7 @@ Normalisation = Literal["none", "characters", "bytes", "tokens"]
 (``acc_norm``), the length in bytes (``acc_bytes``), or the number of its tokens."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChoiceLayout:
     """Which calibration sequences are the choices of which question, and which choice is right.
 
@@ -38,6 +38,9 @@ class ChoiceLayout:
     gold_Q: IntArray
     characters_S: IntArray
     bytes_S: IntArray
+
+    def __repr__(self) -> str:
+        return f"ChoiceLayout({self.n_questions} questions, {len(self.characters_S)} choices)"
 
     @property
     def n_questions(self) -> int:

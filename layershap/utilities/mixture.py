@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from layershap.protocols import FloatArray, IntArray, SequenceStatistics, Statistic, Utility
+from layershap.utilities.naming import score_name
 
 
 def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Generator) -> IntArray:
@@ -59,6 +60,10 @@ class WeightedSum:
         if min(self.weights) < 0 or sum(self.weights) <= 0 or not np.isfinite(self.weights).all():
             raise ValueError(f"weights must be finite, not negative and not all 0, got {self.weights}")
 
+    def __str__(self) -> str:
+        parts = zip(self.weights, self.utilities, strict=True)
+        return " + ".join(f"{weight:.4g} x {score_name(utility)}" for weight, utility in parts)
+
     @property
     def statistics(self) -> tuple[Statistic, ...]:
         """What any of the utilities needs, in a fixed order."""
@@ -95,6 +100,9 @@ class OnSequences:
     utility: Utility
     start: int
     stop: int
+
+    def __str__(self) -> str:
+        return score_name(self.utility)
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:

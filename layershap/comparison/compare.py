@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import fields
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias
 
@@ -16,10 +16,13 @@ from sklearn.base import clone
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.display import DepthCurveDisplay
+from layershap.comparison.result import Choice, Cost, MethodComparison
+from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
-from layershap.model.stack import LayersArgument, find_layers
+from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.protocols import FloatArray, MaskArray, Utility
+from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
+from layershap.surgery import unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import NegativeLogLikelihood
 
@@ -30,147 +33,19 @@ TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
 class DepthPruningMethod(Protocol):
     """What `compare` asks of a method: `LayerPruner` and `layershap.baselines` qualify.
 
-    A method without `removed_layers` (`SliceGPT`) is measured on what its ``transform(model, n_remove)`` returns.
+    A method without `removed_layers` (`SliceGPT`) is measured on what its ``transform(model, n_remove)`` returns. Two
+    methods are all that one needs; a fit's attributes end in an underscore, as scikit-learn's do, which tells a fitted
+    method. Its costs are read from a dict ``diagnostics_`` with ``n_evaluated`` (masks) and ``layer_runs``, where it
+    has one.
     """
-
-    diagnostics_: dict[str, Any]
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Any:
         """Look at the model and the calibration data."""
         ...
 
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
-        """The layers to remove."""
+    def removed_layers(self, n_remove: int | None = None) -> Sequence[int]:
+        """The layers to remove. A ValueError says why so many can't be."""
         ...
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What one method chose for one number of layers, and what is left of the model.
-
-    Attributes
-    ----------
-    method : str
-        Its name.
-    n_remove : int
-        Layers removed.
-    layers : tuple of int
-        Which ones; none for a method that narrows the model instead.
-    perplexity : float
-        Of the pruned model on the evaluation data: mean token NLL, exponentiated once.
-    tasks : dict of str to float
-        Score of each task.
-    """
-
-    method: str
-    n_remove: int
-    layers: tuple[int, ...]
-    perplexity: float
-    tasks: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What fitting one method took.
-
-    Attributes
-    ----------
-    masks : int
-        Different masked models evaluated. The few that `LayerPruner` evaluates again on further text, for its final
-        choice, count once.
-    layer_runs : int
-        Runs of one layer on the whole calibration set; those on a part of it (of a search, of a final choice) count by
-        their share of its tokens.
-    seconds : float
-        Wall-clock time of `fit`.
-    """
-
-    masks: int
-    layer_runs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class MethodComparison:
-    """The numbers of `compare`; `str` and `to_markdown` give one table, `plot` one picture.
-
-    Attributes
-    ----------
-    n_layers : int
-        L.
-    n_removes : tuple of int
-        N numbers of removed layers.
-    dense : Choice
-        The model with all its layers.
-    choices : tuple of Choice
-        One for each method and number, in the order asked for; a method that can't remove that many has none.
-    costs : dict of str to Cost
-        By method.
-    """
-
-    n_layers: int
-    n_removes: tuple[int, ...]
-    dense: Choice
-    choices: tuple[Choice, ...]
-    costs: dict[str, Cost]
-
-    def __getitem__(self, key: tuple[str, int]) -> Choice:
-        """The choice of (method, n_remove)."""
-        for choice in self.choices:
-            if (choice.method, choice.n_remove) == key:
-                return choice
-        raise KeyError(f"no choice {key}; methods {list(self.costs)}, n_removes {list(self.n_removes)}")
-
-    def curve(self, method: str, task: str | None = None) -> list[float]:
-        """Perplexity, or a task's score, at each of `n_removes` [N]; NaN where there is none."""
-        found = {choice.n_remove: choice for choice in self.choices if choice.method == method}
-        return [
-            float("nan") if n not in found else found[n].perplexity if task is None else found[n].tasks[task]
-            for n in self.n_removes
-        ]
-
-    def to_records(self) -> list[dict[str, Any]]:
-        """One flat dict for each choice, with its method's cost: for JSON or ``pandas.DataFrame``."""
-        records = []
-        for choice in (self.dense, *self.choices):
-            cost = self.costs.get(choice.method, Cost(0, 0, 0.0))
-            record = {**asdict(choice), **asdict(cost)}
-            record |= record.pop("tasks")
-            records.append(record)
-        return records
-
-    def to_markdown(self) -> str:
-        """Perplexities by number of removed layers, then one table for each task, with costs."""
-        parts = [self._table("perplexity", None)]
-        parts += [self._table(task, task) for task in self.dense.tasks]
-        return "\n\n".join(parts)
-
-    def __str__(self) -> str:
-        return self.to_markdown()
-
-    def _table(self, title: str, task: str | None) -> str:
-        whole = self.dense.perplexity if task is None else self.dense.tasks[task]
-        header = [title, *(f"-{n}" for n in self.n_removes), "masks", "layer runs", "seconds"]
-        rows = [[f"all {self.n_layers} layers: {_number(whole)}", *[""] * (len(header) - 1)]]
-        for method, cost in self.costs.items():
-            figures = [_number(value) for value in self.curve(method, task)]
-            rows.append([method, *figures, f"{cost.masks:,}", f"{cost.layer_runs:,}", f"{cost.seconds:.1f}"])
-        lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-    def display(self, task: str | None = None) -> DepthCurveDisplay:
-        """The numbers of the picture: one curve for each method, from the model with all its layers on."""
-        whole = self.dense.perplexity if task is None else self.dense.tasks[task]
-        return DepthCurveDisplay(
-            np.array([0, *self.n_removes]),
-            {method: np.array([whole, *self.curve(method, task)]) for method in self.costs},
-            "perplexity on the evaluation data" if task is None else task,
-            logarithmic=task is None,
-        )
-
-    def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:
-        """Draw the curves on matplotlib axes (a new figure by default). Needs the extra ``plot``."""
-        return self.display(task).plot(ax)
 
 
 def compare(
@@ -182,6 +57,8 @@ def compare(
     *,
     tasks: Mapping[str, TaskLike] | None = None,
     tokenizer: Any = None,
+    protocol: str | PerplexityProtocol = "seq128",
+    n_sequences: int | None = None,
     layers: LayersArgument = None,
 ) -> MethodComparison:
     """Fit each method on the same calibration data and measure what it chooses on the same evaluation data.
@@ -192,10 +69,13 @@ def compare(
     ----------
     model : nn.Module
         Causal language model; only read.
-    calib_data, eval_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-        What the methods see, and what perplexities are measured on.
+    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
+        What the methods see. May be None if all of them are fitted.
+    eval_data : the same
+        What perplexities are measured on. Texts are measured whole, in the sequences of `protocol`; tokens as they are.
     methods : mapping of str to estimator
-        By the name that tables show; cloned, never changed.
+        By the name that tables show. Those that aren't fitted are cloned, then fitted; one that is serves as it is and
+        must have been fitted on this model.
     n_removes : sequence of int
         Numbers of layers to remove.
     tasks : mapping of str to callable or (utility, data), optional
@@ -203,14 +83,19 @@ def compare(
         that it scores on.
     tokenizer : PreTrainedTokenizerBase, optional
         For texts.
+    protocol : str or PerplexityProtocol, default='seq128'
+        How the texts of `eval_data` become sequences (`layershap.PERPLEXITY_PROTOCOLS`).
+    n_sequences : int, optional
+        Of the texts of `eval_data`, at even distances; by default all.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know; methods have a parameter of their own for that.
 
     Raises
     ------
     ValueError
-        No methods or no numbers; a number that no method can remove (with each method's reason); a task named like a
-        column of the records; or a method that counts sublayers.
+        No methods or no numbers; a number that no method can remove (with each method's reason); a method that chooses
+        other layers than so many different ones; a task named like a column of the records; or a method that counts
+        sublayers.
     TypeError
         `methods` or `tasks` without names, numbers that are no ints, or a `Task` in place of its parts.
 
@@ -223,7 +108,7 @@ def compare(
     >>> model, tokenizer = load_tiny_gpt2()
     >>> table = compare(
     ...     model, load_calibration_text(), load_evaluation_text(), {"ShortGPT": ShortGPT(), "last": LastLayers()},
-    ...     n_removes=[1, 2], tokenizer=tokenizer,
+    ...     n_removes=[1, 2], tokenizer=tokenizer, n_sequences=32,
     ... )
     >>> table["last", 2].layers
     (10, 11)
@@ -232,38 +117,43 @@ def compare(
     numbers = _whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
-    calibration, held_out = as_calibration(calib_data, tokenizer), as_calibration(eval_data, tokenizer)
-    n_layers = len(find_layers(model, layers))
+    stack = find_layers(model, layers)
+    n_layers = len(stack)
+    _check_numbers(numbers, model, stack)
+    chosen_protocol = resolve_protocol(protocol)
+    held_out = as_calibration(
+        eval_data,
+        tokenizer,
+        pack=lambda texts, found: chosen_protocol.sequences(texts, found, n_sequences=n_sequences),
+    )
+    calibration = None
+    if calib_data is not None or not all(map(_is_fitted, methods.values())):
+        calibration = as_calibration(calib_data, tokenizer)
     costs: dict[str, Cost] = {}
     chosen: dict[tuple[str, int], tuple[int, ...]] = {("", 0): ()}
     narrowed: list[Choice] = []
     refused: dict[tuple[str, int], str] = {}
     for name, method in methods.items():
-        fitted = clone(method)
-        start = time.perf_counter()
-        fitted.fit(model, calibration, tokenizer=tokenizer)
-        seconds = time.perf_counter() - start
-        diagnostics = fitted.diagnostics_
-        # A search runs on a part of the sequences: its tokens count, in runs on all.
-        tokens = calibration.n_sequences * calibration.seq_len
-        runs = diagnostics.get("layer_run_tokens", diagnostics["layer_runs"] * tokens) / tokens
-        costs[name] = Cost(int(diagnostics["n_evaluated"]), round(runs), seconds)
+        fitted, costs[name] = _fitted(method, model, calibration, tokenizer)
         if not hasattr(fitted, "removed_layers"):
             for n in numbers:
                 narrow = fitted.transform(model, n)
                 full_1L = np.ones((1, len(find_layers(narrow))), dtype=bool)
                 narrowed += _measured(narrow, held_out, {(name, n): ()}, full_1L, tasks or {}, None)
-        elif fitted.n_layers_in_ != n_layers:
+            continue
+        n_players = getattr(fitted, "n_layers_in_", n_layers)
+        if n_players != n_layers:
             raise ValueError(
-                f"{name} chooses among {fitted.n_layers_in_} players, the model has {n_layers} layers; compare sets "
-                "methods side by side that remove whole layers (or as many parameters)"
+                f"{name} chooses among {n_players} players, the model has {n_layers} layers; compare sets methods side "
+                "by side that remove whole layers (or as many parameters)"
             )
-        else:
-            for n in numbers:
-                try:
-                    chosen[name, n] = tuple(fitted.removed_layers(n))
-                except ValueError as error:
-                    refused[name, n] = str(error)
+        for n in numbers:
+            try:
+                found = fitted.removed_layers(n)
+            except ValueError as error:
+                refused[name, n] = str(error)
+            else:
+                chosen[name, n] = _checked_layers(name, found, n, n_layers)
     unreached = [n for n in numbers if n not in {number for _, number in [*chosen, *_keys(narrowed)]}]
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
@@ -274,7 +164,54 @@ def compare(
     dense, *found = _measured(model, held_out, chosen, masks_ML, tasks or {}, layers)
     by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
     ordered = [by_key[name, n] for name in methods for n in numbers if (name, n) in by_key]
-    return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs)
+    name = held_out.provenance.get("protocol", f"sequences of {held_out.seq_len} tokens as given")
+    return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs, str(name), held_out.n_sequences)
+
+
+def _is_fitted(method: Any) -> bool:
+    """By scikit-learn's rule: `fit` sets attributes that end in an underscore."""
+    return any(name.endswith("_") and not name.startswith("_") for name in getattr(method, "__dict__", ()))
+
+
+def _fitted(method: Any, model: nn.Module, calibration: Calibration | None, tokenizer: Any) -> tuple[Any, Cost]:
+    """A method, fitted now unless it is, and what its fit cost."""
+    if _is_fitted(method):
+        seconds = getattr(method, "diagnostics_", {}).get("seconds")
+    else:
+        method = clone(method, safe=False)  # a deep copy of what is no scikit-learn estimator
+        start = time.perf_counter()
+        method.fit(model, calibration, tokenizer=tokenizer)
+        seconds = time.perf_counter() - start
+    diagnostics = getattr(method, "diagnostics_", {})
+    masks, runs = diagnostics.get("n_evaluated"), diagnostics.get("layer_runs")
+    if "layer_run_tokens" in diagnostics:
+        # A search runs on a part of the sequences: its tokens count, in runs on all.
+        text = diagnostics["calibration"]
+        runs = diagnostics["layer_run_tokens"] / (text.get("sequences_given", text["n_sequences"]) * text["seq_len"])
+    return method, Cost(None if masks is None else int(masks), None if runs is None else round(runs), seconds)
+
+
+def _checked_layers(name: str, layers: Any, n: int, n_layers: int) -> tuple[int, ...]:
+    found = tuple(layers)
+    whole = all(isinstance(layer, Integral) and 0 <= int(layer) < n_layers for layer in found)
+    if not whole or len(set(found)) != n or len(found) != n:
+        raise ValueError(
+            f"{name}.removed_layers({n}) must give {n} different layers in [0, {n_layers}), as ints; got {found}"
+        )
+    return tuple(sorted(map(int, found)))
+
+
+def _check_numbers(numbers: Sequence[int], model: nn.Module, stack: LayerStack) -> None:
+    """Raise before any method is fitted if some number can't be reached by any."""
+    kept = unremovable_players(model, stack)
+    most = most_removable(len(stack) - len(kept), len(stack))
+    wrong = [n for n in numbers if not 1 <= n <= most]
+    if wrong:
+        why = f", {len(kept)} of which can't be removed alone" if kept else ""
+        raise ValueError(
+            f"no method can remove {wrong} layers of this model: numbers must lie in [1, {most}], since one of its "
+            f"{len(stack)} layers{why} must stay"
+        )
 
 
 def _keys(choices: Sequence[Choice]) -> list[tuple[str, int]]:
@@ -285,7 +222,7 @@ def _whole_numbers(n_removes: Any) -> tuple[int, ...]:
     numbers = None if isinstance(n_removes, Integral | str) else tuple(n_removes)
     if numbers is None or any(isinstance(n, bool) or not isinstance(n, Integral) for n in numbers):
         raise TypeError(f"n_removes must be a sequence of ints, such as [2, 4]; got {n_removes!r}")
-    return tuple(int(n) for n in numbers)
+    return tuple(dict.fromkeys(int(n) for n in numbers))
 
 
 def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
@@ -299,7 +236,7 @@ def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
         raise TypeError(
             f"tasks must be a mapping of name to f(model) -> float or to (utility, data); got {type(tasks).__name__}"
         )
-    columns = {field.name for field in (*fields(Choice), *fields(Cost))} - {"tasks"}
+    columns = {field.name for field in (*fields(Choice), *fields(Cost))} - {"tasks"} | {"protocol", "n_sequences"}
     for name, task in tasks.items():
         if name in columns:
             raise ValueError(f"a task must not be named like a column of to_records ({sorted(columns)}), got {name!r}")
@@ -337,9 +274,3 @@ def _measured(
         Choice(name, n, removed, float(perplexity_M[m]), {task: float(values[m]) for task, values in scores.items()})
         for m, ((name, n), removed) in enumerate(chosen.items())
     ]
-
-
-def _number(value: float) -> str:
-    if not np.isfinite(value):
-        return "-" if np.isnan(value) else "inf"
-    return f"{value:.1f}" if 10 <= abs(value) < 10_000 else f"{value:.3g}"

@@ -1,0 +1,164 @@
+"""What `compare` returns: choices, costs, tables and a picture.
+
+Shapes: N numbers of removed layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from layershap.display import DepthCurveDisplay
+from layershap.report.tables import Table, format_cell
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one method chose for one number of layers, and what is left of the model.
+
+    Attributes
+    ----------
+    method : str
+        Its name.
+    n_remove : int
+        Layers removed.
+    layers : tuple of int
+        Which ones; none for a method that narrows the model instead.
+    perplexity : float
+        Of the pruned model on the evaluation data, under the comparison's protocol: mean token NLL, exponentiated once.
+    tasks : dict of str to float
+        Score of each task.
+    """
+
+    method: str
+    n_remove: int
+    layers: tuple[int, ...]
+    perplexity: float
+    tasks: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What fitting one method took.
+
+    Attributes
+    ----------
+    masks : int or None
+        Different masked models evaluated; None for a method that doesn't say. The few that `LayerPruner` evaluates
+        again on further text, for its final choice, count once.
+    layer_runs : int or None
+        Runs of one layer on the whole calibration set; those on a part of it (of a search, of a final choice) count by
+        their share of its tokens.
+    seconds : float or None
+        Wall-clock time of `fit`; None for a method that was fitted before and doesn't say.
+    """
+
+    masks: int | None
+    layer_runs: int | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class MethodComparison:
+    """The numbers of `compare`: ``print`` gives Markdown tables, a notebook shows HTML, `plot` draws one picture.
+
+    Attributes
+    ----------
+    n_layers : int
+        L.
+    n_removes : tuple of int
+        N numbers of removed layers.
+    dense : Choice
+        The model with all its layers.
+    choices : tuple of Choice
+        One for each method and number, in the order asked for; a method that can't remove that many has none.
+    costs : dict of str to Cost
+        By method.
+    protocol : str
+        Of the perplexities: a `PerplexityProtocol`'s name, or what sequences the evaluation data was given as.
+    n_sequences : int
+        Sequences of the evaluation data, all of them measured.
+    """
+
+    n_layers: int
+    n_removes: tuple[int, ...]
+    dense: Choice
+    choices: tuple[Choice, ...]
+    costs: dict[str, Cost]
+    protocol: str
+    n_sequences: int
+
+    def __getitem__(self, key: tuple[str, int]) -> Choice:
+        """The choice of (method, n_remove)."""
+        for choice in self.choices:
+            if (choice.method, choice.n_remove) == key:
+                return choice
+        raise KeyError(f"no choice {key}; methods {list(self.costs)}, n_removes {list(self.n_removes)}")
+
+    def figure(self, task: str | None = None) -> str:
+        """What the numbers are: a task's name, or the perplexity with its protocol and number of sequences."""
+        return task or f"perplexity ({self.protocol}, n = {self.n_sequences:,})"
+
+    def whole(self, task: str | None = None) -> float:
+        """The figure of the model with all its layers."""
+        return self.dense.perplexity if task is None else self.dense.tasks[task]
+
+    def curve(self, method: str, task: str | None = None) -> list[float]:
+        """Perplexity, or a task's score, at each of `n_removes` [N]; NaN where there is none."""
+        found = {choice.n_remove: choice for choice in self.choices if choice.method == method}
+        return [
+            float("nan") if n not in found else found[n].perplexity if task is None else found[n].tasks[task]
+            for n in self.n_removes
+        ]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One flat dict for each method and number, with the method's cost: for JSON or ``pandas.DataFrame``.
+
+        Each method begins with the whole model, ``n_remove`` 0, so that ``frame.pivot(index="n_remove",
+        columns="method", values="perplexity")`` is a table of curves from the whole model on.
+        """
+        records = []
+        for method, cost in self.costs.items():
+            start = Choice(method, 0, (), self.dense.perplexity, self.dense.tasks)
+            for choice in (start, *(found for found in self.choices if found.method == method)):
+                record = {**asdict(choice), "protocol": self.protocol, "n_sequences": self.n_sequences, **asdict(cost)}
+                record |= record.pop("tasks")
+                records.append(record)
+        return records
+
+    def tables(self) -> list[Table]:
+        """Perplexities by number of removed layers, then one table for each task, with costs."""
+        return [self._table(None), *[self._table(task) for task in self.dense.tasks]]
+
+    def to_markdown(self) -> str:
+        """The tables, the heading of the first column being what their numbers are."""
+        return "\n\n".join(table.to_markdown() for table in self.tables())
+
+    def __str__(self) -> str:
+        return self.to_markdown()
+
+    def _repr_html_(self) -> str:
+        return "".join(table.to_html() for table in self.tables())
+
+    def _table(self, task: str | None) -> Table:
+        columns = (self.figure(task), *(f"-{n}" for n in self.n_removes), "masks", "layer runs", "seconds")
+        whole = f"all {self.n_layers} layers: {format_cell(self.whole(task))}"
+        rows = [
+            (
+                method,
+                *self.curve(method, task),
+                cost.masks,
+                cost.layer_runs,
+                None if cost.seconds is None else round(cost.seconds, 1),
+            )
+            for method, cost in self.costs.items()
+        ]
+        return Table("Layers removed", columns, ((whole, *[None] * (len(columns) - 1)), *rows))
+
+    def display(self, task: str | None = None) -> DepthCurveDisplay:
+        """The numbers of the picture: one curve for each method, from the model with all its layers on."""
+        return DepthCurveDisplay.from_comparison(self, task)
+
+    def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:
+        """Draw the curves on matplotlib axes (a new figure by default). Needs the extra ``plot``."""
+        return self.display(task).plot(ax)
