@@ -14,11 +14,13 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import layershap
-from layershap import PruningReport
+from layershap import LayerPruner, PruningReport, ShapleyRanking, remove_layers
 from layershap.cli import main
+from layershap.datasets import load_calibration_text
+from tests.conftest import STORY
 
 matplotlib.use("Agg")
 
@@ -84,6 +86,50 @@ def test_own_parts_plug_in_as_the_page_says(here):
     of_size = (~pruner.masks_).sum(axis=1) == 3
     best = pruner.masks_[of_size][pruner.scores_[of_size].argmax()]
     assert pruner.removed_layers(3) == [layer for layer in range(12) if not best[layer]]
+
+
+def test_pipelines_and_pickles_do_as_the_page_says(here):
+    names = follow("composing.md")
+    model, pruner, twice = names["model"], names["pruner"], names["twice"]
+    assert names["small"].config.n_layer == 8
+    assert twice["first"] is pruner
+    first = remove_layers(model, pruner.removed_layers(2))
+    expected = remove_layers(first, twice["again"].removed_layers())
+    ids = names["calibration"].ids_ST[:1]
+    with torch.inference_mode():
+        assert torch.equal(names["small"](ids).logits, expected(ids).logits)
+    assert len(names["kept"]) < 100_000
+    assert names["again"].removed_layers(3) == pruner.removed_layers(3)
+    assert names["smaller"].config.n_layer == 9
+    assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9
+    assert names["arguments"] == ["--prune-layers", ",".join(map(str, names["removed"]))]
+    # Texts, with the tokenizer for each step by its name; a cheap fit.
+    few = {"n_masks": 20, "selector": ShapleyRanking(), "max_remove": 3, "n_marginals": 500}
+    twice.set_params(**{f"{step}__{name}": value for step in ("first", "again") for name, value in few.items()})
+    tokenizers = dict.fromkeys(("first__tokenizer", "again__tokenizer"), names["tokenizer"])
+    assert twice.fit(model, load_calibration_text(), **tokenizers).transform(model).config.n_layer == 9
+
+
+def deep_model():
+    torch.manual_seed(0)
+    width = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=32, **width)).eval()
+
+
+def test_the_packages_own_example_runs_on_32_layers(stories):
+    """In few words, but as it stands: a default that must be changed for ordinary depths is none."""
+    example = "\n".join(line for line in layershap.__doc__.splitlines() if " = " in line)
+    names = {"LayerPruner": LayerPruner, "model": deep_model(), "texts": [STORY * 20], "tokenizer": stories[1]}
+    exec(example, names)
+    assert names["small"].config.num_hidden_layers == 26
+
+
+def test_what_a_fit_of_32_layers_costs_is_what_the_page_says():
+    cost = LayerPruner(random_state=0).estimate_cost(deep_model(), torch.arange(32).reshape(2, 16))
+    page = (DOCS / "big_models.md").read_text(encoding="utf-8")
+    masks, runs = re.search(r"up to ([\d,]+) masks of 32 layers,\s+in about ([\d,]+) layer runs", page).groups()
+    assert int(masks.replace(",", "")) == cost.n_masks
+    assert int(runs.replace(",", "")) == pytest.approx(cost.layer_runs, rel=0.02)
 
 
 def test_docstring_examples():
