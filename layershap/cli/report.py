@@ -71,6 +71,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         check_folder(arguments.pictures)
     for file in pages + drawn:
         check_file(file, arguments.overwrite)
+        if file.exists() and file.samefile(arguments.report):
+            raise ValueError(f"{file} must be another file than the report itself")
     if arguments.model is not None:
         check_folder(arguments.report.parent)
         report = _measured(report, arguments)
@@ -103,6 +105,8 @@ def run(arguments: argparse.Namespace) -> Answer:
 def _check_usage(arguments: argparse.Namespace) -> None:
     if (arguments.model is None) != (arguments.pruned is None):
         raise UsageError("to measure, give both --model and --pruned")
+    if arguments.html is not None and arguments.html == arguments.card:
+        raise UsageError(f"--html and --card must be different files, got {arguments.html} for both")
     measured = arguments.text or arguments.tasks or arguments.n_remove is not None or arguments.no_speed
     if measured and arguments.model is None:
         raise UsageError(
