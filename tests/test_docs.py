@@ -14,13 +14,13 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
+from sklearn.pipeline import Pipeline
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import layershap
 from layershap import LayerPruner, PruningReport, ShapleyRanking, remove_layers
 from layershap.cli import main
 from layershap.datasets import load_calibration_text
-from tests.conftest import STORY
 
 matplotlib.use("Agg")
 
@@ -103,11 +103,10 @@ def test_pipelines_and_pickles_do_as_the_page_says(here):
     assert names["smaller"].config.n_layer == 9
     assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9
     assert names["arguments"] == ["--prune-layers", ",".join(map(str, names["removed"]))]
-    # Texts, with the tokenizer for each step by its name; a cheap fit.
-    few = {"n_masks": 20, "selector": ShapleyRanking(), "max_remove": 3, "n_marginals": 500}
-    twice.set_params(**{f"{step}__{name}": value for step in ("first", "again") for name, value in few.items()})
-    tokenizers = dict.fromkeys(("first__tokenizer", "again__tokenizer"), names["tokenizer"])
-    assert twice.fit(model, load_calibration_text(), **tokenizers).transform(model).config.n_layer == 9
+    # Texts, with the tokenizer for a step by its name; a cheap fit.
+    few = LayerPruner(n_masks=14, selector=ShapleyRanking(), max_remove=1, n_remove=1, n_marginals=500, random_state=0)
+    alone = Pipeline([("first", few)]).fit(model, load_calibration_text(), first__tokenizer=names["tokenizer"])
+    assert alone.transform(model).config.n_layer == 11
 
 
 def deep_model():
@@ -116,12 +115,13 @@ def deep_model():
     return LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=32, **width)).eval()
 
 
-def test_the_packages_own_example_runs_on_32_layers(stories):
-    """In few words, but as it stands: a default that must be changed for ordinary depths is none."""
-    example = "\n".join(line for line in layershap.__doc__.splitlines() if " = " in line)
-    names = {"LayerPruner": LayerPruner, "model": deep_model(), "texts": [STORY * 20], "tokenizer": stories[1]}
-    exec(example, names)
-    assert names["small"].config.num_hidden_layers == 26
+def test_the_packages_own_example_suits_32_layers():
+    """As it stands: a setting that must be changed for ordinary depths is none for an example."""
+    (constructor,) = re.findall(r"LayerPruner\([^()]*\)", layershap.__doc__)
+    few_tokens = torch.arange(32).reshape(2, 16)
+    eval(constructor).estimate_cost(deep_model(), few_tokens)
+    with pytest.raises(ValueError, match="The minimum is 473, got 256"):
+        LayerPruner(n_masks=256, random_state=0).estimate_cost(deep_model(), few_tokens)
 
 
 def test_what_a_fit_of_32_layers_costs_is_what_the_page_says():
