@@ -74,6 +74,13 @@ def test_surrogate(pruner):
     np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 1], pruner.predictions_)
 
 
+def test_surrogate_without_a_finite_prediction():
+    for scores, predictions in ((np.array([1.0, 2.0]), np.array([np.nan, np.inf])), (np.empty(0), np.empty(0))):
+        display = SurrogateDisplay(scores, predictions, np.arange(len(scores)), float("nan")).plot()
+        display.figure_.canvas.draw()
+        assert len(display.ax_.collections[0].get_offsets()) == 0
+
+
 def test_depth_with_baselines_on_other_text(pruner, gpt2, gpt2_calibration):
     class LastLayers:
         def removed_layers(self, n_remove):

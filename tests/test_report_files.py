@@ -70,7 +70,6 @@ def test_a_newer_format_of_any_layout_is_refused_as_newer(path, environment):
         (lambda c: c["fit"].update(n_parameters=10**30), r"n_parameters must be a count"),
         (lambda c: c["fit"].update(baseline_score=10**400), r"baseline_score must be a number of 64 bits"),
         (lambda c: c["surrogate"]["scores"].pop(), r"surrogate must be an object with as many n_removed"),
-        (lambda c: c["surrogate"].update(scores=[], predictions=[], n_removed=[]), r"one at least"),
         (lambda c: c["surrogate"]["interactions"].pop(), r"interactions must be 11 rows of 11"),
         (lambda c: c.update(outcomes=[outcome(removed=[12])]), r"outcomes\[0\]\.removed must be different layers"),
         (lambda c: c["calibration"]["provenance"].update(parts=json.loads("[" * 20 + "]" * 20)), "JSON of few levels"),

@@ -69,12 +69,11 @@ def _check_removal(removal: RemovalRecord, report: PruningReport, where: str) ->
 
 
 def _check_surrogate(surrogate: SurrogateRecord, n_players: int, where: str) -> None:
-    n_masks = len(surrogate.scores)
-    lengths = (len(surrogate.n_removed), n_masks, len(surrogate.predictions))
+    lengths = (len(surrogate.n_removed), len(surrogate.scores), len(surrogate.predictions))
     _expect(
-        n_masks >= 1 and len(set(lengths)) == 1,
+        len(set(lengths)) == 1,
         where,
-        "an object with as many n_removed as scores and predictions, one at least",
+        "an object with as many n_removed as scores and predictions",
         lengths,
     )
     table = surrogate.interactions
