@@ -3,37 +3,45 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Each goal installs what it needs and no more: the demo matplotlib, the tests all optional parts, the docs sphinx.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+$(VENV)/.created:
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
+	@echo "Installing layershap[$*] into $(VENV). The first time takes some minutes: torch is large."
+	$(INSTALL) -e '.[$*]'
 	touch $@
 
 # GALLERY=0 shows the examples' code without running it (the tests run them): half a minute instead of several.
 GALLERY ?= 1
 
-$(VENV)/.installed-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	touch $@
-
 .PHONY: demo test test-all architectures lint docs
+.PRECIOUS: $(VENV)/.installed-%
+
+# The gallery runs all examples, which use all optional parts.
+$(VENV)/.installed-docs: $(VENV)/.installed-test
+
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -W --keep-going -q -D plot_gallery=$(GALLERY) -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed-plot
 	$(BIN)/python examples/quickstart.py
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # All tests on two cores; the last lines count what holds in how many of transformers' architectures.
-test-all: $(VENV)/.installed
+test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2
 
 # docs/architectures.md
-architectures: $(VENV)/.installed
+architectures: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 -m slow --architecture-page tests/architectures
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/mypy

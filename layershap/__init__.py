@@ -1,47 +1,54 @@
 """layershap: prune whole layers of large language models by their Shapley values.
 
-pruner = LayerPruner(n_masks=256, random_state=0).fit(model, texts, tokenizer=tokenizer)
+pruner = LayerPruner(random_state=0).fit(model, texts, tokenizer=tokenizer)
 small = pruner.transform(model, n_remove=6)
 """
 
-from layershap import shapley, tasks, utilities
-from layershap.calibration import Calibration
-from layershap.checkpoint import load_pruned, save_pruned
-from layershap.comparison import MethodComparison, compare
-from layershap.exceptions import (
-    CalibrationWarning,
-    CheckpointWarning,
-    LayerNotRemovableError,
-    LayerShapError,
-    LedgerError,
-    LedgerFormatError,
-    LedgerInUseError,
-    LedgerMismatchError,
-    MissingExtraError,
-    ModelInUseError,
-    NonFiniteScoreWarning,
-    ReportFormatError,
-    SurgeryCheckError,
-    SurrogateQualityWarning,
-    TiedSelectionWarning,
-    UncheckedInputWarning,
-    UnsupportedModelError,
-    ValueQualityWarning,
-)
-from layershap.game import LayerGame
-from layershap.model.inspection import inspect
-from layershap.model.split import find_sublayers, skip_sublayers
-from layershap.model.stack import LayerStack, find_layers, skip_layers
-from layershap.model.sublayers import SublayerStack
-from layershap.pruner import LayerPruner
-from layershap.report import PruningReport
-from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
-from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
-from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
-from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
-from layershap.surgery import remove_layers, remove_sublayers
-from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
-from layershap.tasks import Task
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from layershap import shapley, tasks, utilities
+    from layershap.calibration import Calibration
+    from layershap.checkpoint import load_pruned, save_pruned
+    from layershap.comparison import MethodComparison, compare
+    from layershap.exceptions import (
+        CalibrationWarning,
+        CheckpointWarning,
+        LayerNotRemovableError,
+        LayerShapError,
+        LedgerError,
+        LedgerFormatError,
+        LedgerInUseError,
+        LedgerMismatchError,
+        MissingExtraError,
+        ModelInUseError,
+        NonFiniteScoreWarning,
+        ReportFormatError,
+        SurgeryCheckError,
+        SurrogateQualityWarning,
+        TiedSelectionWarning,
+        UncheckedInputWarning,
+        UnsupportedModelError,
+        ValueQualityWarning,
+    )
+    from layershap.game import LayerGame
+    from layershap.model.inspection import inspect
+    from layershap.model.split import find_sublayers, skip_sublayers
+    from layershap.model.stack import LayerStack, find_layers, skip_layers
+    from layershap.model.sublayers import SublayerStack
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+    from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
+    from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
+    from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
+    from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
+    from layershap.surgery import remove_layers, remove_sublayers
+    from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
+    from layershap.tasks import Task
 
 __version__ = "0.1.0"
 
@@ -109,3 +116,60 @@ __all__ = [
     "tasks",
     "utilities",
 ]
+
+# Names are imported when they are first used: torch takes seconds, which `layershap --version` need not wait for.
+_HOMES = {
+    "layershap.calibration": ("Calibration",),
+    "layershap.checkpoint": ("load_pruned", "save_pruned"),
+    "layershap.comparison": ("MethodComparison", "compare"),
+    "layershap.exceptions": (
+        "CalibrationWarning",
+        "CheckpointWarning",
+        "LayerNotRemovableError",
+        "LayerShapError",
+        "LedgerError",
+        "LedgerFormatError",
+        "LedgerInUseError",
+        "LedgerMismatchError",
+        "MissingExtraError",
+        "ModelInUseError",
+        "NonFiniteScoreWarning",
+        "ReportFormatError",
+        "SurgeryCheckError",
+        "SurrogateQualityWarning",
+        "TiedSelectionWarning",
+        "UncheckedInputWarning",
+        "UnsupportedModelError",
+        "ValueQualityWarning",
+    ),
+    "layershap.game": ("LayerGame",),
+    "layershap.model.inspection": ("inspect",),
+    "layershap.model.split": ("find_sublayers", "skip_sublayers"),
+    "layershap.model.stack": ("LayerStack", "find_layers", "skip_layers"),
+    "layershap.model.sublayers": ("SublayerStack",),
+    "layershap.pruner": ("LayerPruner",),
+    "layershap.report": ("PruningReport",),
+    "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
+    "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),
+    "layershap.scoring.perplexity": ("PERPLEXITY_PROTOCOLS", "Perplexity", "PerplexityProtocol", "perplexity"),
+    "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
+    "layershap.surgery": ("remove_layers", "remove_sublayers"),
+    "layershap.surrogates": ("BootstrapEnsemble", "HammingProcess", "LinearRidge", "PairwiseRidge", "PaperMLP"),
+    "layershap.tasks": ("Task",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name):
+        if name in _HOME_OF:
+            value = getattr(import_module(_HOME_OF[name]), name)
+        elif not name.startswith("_") and find_spec(f"layershap.{name}") is not None:
+            value = import_module(f"layershap.{name}")
+        else:
+            raise AttributeError(f"module 'layershap' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+    def __dir__():
+        return sorted({*globals(), *__all__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layershap import Calibration
+from layershap.cli import main
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 
 # The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
@@ -40,6 +42,28 @@ def stories():
 @pytest.fixture(scope="session")
 def stories_calibration(stories):
     return Calibration.from_texts([STORY * 8], stories[1], seq_len=48, n_sequences=6, bos="sequence")
+
+
+@pytest.fixture(scope="session")
+def story_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "calibration.txt"
+    path.write_text(STORY * 8, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def fitted_run(tmp_path_factory, story_file):
+    """The folder of a `layershap fit` of stories260K; never changed."""
+    folder = tmp_path_factory.mktemp("fitted") / "run"
+    fit = ["--seq-len", "48", "--n-sequences", "4", "--n-masks", "20"]
+    assert main(["fit", str(STORIES), "--text", str(story_file), "--out", str(folder), *fit]) == 0
+    return folder
+
+
+@pytest.fixture
+def run_folder(fitted_run, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(fitted_run, tmp_path / "run")
 
 
 _rows: dict[str, str] = {}

@@ -26,9 +26,7 @@ def selection(monkeypatch, tmp_path):
 def test_quick_selection_benchmark_writes_tables(selection, monkeypatch, tmp_path, capsys):
     document = tmp_path / "choosing.md"
     document.write_text(f"before\n{selection.BEGIN}\nold\n{selection.END}\nafter\n")
-    monkeypatch.setattr(
-        sys, "argv", ["selection.py", "--quick", "--models", "stories", "--write", str(document)]
-    )
+    monkeypatch.setattr(sys, "argv", ["selection.py", "--quick", "--models", "stories", "--write", str(document)])
     selection.main()
     written = document.read_text()
     assert written.startswith("before\n")

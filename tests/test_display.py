@@ -35,6 +35,22 @@ def test_contributions(pruner):
     assert {text.get_text() for text in display.ax_.get_legend().get_texts()} == {"kept", "removed", "protected"}
 
 
+def test_removed_layers_of_no_value_are_marked_all_the_same():
+    """A bar near zero shows no colour."""
+    values = np.array([5.0, 0.0, 1e-9, 3.0])
+    display = ContributionDisplay(values, np.zeros(4), np.array([0, 1, 1, 0], dtype=bool), tuple("0123")).plot()
+    display.figure_.canvas.draw()
+    (marks,) = [line for line in display.ax_.lines if line.get_marker() == "^"]
+    assert marks.get_xdata().tolist() == [1, 2]
+    assert marks.get_color() == "#EE6677"
+    image = np.asarray(display.figure_.canvas.buffer_rgba())[..., :3].astype(int)
+    red = np.abs(image - [0xEE, 0x66, 0x77]).max(axis=2) < 8
+    left, right = (display.ax_.transData.transform((x, 0))[0] for x in (0.5, 2.5))
+    height, bottom = image.shape[0], display.ax_.transAxes.transform((0, 0))[1]
+    above_axis = slice(height - int(bottom) - 20, height - int(bottom))
+    assert red[above_axis, int(left) : int(right)].sum() > 20
+
+
 def test_interactions_are_placed_by_layer(pruner):
     display = InteractionDisplay.from_estimator(pruner).plot()
     shown = np.asarray(display.ax_.images[0].get_array().filled(np.nan))
@@ -58,6 +74,13 @@ def test_surrogate(pruner):
     assert 0 < drawn.sum() < len(drawn)
     np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 0], pruner.scores_[drawn])
     np.testing.assert_array_equal(display.ax_.collections[0].get_offsets()[:, 1], pruner.predictions_[drawn])
+
+
+def test_surrogate_without_a_finite_prediction():
+    for scores, predictions in ((np.array([1.0, 2.0]), np.array([np.nan, np.inf])), (np.empty(0), np.empty(0))):
+        display = SurrogateDisplay(scores, predictions, np.arange(len(scores)), float("nan")).plot()
+        display.figure_.canvas.draw()
+        assert len(display.ax_.collections[0].get_offsets()) == 0
 
 
 def test_depth_with_baselines_on_other_text(pruner, gpt2, gpt2_calibration):

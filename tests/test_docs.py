@@ -14,11 +14,13 @@ from pathlib import Path
 import matplotlib
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from sklearn.pipeline import Pipeline
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import layershap
-from layershap import PruningReport
+from layershap import LayerPruner, PruningReport, ShapleyRanking, remove_layers
 from layershap.cli import main
+from layershap.datasets import load_calibration_text
 
 matplotlib.use("Agg")
 
@@ -84,6 +86,50 @@ def test_own_parts_plug_in_as_the_page_says(here):
     of_size = (~pruner.masks_).sum(axis=1) == 3
     best = pruner.masks_[of_size][pruner.scores_[of_size].argmax()]
     assert pruner.removed_layers(3) == [layer for layer in range(12) if not best[layer]]
+
+
+def test_pipelines_and_pickles_do_as_the_page_says(here):
+    names = follow("composing.md")
+    model, pruner, twice = names["model"], names["pruner"], names["twice"]
+    assert names["small"].config.n_layer == 8
+    assert twice["first"] is pruner
+    first = remove_layers(model, pruner.removed_layers(2))
+    expected = remove_layers(first, twice["again"].removed_layers())
+    ids = names["calibration"].ids_ST[:1]
+    with torch.inference_mode():
+        assert torch.equal(names["small"](ids).logits, expected(ids).logits)
+    assert len(names["kept"]) < 100_000
+    assert names["again"].removed_layers(3) == pruner.removed_layers(3)
+    assert names["smaller"].config.n_layer == 9
+    assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9
+    assert names["arguments"] == ["--prune-layers", ",".join(map(str, names["removed"]))]
+    # Texts, with the tokenizer for a step by its name; a cheap fit.
+    few = LayerPruner(n_masks=14, selector=ShapleyRanking(), max_remove=1, n_remove=1, n_marginals=500, random_state=0)
+    alone = Pipeline([("first", few)]).fit(model, load_calibration_text(), first__tokenizer=names["tokenizer"])
+    assert alone.transform(model).config.n_layer == 11
+
+
+def deep_model():
+    torch.manual_seed(0)
+    width = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=512, num_hidden_layers=32, **width)).eval()
+
+
+def test_the_packages_own_example_suits_32_layers():
+    """As it stands: a setting that must be changed for ordinary depths is none for an example."""
+    (constructor,) = re.findall(r"LayerPruner\([^()]*\)", layershap.__doc__)
+    few_tokens = torch.arange(32).reshape(2, 16)
+    eval(constructor).estimate_cost(deep_model(), few_tokens)
+    with pytest.raises(ValueError, match=r"The minimum is \d+, got 256"):
+        LayerPruner(n_masks=256, random_state=0).estimate_cost(deep_model(), few_tokens)
+
+
+def test_what_a_fit_of_32_layers_costs_is_what_the_page_says():
+    cost = LayerPruner(random_state=0).estimate_cost(deep_model(), torch.arange(32).reshape(2, 16))
+    page = (DOCS / "big_models.md").read_text(encoding="utf-8")
+    masks, runs = re.search(r"up to ([\d,]+) masks of 32 layers,\s+in about ([\d,]+) layer runs", page).groups()
+    assert int(masks.replace(",", "")) == cost.n_masks
+    assert int(runs.replace(",", "")) == pytest.approx(cost.layer_runs, rel=0.02)
 
 
 def test_docstring_examples():

@@ -112,12 +112,13 @@ def test_json_round_trip_is_exact_and_plain(report, tmp_path):
 
 
 def test_non_finite_numbers_survive(report, tmp_path):
-    surrogate = dataclasses.replace(report.surrogate, held_out_r2=float("nan"), scores=(float("inf"), -float("inf")))
+    scores = (float("inf"), -float("inf"), *report.surrogate.scores[2:])
+    surrogate = dataclasses.replace(report.surrogate, held_out_r2=float("nan"), scores=scores)
     path = dataclasses.replace(report, surrogate=surrogate).save(tmp_path / "report.json")
     json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     found = PruningReport.load(path).surrogate
     assert np.isnan(found.held_out_r2)
-    assert found.scores == (float("inf"), -float("inf"))
+    assert found.scores == scores
 
 
 def test_a_report_from_a_newer_version_says_so(report, tmp_path):
@@ -133,7 +134,7 @@ def test_a_report_from_a_newer_version_says_so(report, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("layershap_report"), "no 'layershap_report' number"),
+        (lambda c: c.pop("layershap_report"), "with 'layershap_report': 1; got None"),
         (lambda c: c["fit"].pop("utility"), r"\.fit must have the fields .* missing \['utility'\]"),
         (lambda c: c["cost"].update(n_masks="many"), r"\.cost\.n_masks must be int, got 'many'"),
         (lambda c: c["layers"][3].update(contribution="high"), r"\.layers\[3\]\.contribution must be a number"),
@@ -202,7 +203,7 @@ def test_plain_text_and_frame(report):
     frame = layers.to_frame()
     assert frame["value"][1:].tolist() == [layer.contribution for layer in report.layers[1:]]
     lines = str(layers).splitlines()
-    assert len(lines) == 3 + 12
+    assert lines[3 + 12].startswith("value: by how much the score rises")
     assert lines[3].split()[:2] == ["0", "-"]
     assert "104.2" in str(report)
 
@@ -219,6 +220,13 @@ def test_model_card_holds_the_results(report, tmp_path):
     assert ", ".join(map(str, report.removal(4).layers)) in loaded.text
     assert "model-index" not in report.to_model_card(2, name="not measured").content
     assert "layershap.load_pruned(folder)" in card.content
+
+
+def test_model_card_of_a_model_measured_for_its_size_only(fitted, gpt2, small):
+    """No scores, so no results in the metadata; the figures are in the text."""
+    card = fitted.report_.measure(gpt2[0], small, batch_sizes=()).to_model_card(4, name="minus-4")
+    assert card.data.eval_results is None
+    assert "3,170,880" in card.text.split("## Before and after")[1]
 
 
 def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):

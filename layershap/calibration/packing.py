@@ -23,7 +23,8 @@ def check_sizes(seq_len: int, n_sequences: int | Literal["auto"] | None) -> None
             raise TypeError(f"{name} must be an int, got {value!r}")
     if seq_len < 2:
         raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
-    if isinstance(n_sequences, Integral) and int(n_sequences) < 1:
+    count = sizes["n_sequences"]
+    if isinstance(count, Integral) and int(count) < 1:
         raise ValueError(f"n_sequences must be at least 1, 'auto', or None for all, got {n_sequences!r}")
 
 

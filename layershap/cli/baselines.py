@@ -3,43 +3,35 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from layershap.baselines import (
-    SLEB,
-    AngularDistance,
-    LastLayers,
-    RandomLayers,
-    RelativeMagnitude,
-    ShortenedLlama,
-    ShortGPT,
-)
 from layershap.cli.answer import Answer
+from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
 from layershap.cli.inputs import (
+    PROTOCOLS,
     add_calibration_options,
     add_model_options,
     load_model,
     read_calibration,
     read_texts,
 )
-from layershap.comparison import DepthPruningMethod, compare
-from layershap.display import DepthCurveDisplay
-from layershap.pruner import LayerPruner
-from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, resolve_protocol
+from layershap.cli.outputs import check_file
+from layershap.extras import require
 
-_METHODS: dict[str, Callable[[argparse.Namespace], DepthPruningMethod]] = {
-    "layershap": lambda a: LayerPruner(max_remove=max(a.n_remove), random_state=a.seed, layers=a.layers),
-    "shortgpt": lambda a: ShortGPT(layers=a.layers),
-    "relative-magnitude": lambda a: RelativeMagnitude(layers=a.layers),
-    "angular-distance": lambda a: AngularDistance(layers=a.layers),
-    "shortened-llama-ppl": lambda a: ShortenedLlama(criterion="perplexity", layers=a.layers),
-    "shortened-llama-taylor": lambda a: ShortenedLlama(criterion="taylor", layers=a.layers),
-    "sleb": lambda a: SLEB(max_remove=max(a.n_remove), layers=a.layers),
-    "last": lambda a: LastLayers(layers=a.layers),
-    "random": lambda a: RandomLayers(random_state=a.seed, layers=a.layers),
-}
+if TYPE_CHECKING:
+    from layershap.comparison import DepthPruningMethod
+
+METHODS = (
+    "layershap",
+    "shortgpt",
+    "relative-magnitude",
+    "angular-distance",
+    "shortened-llama-ppl",
+    "shortened-llama-taylor",
+    "sleb",
+    "last",
+    "random",
+)
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -54,38 +46,49 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled'")
     parser.add_argument(
-        "--n-remove", nargs="+", type=int, required=True, metavar="N", help="numbers of layers to remove"
+        "--n-remove", nargs="+", type=at_least(1), required=True, metavar="N", help="numbers of layers to remove"
     )
     parser.add_argument(
         "--methods",
         nargs="+",
-        choices=list(_METHODS),
-        default=list(_METHODS),
+        choices=METHODS,
+        default=METHODS,
         metavar="METHOD",
-        help=f"which to fit (default: all): {', '.join(_METHODS)}",
+        help=f"which to fit (default: all): {', '.join(METHODS)}",
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="perplexity against removed layers, as PNG")
+    parser.add_argument("--picture", type=path, metavar="FILE", help="perplexity against removed layers, as PNG")
+    add_overwrite_option(parser, "replace the picture where it exists")
     add_calibration_options(parser)
     held_out = parser.add_argument_group("held-out text")
-    held_out.add_argument("--eval-text", nargs="+", type=Path, required=True, metavar="FILE", help="as for --text")
+    held_out.add_argument("--eval-text", nargs="+", type=path, required=True, metavar="FILE", help="as for --text")
+    held_out.add_argument("--protocol", choices=PROTOCOLS, default="seq128", help="of perplexity (default: seq128)")
     held_out.add_argument(
-        "--protocol", choices=sorted(PERPLEXITY_PROTOCOLS), default="seq128", help="of perplexity (default: seq128)"
+        "--eval-sequences", type=at_least(1), metavar="N", help="sequences to evaluate (default: all)"
     )
-    held_out.add_argument("--eval-sequences", type=int, metavar="N", help="sequences to evaluate (default: all)")
     add_model_options(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Fit and compare."""
+    from layershap.comparison import compare
+    from layershap.display import DepthCurveDisplay
+    from layershap.model.stack import find_layers
+    from layershap.scoring.perplexity import resolve_protocol
+
+    _check_picture(arguments)
+    held_out = read_texts(arguments.eval_text)
     model, tokenizer = load_model(arguments.model, arguments)
+    depth = len(find_layers(model, arguments.layers))
+    if max(arguments.n_remove) >= depth:
+        raise ValueError(f"--n-remove must leave a layer: the model has {depth}, got {max(arguments.n_remove)}")
     protocol = resolve_protocol(arguments.protocol)
-    evaluation = protocol.sequences(read_texts(arguments.eval_text), tokenizer, n_sequences=arguments.eval_sequences)
+    evaluation = protocol.sequences(held_out, tokenizer, n_sequences=arguments.eval_sequences)
     found = compare(
         model,
         read_calibration(arguments, tokenizer),
         evaluation,
-        {name: _METHODS[name](arguments) for name in arguments.methods},
+        {name: method(name, arguments) for name in arguments.methods},
         arguments.n_remove,
         layers=arguments.layers,
     )
@@ -98,3 +101,32 @@ def run(arguments: argparse.Namespace) -> Answer:
         text += f"\n\nwritten: {arguments.picture}"
         data["picture"] = str(arguments.picture)
     return Answer(text, data)
+
+
+def method(name: str, arguments: argparse.Namespace) -> DepthPruningMethod:
+    """The method of this name, not fitted."""
+    from layershap import baselines
+    from layershap.pruner import LayerPruner
+
+    layers, seed, most = arguments.layers, arguments.seed, max(arguments.n_remove)
+    methods: dict[str, DepthPruningMethod] = {
+        "layershap": LayerPruner(max_remove=most, random_state=seed, layers=layers),
+        "shortgpt": baselines.ShortGPT(layers=layers),
+        "relative-magnitude": baselines.RelativeMagnitude(layers=layers),
+        "angular-distance": baselines.AngularDistance(layers=layers),
+        "shortened-llama-ppl": baselines.ShortenedLlama(criterion="perplexity", layers=layers),
+        "shortened-llama-taylor": baselines.ShortenedLlama(criterion="taylor", layers=layers),
+        "sleb": baselines.SLEB(max_remove=most, layers=layers),
+        "last": baselines.LastLayers(layers=layers),
+        "random": baselines.RandomLayers(random_state=seed, layers=layers),
+    }
+    return methods[name]
+
+
+def _check_picture(arguments: argparse.Namespace) -> None:
+    if arguments.picture is None:
+        return
+    if arguments.picture.suffix.lower() != ".png":
+        raise UsageError(f"--picture must name a .png file, got {arguments.picture}")
+    require("matplotlib", "layershap[plot]", "--picture")
+    check_file(arguments.picture, arguments.overwrite)

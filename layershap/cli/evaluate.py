@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layershap.cli.answer import Answer
-from layershap.cli.inputs import add_evaluation_options, add_model_options, evaluation_options, load_model
-from layershap.scoring.evaluate import Evaluation, evaluate, side_by_side
+from layershap.cli.arguments import UsageError
+from layershap.cli.inputs import (
+    add_evaluation_options,
+    add_model_options,
+    check_model,
+    evaluation_options,
+    load_model,
+)
+
+if TYPE_CHECKING:
+    from layershap import Evaluation
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -25,7 +34,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Evaluate every model."""
+    from layershap.scoring.evaluate import evaluate, side_by_side
+
+    if not arguments.text and not arguments.tasks:
+        raise UsageError("nothing to evaluate: give --text, --tasks or both")
     options = evaluation_options(arguments)
+    for source in arguments.models:
+        check_model(source, arguments)
     found: dict[str, Evaluation] = {}
     for source in arguments.models:
         model, tokenizer = load_model(source, arguments)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from layershap.cli.answer import Answer
+from layershap.cli.arguments import add_overwrite_option, at_least, path
 from layershap.cli.inputs import add_calibration_options, add_model_options, load_model, read_calibration
-from layershap.pruner import LayerPruner
-from layershap.utilities import KLDivergence, NegativeLogLikelihood, PerplexityRatio
+from layershap.cli.outputs import check_file
 
 REPORT_FILE = "report.json"
 LEDGER_FILE = "ledger.jsonl"
 
-_UTILITIES = {"perplexity-ratio": PerplexityRatio, "nll": NegativeLogLikelihood, "kl": KLDivergence}
+_UTILITIES = {"perplexity-ratio": "PerplexityRatio", "nll": "NegativeLogLikelihood", "kl": "KLDivergence"}
+"""Option -> class of `layershap.utilities`."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -26,17 +26,17 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         description=(
             "Scores masked models on calibration text and writes OUT/report.json: the layers' values and, for every "
             "number of layers, which to remove. OUT/ledger.jsonl keeps every evaluated mask: an interrupted fit is "
-            "resumed by the same command."
+            "resumed by the same command. A finished one is not begun again: its report may hold measurements."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled'")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the report and the ledger")
+    parser.add_argument("--out", type=path, required=True, help="folder for the report and the ledger")
     parser.add_argument(
         "--method", choices=("default", "paper"), default="default", help="'paper': arXiv 2602.07804 to the letter"
     )
-    parser.add_argument("--n-masks", type=int, metavar="M", help="masks to evaluate (default: the method's)")
+    parser.add_argument("--n-masks", type=at_least(1), metavar="M", help="masks to evaluate (default: the method's)")
     parser.add_argument(
-        "--max-remove", type=int, metavar="N", help="the most layers to look for (default: two thirds of them)"
+        "--max-remove", type=at_least(1), metavar="N", help="the most layers to look for (default: two thirds of them)"
     )
     parser.add_argument(
         "--utility",
@@ -54,6 +54,9 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--estimate", action="store_true", help="only tell what the fit will cost: layer runs, memory, seconds"
     )
+    add_overwrite_option(
+        parser, "replace the report in OUT, with what was measured for it; the ledger's masks are used again"
+    )
     add_calibration_options(parser)
     add_model_options(parser)
     return parser
@@ -61,11 +64,17 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Fit and write the report."""
+    from layershap import utilities
+    from layershap.pruner import LayerPruner
+
+    target = arguments.out / REPORT_FILE
+    if not arguments.estimate:
+        check_file(target, arguments.overwrite)
     model, tokenizer = load_model(arguments.model, arguments)
     calibration = read_calibration(arguments, tokenizer)
     pruner = LayerPruner.paper() if arguments.method == "paper" else LayerPruner()
     pruner.set_params(
-        utility=_UTILITIES[arguments.utility](),
+        utility=getattr(utilities, _UTILITIES[arguments.utility])(),
         granularity=arguments.granularity,
         protect=arguments.protect,
         layers=arguments.layers,
@@ -81,6 +90,6 @@ def run(arguments: argparse.Namespace) -> Answer:
         cost = pruner.estimate_cost(model, calibration)
         return Answer(str(cost), asdict(cost))
     report = pruner.fit(model, calibration).report_
-    path = report.save(arguments.out / REPORT_FILE)
-    advice = f"next: layershap prune {arguments.model} --report {path} --n-remove N --out FOLDER"
-    return Answer(f"{report}\n\nwritten: {path}\n{advice}", {"path": str(path), "report": report})
+    report.save(target)
+    advice = f"next: layershap prune {arguments.model} --report {target} --n-remove N --out FOLDER"
+    return Answer(f"{report}\n\nwritten: {target}\n{advice}", {"path": str(target), "report": report})

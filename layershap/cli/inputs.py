@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from layershap.cli.arguments import UsageError, at_least, path
+from layershap.extras import require
 
-from layershap.calibration import Calibration
-from layershap.checkpoint import RECIPE_FILE, load_pruned
-from layershap.datasets import load_tiny_gpt2
-from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS
+if TYPE_CHECKING:
+    import torch
+
+    from layershap import Calibration, PruningReport
 
 BUNDLED = "bundled"
+
+PROTOCOLS = ("seq128", "seq128-bos", "seq2048")
+"""Names of `layershap.PERPLEXITY_PROTOCOLS`, whose module imports torch."""
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -37,20 +42,24 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that fits."""
     group = parser.add_argument_group("calibration")
     group.add_argument(
-        "--text", nargs="+", type=Path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
+        "--text", nargs="+", type=path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
     )
-    group.add_argument("--seq-len", type=int, default=128, metavar="T", help="tokens per sequence (default: 128)")
     group.add_argument(
-        "--n-sequences", type=int, default=10, metavar="S", help="sequences, at even distances (default: 10)"
+        "--seq-len", type=at_least(1), default=128, metavar="T", help="tokens per sequence (default: 128)"
+    )
+    group.add_argument(
+        "--n-sequences", type=at_least(1), default=10, metavar="S", help="sequences, at even distances (default: 10)"
     )
     group.add_argument(
         "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
     )
-    group.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    group.add_argument("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
 
 
 def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibration:
     """Calibration data, from the options of `add_calibration_options`."""
+    from layershap.calibration import Calibration
+
     return Calibration.from_texts(
         read_texts(arguments.text),
         tokenizer,
@@ -63,22 +72,23 @@ def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibrati
 def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     """Options of every command that measures models."""
     group = parser.add_argument_group("what is measured")
-    group.add_argument("--text", nargs="+", type=Path, metavar="FILE", help="held-out text: .txt, .json or .jsonl")
+    group.add_argument("--text", nargs="+", type=path, metavar="FILE", help="held-out text: .txt, .json or .jsonl")
     group.add_argument(
         "--protocol",
-        choices=sorted(PERPLEXITY_PROTOCOLS),
+        choices=PROTOCOLS,
         default="seq128",
         help="of perplexity; figures under different protocols can't be compared (default: seq128)",
     )
-    group.add_argument("--eval-sequences", type=int, metavar="N", help="sequences of the text (default: all)")
+    group.add_argument("--eval-sequences", type=at_least(1), metavar="N", help="sequences of the text (default: all)")
     group.add_argument(
         "--tasks", nargs="+", default=[], metavar="TASK", help="JSONL files of rows, or lm-evaluation-harness tasks"
     )
-    group.add_argument("--limit", type=int, metavar="N", help="questions of each task (default: all)")
+    group.add_argument("--limit", type=at_least(1), metavar="N", help="questions of each task (default: all)")
 
 
 def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `layershap.evaluate` and `PruningReport.measure` take, from the options of `add_evaluation_options`."""
+    check_tasks(arguments.tasks)
     return {
         "texts": read_texts(arguments.text) if arguments.text else None,
         "tasks": arguments.tasks,
@@ -88,8 +98,93 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Raise unless all tasks can be found, before any model is loaded for them.
+
+    Raises
+    ------
+    ValueError
+        The harness knows no task of this name; the message holds similar names.
+    OSError
+        No such file.
+    """
+    from layershap.tasks import read_rows
+
+    names = []
+    for task in tasks:
+        file = Path(task)
+        if file.suffix == ".jsonl":
+            read_rows(file)
+        elif file.suffix in (".yaml", ".yml", ".json"):
+            file.stat()
+        elif not file.is_dir():
+            names.append(task)
+    if not names:
+        return
+    manager = require("lm_eval.tasks", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
+    known = manager.TaskManager().all_tasks
+    for name in names:
+        if name not in known:
+            similar = get_close_matches(name, known, n=3) or ["layershap.PAPER_TASKS names eight"]
+            raise ValueError(
+                f"--tasks {name} must be a .jsonl file, or a task (file) of lm-evaluation-harness, which knows none of "
+                f"this name. Similar: {', '.join(similar)}"
+            )
+
+
+def check_device(arguments: argparse.Namespace) -> None:
+    """Raise unless models can be put on the device asked for.
+
+    Raises
+    ------
+    UsageError
+        There is no such kind of device, or a device map is asked for besides.
+    ValueError
+        Not on this machine, or not with this build of torch.
+    """
+    import torch
+
+    name = arguments.device
+    if name == "auto":
+        return
+    if arguments.device_map is not None:
+        raise UsageError("give either --device, for the whole model, or --device-map")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device must be a torch device such as cpu, cuda or cuda:1, got {name!r}") from error
+    if device.type == "meta":
+        raise UsageError("--device must be a device that holds weights, got 'meta'")
+    try:
+        torch.zeros(1, device=device)
+    # What torch raises depends on the device: no build for it, no driver, no such number, no plug-in.
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"--device {name} can't be used by torch {torch.__version__} here: {reason}") from error
+
+
+def check_model(source: str, arguments: argparse.Namespace) -> None:
+    """Raise if there is no such model, or if it can't be put where it is to go; its weights are not read.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `load_model`.
+    """
+    from transformers import AutoConfig
+
+    from layershap.checkpoint import RECIPE_FILE
+
+    check_device(arguments)
+    rebuilt = (Path(source) / RECIPE_FILE).is_file()
+    if arguments.device_map is not None and (source == BUNDLED or rebuilt):
+        raise ValueError(f"--device-map must be left out for {source}: its model is built on one device")
+    if source != BUNDLED and not rebuilt:
+        AutoConfig.from_pretrained(source)
+
+
 def load_model(source: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
-    """Model, in evaluation mode, and tokenizer.
+    """A causal language model, in evaluation mode, and tokenizer.
 
     Parameters
     ----------
@@ -102,23 +197,43 @@ def load_model(source: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     ------
     OSError
         There is no such model.
+    ValueError
+        Its weights can't be read, or it can't be put where it is to go.
     """
+    import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from layershap.checkpoint import RECIPE_FILE, load_pruned
+    from layershap.datasets import load_tiny_gpt2
+
+    check_model(source, arguments)
     dtype: torch.dtype | None = None if arguments.dtype == "auto" else getattr(torch, arguments.dtype)
     model: Any
     if source == BUNDLED:
         model, tokenizer = load_tiny_gpt2(dtype=dtype or torch.float32)
     else:
-        if (Path(source) / RECIPE_FILE).is_file():
-            model = load_pruned(source, dtype=dtype)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto", device_map=arguments.device_map)
         tokenizer = AutoTokenizer.from_pretrained(source)
+        try:
+            if (Path(source) / RECIPE_FILE).is_file():
+                model = load_pruned(source, dtype=dtype)
+            else:
+                model = AutoModelForCausalLM.from_pretrained(
+                    source, dtype=dtype or "auto", device_map=arguments.device_map
+                )
+        except SafetensorError as error:
+            raise ValueError(f"the weights of {source} can't be read, damaged or not complete: {error}") from error
     if getattr(model, "hf_device_map", None) is None:
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         model.to(automatic if arguments.device == "auto" else arguments.device)
     return model.eval(), tokenizer
+
+
+def has_weights_of(model: Any, report: PruningReport) -> bool:
+    """Whether the model's weights are those that the report's fit had."""
+    from layershap.fingerprint import weights_digest
+
+    return weights_digest(model) == report.fit.weights_digest
 
 
 def read_texts(paths: Sequence[Path]) -> list[str]:
@@ -127,27 +242,52 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     Raises
     ------
     ValueError
-        No text in a file, or rows that hold none.
+        A file is not UTF-8 or not JSON, a row holds no text, or all are blank; the message names file and row.
+    OSError
+        A file can't be read.
     """
     texts: list[str] = []
-    for path in paths:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in content.splitlines() if line.strip()]
-        elif path.suffix == ".json":
-            rows = json.loads(content)
-        else:
-            rows = [content]
-        found = [_text(row) for row in rows] if isinstance(rows, list) else []
+    for file in paths:
+        found = [_text(row, where) for where, row in _rows(file)]
         if not any(text.strip() for text in found):
-            raise ValueError(
-                f"{path} must hold text: plain text, or (.json, .jsonl) a list or lines of strings or of objects with "
-                "a 'text' string"
-            )
+            raise ValueError(f"{file} must hold text, it is blank")
         texts += found
     return texts
 
 
-def _text(row: object) -> str:
+def _rows(file: Path) -> list[tuple[str, object]]:
+    """The rows of a file, each with where it stands."""
+    try:
+        # A byte order mark, which some editors write, is no part of the text.
+        content = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} must be text in UTF-8: {error}") from error
+    if file.suffix == ".jsonl":
+        lines = enumerate(content.split("\n"), start=1)
+        return [(f"{file}, line {n}", _json(line, f"{file}, line {n}")) for n, line in lines if line.strip()]
+    if file.suffix != ".json":
+        return [(str(file), content)]
+    rows = _json(content, str(file))
+    if not isinstance(rows, list):
+        raise ValueError(f"{file} must hold a list of texts, it holds {_kind(rows)}")
+    return [(f"{file}, row {n}", row) for n, row in enumerate(rows, start=1)]
+
+
+def _json(text: str, where: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} must be JSON: {error}") from error
+
+
+def _text(row: object, where: str) -> str:
     text = row.get("text") if isinstance(row, dict) else row
-    return text if isinstance(text, str) else ""
+    if not isinstance(text, str):
+        raise ValueError(f"{where} must be a string, or an object with a string under 'text', it is {_kind(row)}")
+    return text
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return f"an object with {sorted(value)[:5]}"
+    return "a list" if isinstance(value, list) else f"{value!r:.40}"

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 
-import transformers
-
+# The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
 from layershap.cli import baselines, evaluate, fit, prune, report
+from layershap.cli.answer import Answer
+from layershap.cli.arguments import UsageError
 from layershap.exceptions import LayerShapError
-from layershap.report.store import to_plain
 
 _COMMANDS = (fit, prune, evaluate, baselines, report)
 
@@ -84,13 +85,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.traceback:
             raise
         print(f"layershap {arguments.command}: error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return _print(answer, arguments.format)
+
+
+def _print(answer: Answer, form: str) -> int:
+    from layershap.report.store import to_plain
+
+    text = json.dumps(to_plain(answer.data), indent=1, allow_nan=False) if form == "json" else answer.text
+    # A name that the terminal has no characters for must not cost the answer.
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    except BrokenPipeError:
+        # Whoever reads (`head`, a closed pager) has enough; Python would complain once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    print(json.dumps(to_plain(answer.data), indent=1, allow_nan=False) if arguments.format == "json" else answer.text)
     return 0
 
 
 def _send_messages_to_stderr() -> None:
     """The messages of this library, not of those below it, each on a line without its place in the code."""
+    import transformers
+
     logger = logging.getLogger("layershap")
     logger.setLevel(logging.INFO)
     if not logger.handlers:

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from pathlib import Path
 from typing import Any
 
-from layershap.checkpoint import save_pruned
 from layershap.cli.answer import Answer
-from layershap.cli.inputs import add_model_options, load_model
+from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
+from layershap.cli.inputs import add_model_options, has_weights_of, load_model
+from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.exceptions import CheckpointWarning
-from layershap.fingerprint import weights_digest
-from layershap.model.split import find_players
-from layershap.report import PruningReport
-from layershap.surgery import remove_players
-from layershap.surgery.recipe import pruning_recipe
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -30,26 +25,43 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled': the one that was fitted")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="report.json of `layershap fit`")
-    parser.add_argument("--n-remove", type=int, metavar="N", help="how many layers to remove, with --report")
+    parser.add_argument("--report", type=path, metavar="FILE", help="report.json of `layershap fit`")
+    parser.add_argument("--n-remove", type=at_least(1), metavar="N", help="how many layers to remove, with --report")
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pruned model")
+    parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")
+    add_overwrite_option(parser, "replace the checkpoint in OUT, all of it; never the model's own folder")
     add_model_options(parser)
     return parser
 
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Prune and save."""
-    by_report = arguments.report is not None and arguments.n_remove is not None
-    if by_report == (arguments.remove is not None):
-        raise ValueError("name the layers either by --report and --n-remove, or by --remove")
-    report = PruningReport.load(arguments.report) if by_report else None
-    layers = list(report.removal(arguments.n_remove).layers) if report is not None else arguments.remove
+    from layershap.checkpoint import save_pruned
+    from layershap.model.split import find_players
+    from layershap.model.stack import check_layer_indices
+    from layershap.report import PruningReport
+    from layershap.report.identify import check_depth
+    from layershap.surgery import remove_players
+    from layershap.surgery.recipe import pruning_recipe
+
+    by_report = (arguments.report is not None, arguments.n_remove is not None)
+    if by_report != ((False, False) if arguments.remove is not None else (True, True)):
+        raise UsageError("name the layers either by --report and --n-remove, or by --remove")
+    report = PruningReport.load(arguments.report) if arguments.report is not None else None
+    named = list(report.removal(arguments.n_remove).layers) if report is not None else arguments.remove
+    check_checkpoint_folder(arguments.out, arguments.model, arguments.overwrite)
     model, tokenizer = load_model(arguments.model, arguments)
     granularity: Any = report.fit.granularity if report is not None else "layer"
     players = find_players(model, arguments.layers, granularity, causal=False)
     if report is not None:
-        check_fits(report, model, len(players))
+        check_depth(report, len(players))
+        if not has_weights_of(model, report):
+            warnings.warn(
+                "the report was made for other weights (another checkpoint, dtype or quantisation of this depth); its "
+                "choice of layers may not suit these",
+                stacklevel=2,
+            )
+    layers = check_layer_indices(named, len(players))
     before = sum(p.numel() for p in model.parameters())
     with warnings.catch_warnings():
         # The answer says how to load the result; the warning would say it a second time.
@@ -57,47 +69,27 @@ def run(arguments: argparse.Namespace) -> Answer:
         pruned: Any = remove_players(model, layers, players, copy=False)
     recipe = pruning_recipe(pruned)
     plain = recipe is not None and recipe.plain
-    if plain:
-        pruned.save_pretrained(arguments.out)
-    else:
-        save_pruned(pruned, arguments.out)
-    tokenizer.save_pretrained(arguments.out)
-    if report is not None:
-        card = report.to_model_card(arguments.n_remove, name=arguments.out.name, base_model=arguments.model)
-        card.save(arguments.out / "README.md")
+    with checkpoint_folder(arguments.out) as folder:
+        if plain:
+            pruned.save_pretrained(folder)
+        else:
+            save_pruned(pruned, folder)
+        tokenizer.save_pretrained(folder)
+        if report is not None:
+            name = arguments.out.resolve().name
+            report.to_model_card(arguments.n_remove, name=name, base_model=arguments.model).save(folder / "README.md")
     after = sum(p.numel() for p in pruned.parameters())
     loader = "transformers.AutoModelForCausalLM.from_pretrained" if plain else "layershap.load_pruned"
-    names = report.names(layers) if report is not None else ", ".join(map(str, sorted(layers)))
+    names = report.names(layers) if report is not None else ", ".join(map(str, layers))
     text = (
         f"removed {granularity}s {names}: {after:,} of {before:,} parameters are left\n"
         f"written: {arguments.out}\nload it with {loader}({str(arguments.out)!r})"
     )
     data = {
         "path": str(arguments.out),
-        "removed": sorted(layers),
+        "removed": layers,
         "n_parameters": after,
         "n_parameters_before": before,
         "load_with": loader,
     }
     return Answer(text, data)
-
-
-def check_fits(report: PruningReport, model: Any, n_players: int) -> None:
-    """Raise if the report is of a model of another depth; warn if of other weights.
-
-    Raises
-    ------
-    ValueError
-        The numbers of layers differ.
-    """
-    if n_players != len(report.layers):
-        raise ValueError(
-            f"the report is of a model of {len(report.layers)} {report.fit.granularity}s ({report.fit.model_class}), "
-            f"the model given has {n_players}; fit this model"
-        )
-    if weights_digest(model) != report.fit.weights_digest:
-        warnings.warn(
-            "the report was made for other weights (another checkpoint, dtype or quantisation of this depth); its "
-            "choice of layers may not suit these",
-            stacklevel=2,
-        )

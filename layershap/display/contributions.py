@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layershap.display.axes import BLUE, RED, axes_or_new
+from layershap.display.axes import AS_WRITTEN, BLUE, RED, add_legend, axes_or_new, name_axes
+from layershap.escaping import one_line
 from layershap.protocols import FloatArray, MaskArray
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class ContributionDisplay:
         )
 
     def plot(self, ax: Any = None) -> ContributionDisplay:
-        """Draw bars with one standard error to either side.
+        """Draw bars with one standard error to either side, and a mark below each layer that is removed.
 
         Parameters
         ----------
@@ -75,20 +76,23 @@ class ContributionDisplay:
             if len(layers):
                 values, errors = self.contributions[layers], self.standard_errors[layers]
                 ax.bar(layers, values, yerr=errors, color=colour, label=label, **bar_style)
+        # A bar near zero shows no colour: a mark on the lower edge does.
+        gone = np.flatnonzero(self.removed)
+        if len(gone):
+            edge = ax.get_xaxis_transform()
+            ax.plot(gone, np.full(len(gone), 0.02), "^", color=RED, transform=edge, clip_on=False, zorder=3)
         protected = np.flatnonzero(~np.isfinite(self.contributions))
         if len(protected):
             ax.plot(protected, np.zeros(len(protected)), "x", color="black", label="protected", clip_on=False)
         ax.axhline(0, color="black", linewidth=0.8)
-        ax.set(
-            xlabel="layer" if plain else "sublayer",
-            ylabel=f"contribution to\n{self.score_name}",
-            title="What each layer is worth",
-        )
+        player = "layer" if plain else "sublayer"
+        name_axes(ax, player, f"contribution to\n{one_line(self.score_name)}", f"What each {player} is worth")
         if plain:
             ax.xaxis.get_major_locator().set_params(integer=True)
         else:
-            ax.set_xticks(range(n_layers), self.names, rotation=90, fontsize="small")
+            names = [one_line(name) for name in self.names]
+            ax.set_xticks(range(n_layers), names, rotation=90, fontsize="small", **AS_WRITTEN)
         if self.removed.any() or len(protected):
-            ax.legend()
+            add_legend(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layershap.display.axes import CYCLE, MARKERS, axes_or_new
+from layershap.display.axes import CYCLE, MARKERS, add_legend, axes_or_new, name_axes
+from layershap.escaping import one_line
 from layershap.extras import require
 from layershap.protocols import FloatArray, IntArray
 from layershap.utilities.naming import score_name
@@ -112,7 +113,7 @@ class DepthCurveDisplay:
         curves = {"predicted by the surrogate": np.array([dense, *[r.predicted_score for r in report.removals]])}
         if np.isfinite(measured).any():
             curves = {"measured": np.array([dense, *measured])} | curves
-        return cls(counts, curves, f"{report.fit.utility}\non the calibration text")
+        return cls(counts, curves, f"{one_line(report.fit.utility)}\non the calibration text")
 
     def plot(self, ax: Any = None) -> DepthCurveDisplay:
         """Draw the curves.
@@ -128,7 +129,7 @@ class DepthCurveDisplay:
             style = {"marker": MARKERS[i % len(MARKERS)], "color": CYCLE[i % len(CYCLE)], "markersize": 4}
             # The first curve is the one that the others are compared with: whole, and on top.
             line, order = ("-", 3) if i == 0 else ("--", 2)
-            ax.plot(self.n_removed[known], values[known], label=name, linestyle=line, zorder=order, **style)
+            ax.plot(self.n_removed[known], values[known], label=one_line(name), linestyle=line, zorder=order, **style)
         if self.logarithmic:
             ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
             ax.set_yscale("log")
@@ -138,9 +139,9 @@ class DepthCurveDisplay:
             ax.yaxis.set_major_locator(locator)
             ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
             ax.yaxis.set_minor_formatter(ticker.NullFormatter())
-        ax.set(xlabel="layers removed", ylabel=self.ylabel, title="What removing layers costs")
+        name_axes(ax, "layers removed", self.ylabel, "What removing layers costs")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if len(self.curves) > 1:
-            ax.legend()
+            add_legend(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -56,10 +56,12 @@ class SurrogateDisplay:
             Drawn on; a new figure by default.
         """
         ax = axes_or_new(ax, width=5.2, height=4.2)
-        low = min(self.scores.min(), self.predictions.min())
-        high = max(self.scores.max(), self.predictions.max())
-        ax.plot([low, high], [low, high], color="black", linewidth=0.8, linestyle="--", zorder=1)
-        points = ax.scatter(self.scores, self.predictions, c=self.n_removed, cmap="viridis_r", s=14, zorder=2)
+        finite = np.isfinite(self.scores) & np.isfinite(self.predictions)
+        scores, predictions = self.scores[finite], self.predictions[finite]
+        if len(scores):
+            ends = [min(scores.min(), predictions.min()), max(scores.max(), predictions.max())]
+            ax.plot(ends, ends, color="black", linewidth=0.8, linestyle="--", zorder=1)
+        points = ax.scatter(scores, predictions, c=self.n_removed[finite], cmap="viridis_r", s=14, zorder=2)
         ax.figure.colorbar(points, ax=ax, label="layers removed").locator.set_params(integer=True)
         ax.set(
             xlabel="measured score",

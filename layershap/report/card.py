@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from layershap.checkpoint import RECIPE_FILE
+from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.report.records import PruningOutcome, RemovalRecord
 from layershap.report.summary import describe, layer_table, outcome_table, speed_table
 
@@ -37,13 +38,14 @@ def model_card(report: PruningReport, n_remove: int, *, name: str, base_model: s
     """
     removal = report.removal(n_remove)
     outcome = next((o for o in reversed(report.outcomes) if o.removed == removal.layers), None)
-    results = _eval_results(outcome) if outcome is not None else None
+    # A model measured for its speed only has no scores; the metadata takes none rather than an empty list of them.
+    results = (_eval_results(outcome) or None) if outcome is not None else None
     data = ModelCardData(
-        base_model=base_model,
+        base_model=one_line(base_model) if base_model is not None else None,
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["pruning", "depth-pruning", "layershap"],
-        model_name=name if results else None,
+        model_name=one_line(name) if results else None,
         eval_results=results,
     )
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(report, removal, outcome, name, base_model)}")
@@ -53,12 +55,12 @@ def _body(
     report: PruningReport, removal: RemovalRecord, outcome: PruningOutcome | None, name: str, base_model: str | None
 ) -> str:
     fit, text = report.fit, report.calibration
-    origin = f"`{base_model}`" if base_model else f"a {fit.model_class}"
+    origin = markdown_code(base_model) if base_model else f"a {markdown_text(fit.model_class)}"
     score = "not measured" if removal.score is None else f"{removal.score:.4g}"
     parts = [
-        f"# {name}",
+        f"# {markdown_text(name)}",
         f"{origin} without {removal.n_remove} of its {len(report.layers)} {fit.granularity}s: "
-        f"{report.names(removal.layers)}. "
+        f"{markdown_text(report.names(removal.layers))}. "
         f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. The weights of the other layers are "
         "unchanged; nothing was trained.",
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
@@ -68,20 +70,20 @@ def _body(
         "config can't say which layers are gone, and `from_pretrained` refuses it then. Else: "
         "`transformers.AutoModelForCausalLM.from_pretrained(folder)`.",
         "## How it was chosen",
-        f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens ({describe(text.provenance)})"
+        f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens "
+        f"({markdown_text(describe(text.provenance))})"
         + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),
-        f"- score: {fit.utility}; all layers {fit.baseline_score:.4g}, this model {score} "
+        f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, this model {score} "
         f"(predicted {removal.predicted_score:.4g})",
-        f"- surrogate: {report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}",
-        f"- random_state: {fit.settings.get('random_state')}; "
-        + ", ".join(f"{package} {number}" for package, number in report.environment.versions.items()),
+        f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",
+        markdown_text(f"- random_state: {fit.settings.get('random_state')}; {describe(report.environment.versions)}"),
     ]
     if outcome is not None:
         parts += ["## Before and after", outcome_table(report, outcome).to_markdown()]
         parts += ["Perplexities under different protocols can't be compared; each row names its own."]
     if outcome is not None and outcome.after.speed:
         speed = speed_table(report, outcome)
-        parts += [f"{speed.title}:", speed.to_markdown()]
+        parts += [f"{markdown_text(speed.title)}:", speed.to_markdown()]
     parts += ["## Values of the layers", layer_table(report).to_markdown()]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
 
@@ -90,9 +92,9 @@ def _eval_results(outcome: PruningOutcome) -> list[Any]:
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=score.task,
-            dataset_name=f"{score.task} ({score.protocol})",
-            metric_type=score.metric,
+            dataset_type=one_line(score.task),
+            dataset_name=one_line(f"{score.task} ({score.protocol})"),
+            metric_type=one_line(score.metric),
             metric_value=score.value,
         )
         for score in outcome.after.scores

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+
+from layershap.escaping import html_text
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -32,11 +33,11 @@ def page(report: PruningReport, n_remove: int | None = None) -> str:
     """
     tables = "\n".join(table.to_html() for table in report.tables().values())
     figures = "\n".join(
-        f'<figure><img alt="{escape(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
+        f'<figure><img alt="{html_text(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
         for title, png in pictures(report, n_remove).items()
     )
-    settings = "".join(f"<li><code>{escape(k)}={escape(v)}</code></li>" for k, v in report.fit.settings.items())
-    title = escape(f"Layer pruning of {report.fit.model_class}")
+    settings = "".join(f"<li><code>{html_text(k)}={html_text(v)}</code></li>" for k, v in report.fit.settings.items())
+    title = html_text(f"Layer pruning of {report.fit.model_class}")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
@@ -54,7 +55,8 @@ def pictures(report: PruningReport, n_remove: int | None = None, dpi: int = 110)
     from layershap.display import ContributionDisplay, DepthCurveDisplay, InteractionDisplay, SurrogateDisplay
 
     if n_remove is None and report.outcomes:
-        n_remove = len(report.outcomes[-1].removed)
+        measured = report.outcomes[-1].removed
+        n_remove = next((removal.n_remove for removal in report.removals if removal.layers == measured), None)
     known = n_remove in [removal.n_remove for removal in report.removals]
     displays: dict[str, Any] = {
         "contributions": ContributionDisplay.from_report(report, n_remove if known else None),

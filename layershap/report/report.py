@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layershap.calibration.sources import read_texts
+from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
-from layershap.model.stack import LayersArgument, find_layers
+from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
 from layershap.report.card import model_card
-from layershap.report.measure import measure_outcome, removed_between
+from layershap.report.identify import removal_of
+from layershap.report.measure import measure_outcome
 from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
@@ -31,6 +33,7 @@ from layershap.report.records import (
 from layershap.report.speed import speed_lengths
 from layershap.report.store import from_plain, to_plain
 from layershap.report.tables import Table
+from layershap.report.validity import check_report
 from layershap.scoring.evaluate import Score, Texts, evaluate
 from layershap.scoring.perplexity import resolve_protocol
 
@@ -126,16 +129,18 @@ class PruningReport:
             Lengths at which speed is measured: by default 128 and 32, or what fits the models' positions.
         n_remove : int, optional
             Which of the report's removals `pruned` is. By default found from the weights, or (trained or quantised
-            since) from the number of its layers; must be told where sublayers were removed.
+            since) from the number of its layers; must be given where sublayers were removed.
         layers : str or sequence of nn.Module, optional
             Where the layers are, if the rule can't know.
 
         Raises
         ------
         ValueError
-            `pruned` is not smaller than `model`, or `n_remove` must be told.
+            `model` has another depth than the fitted one, `pruned` is none of the report's removals, or `n_remove`
+            must be given.
         """
         lengths = speed_lengths((model, pruned), prompt_tokens, new_tokens) if batch_sizes else (1, 1)
+        missing = removal_of(self, model, pruned, n_remove, layers).layers
         scores: list[tuple[Score, ...]] = [(), ()]
         if texts is not None or tasks:
             n_tokens = None if n_sequences is None else n_sequences * resolve_protocol(protocol).seq_len
@@ -146,7 +151,6 @@ class PruningReport:
                 ).scores
                 for each in (model, pruned)
             ]
-        missing = self._removed(model, pruned, n_remove, layers)
         outcome = measure_outcome(
             model,
             pruned,
@@ -158,19 +162,6 @@ class PruningReport:
             layers=layers,
         )
         return replace(self, outcomes=(*self.outcomes, outcome))
-
-    def _removed(
-        self, model: nn.Module, pruned: nn.Module, n_remove: int | None, layers: LayersArgument
-    ) -> tuple[int, ...]:
-        if n_remove is not None:
-            return self.removal(n_remove).layers
-        if self.fit.granularity != "layer":
-            raise ValueError(f"which removal is it? Give n_remove, the number of {self.fit.granularity}s removed")
-        found = removed_between(model, pruned, layers)
-        if found is not None:
-            return found
-        # Trained or quantised since: then it can only be the set that this report names.
-        return self.removal(len(self.layers) - len(find_layers(pruned, layers))).layers
 
     def names(self, layers: Iterable[int]) -> str:
         """Names of some layers (or sublayers), separated by commas."""
@@ -237,27 +228,42 @@ class PruningReport:
         Raises
         ------
         ReportFormatError
-            Not a report, or one of a newer version.
+            Not a report, one of a newer version, or one whose parts contradict each other.
         """
+        if Path(path).is_dir():
+            raise ReportFormatError(f"{path} must be a report's file, it is a folder: give the .json file in it")
         try:
             content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        except RecursionError as error:
+            raise ReportFormatError(f"{path} must be a report in JSON: it is nested too deeply to be one") from error
         except ValueError as error:
             raise ReportFormatError(
                 f"{path} must be a report in JSON, written by PruningReport.save: {error}"
             ) from error
         found = content.pop(_MARK, None) if isinstance(content, dict) else None
-        if not isinstance(found, int):
-            raise ReportFormatError(f"{path} must be written by PruningReport.save: it has no {_MARK!r} number")
-        if found > FORMAT:
-            versions = content.get("environment", {}).get("versions", {})
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
             raise ReportFormatError(
-                f"{path} is a report of format {found}, written by layershap {versions.get('layershap', 'unknown')}; "
-                f"this version reads formats up to {FORMAT}: pip install --upgrade layershap"
+                f"{path} must be written by PruningReport.save, with {_MARK!r}: {FORMAT}; got {found!r:.40}"
             )
-        return from_plain(cls, content, str(path))
+        if found > FORMAT:
+            raise ReportFormatError(
+                f"{path} is a report of format {found}, written by layershap {_writer(content)}; this version reads "
+                f"formats up to {FORMAT}: pip install --upgrade layershap"
+            )
+        report = from_plain(cls, content, str(path))
+        check_report(report, str(path))
+        return report
 
 
 def _kept_texts(texts: Texts | Mapping[str, Texts], n_tokens: int | None) -> dict[str, list[str]]:
     """Texts that two models can be measured on, though they may be streams, by name."""
     named = texts if isinstance(texts, Mapping) else {"text": texts}
     return {name: read_texts(part, n_tokens)[0] for name, part in named.items()}
+
+
+def _writer(content: dict[str, Any]) -> str:
+    """The version that wrote a file of a layout that this one doesn't know."""
+    found: Any = content
+    for key in ("environment", "versions", "layershap"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return one_line(found) if isinstance(found, str) else "unknown"

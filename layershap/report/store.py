@@ -15,6 +15,9 @@ from layershap.exceptions import ReportFormatError
 
 Record = TypeVar("Record")
 
+_LIMIT = 2**63
+"""No count comes near it; Python's ints have no bound of their own, floats and formatted tables do."""
+
 
 def to_plain(value: Any) -> Any:
     """What `json.dumps` takes, for a record or any of its parts."""
@@ -54,12 +57,17 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, dict), "an object", value, where)
         return {key: _read(get_args(kind)[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is Any:
+        _expect(_is_shallow(value, 8), "JSON of few levels", "deeper nesting", where)
         return value
     if kind is float:
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
         _expect(numeric or value in ("NaN", "Infinity", "-Infinity"), "a number", value, where)
+        if isinstance(value, int):
+            _expect(abs(value) < _LIMIT, "a number of 64 bits", value, where)
         return float(value)
     _expect(isinstance(value, kind) and not (kind is int and isinstance(value, bool)), kind.__name__, value, where)
+    if kind is int:
+        _expect(0 <= value < _LIMIT, "a count: an int of 63 bits, not negative", value, where)
     return value
 
 
@@ -71,6 +79,11 @@ def _read_record(kind: type, value: Any, where: str) -> Any:
     if missing or unknown:
         raise ReportFormatError(f"{where} must have the fields {names}: missing {missing}, unknown {unknown}")
     return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _is_shallow(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_shallow(item, levels - 1) for item in inner)
 
 
 def _expect(condition: bool, wanted: str, value: Any, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layershap.report.records import PruningOutcome
@@ -55,14 +56,17 @@ def layer_table(report: PruningReport) -> Table:
         for layer in report.layers
     ]
     columns = ("layer", "value", "standard error", "rank by value", "kind", "parameters", "note")
-    return Table("Layers, by their value for the score", columns, tuple(rows))
+    player = report.fit.granularity
+    note = (
+        f"value: by how much the score rises, on average, when the {player} joins some of the others. rank by value: 1 "
+        f"for the {player} of least value, the first to go if the values alone decided; the sets under Removals need "
+        "not follow it."
+    )
+    return Table("Layers, by their value for the score", columns, tuple(rows), note)
 
 
 def removal_table(report: PruningReport) -> Table:
-    """For each number of removed layers: which, what that scores, what is left.
-
-    "least sure" is the lowest of the layers' probabilities to be removed when the calibration text is resampled.
-    """
+    """For each number of removed layers: which, what that scores, what is left."""
     rows = [
         (
             removal.n_remove,
@@ -86,7 +90,13 @@ def removal_table(report: PruningReport) -> Table:
         "% smaller",
         "MiB left",
     )
-    return Table("Removals, on the calibration text", columns, tuple(rows))
+    player = report.fit.granularity
+    note = (
+        f"least sure: the choice is made again on resampled calibration sequences; the share of the resamples in which "
+        f"a {player} is removed, for the {player} of the set whose share is lowest (1: the set is the same in all). "
+        "score: of the model without the set, - where it was not evaluated; predicted score: the surrogate's."
+    )
+    return Table("Removals, on the calibration text", columns, tuple(rows), note)
 
 
 def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
@@ -134,7 +144,7 @@ def _without(report: PruningReport, outcome: PruningOutcome) -> str:
     return f"Without {report.fit.granularity}s {report.names(outcome.removed)}"
 
 
-def describe(provenance: dict[str, object]) -> str:
+def describe(provenance: Mapping[str, object]) -> str:
     """Provenance in one line."""
     return ", ".join(f"{name} {value}" for name, value in provenance.items())
 
