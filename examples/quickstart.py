@@ -20,7 +20,6 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from sklearn.base import clone
 from transformers import AutoModelForCausalLM
 
 from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, compare
@@ -68,7 +67,7 @@ for layer, (value, error) in enumerate(zip(pruner.contributions_, pruner.contrib
 protocol = PERPLEXITY_PROTOCOLS["seq128"]
 evaluation = protocol.sequences(unseen, tokenizer, n_sequences=64)
 randoms = {f"random {seed}": RandomLayers(random_state=seed) for seed in range(5)}
-methods = {"layershap": clone(pruner).set_params(verbose=0), "one-shot": ShortenedLlama(), **randoms}
+methods = {"layershap": pruner, "one-shot": ShortenedLlama(), **randoms}
 counts = list(range(1, pruner.n_layers_in_ // 2 + 1))
 table = compare(model, calibration, evaluation, methods, counts)
 

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
-from layershap import BootstrapEnsemble, LinearRidge, PairwiseRidge, PaperMLP, StratifiedSampler, shapley
+from layershap import (
+    BootstrapEnsemble,
+    HammingProcess,
+    LinearRidge,
+    PairwiseRidge,
+    PaperMLP,
+    StratifiedSampler,
+    shapley,
+)
 from layershap.fitting.heldout import choose_surrogate, held_out
 from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
 from layershap.testing import check_surrogate
@@ -27,7 +37,7 @@ def drawn(n, m, seed=0):
     return StratifiedSampler(leave_one_out=True).sample(n, m, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("surrogate", [LinearRidge(), PairwiseRidge(), BootstrapEnsemble(n_members=3)])
+@pytest.mark.parametrize("surrogate", [LinearRidge(), PairwiseRidge(), HammingProcess(), BootstrapEnsemble(n_members=3)])
 def test_they_keep_the_contract(surrogate):
     check_surrogate(surrogate)
 
@@ -134,3 +144,17 @@ def test_a_mask_drawn_twice_is_never_on_both_sides():
     from sklearn.tree import DecisionTreeRegressor
 
     assert held_out(DecisionTreeRegressor(random_state=0), masks, scores, 0).r2 < 0.2
+
+
+@pytest.mark.parametrize("surrogate", [PaperMLP(epochs=20, random_state=0), HammingProcess()], ids=repr)
+def test_the_users_torch_settings_change_nothing(surrogate):
+    masks = drawn(8, 60)
+    scores = pairwise_game(8)(masks)
+    expected = clone(surrogate).fit(masks, scores).predict(masks)
+    with torch.inference_mode():
+        assert np.array_equal(clone(surrogate).fit(masks, scores).predict(masks), expected)
+    try:
+        torch.set_default_device("meta")
+        assert np.array_equal(clone(surrogate).fit(masks, scores).predict(masks), expected)
+    finally:
+        torch.set_default_device(None)

@@ -158,7 +158,8 @@ class HammingProcess(RegressorMixin, BaseEstimator):
         start = np.concatenate([[log(4.0), log(1e-2)], np.full(masks_ML.shape[1], _TYPICAL_RATE)])
 
         def objective(parameters: FloatArray) -> tuple[float, FloatArray]:
-            with torch.inference_mode(False), torch.enable_grad():
+            # Neither a user's `torch.inference_mode` nor their default device reaches in here.
+            with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
                 variables = torch.from_numpy(parameters.copy()).requires_grad_()
                 loss = _negative_log_posterior(variables, differ.clone(), targets.clone())
                 (gradient,) = torch.autograd.grad(loss, variables)

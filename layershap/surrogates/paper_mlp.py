@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -54,8 +55,13 @@ class PaperMLP(RegressorMixin, BaseEstimator):
         rate: Any = self.learning_rate
         if not isinstance(rate, Real) or not 0 < float(rate) < float("inf"):
             raise ValueError(f"PaperMLP's learning_rate must be a positive number, got {rate!r}")
-        inputs_ML = torch.from_numpy(np.asarray(masks, dtype=np.float32))
-        targets_M = torch.from_numpy(np.asarray(scores, dtype=np.float32))
+        # Neither a user's `torch.inference_mode`, in which nothing learns, nor their default device reaches in here.
+        with torch.inference_mode(False), torch.enable_grad(), torch.device("cpu"):
+            self._train(np.asarray(masks, dtype=np.float32), np.asarray(scores, dtype=np.float32))
+        return self
+
+    def _train(self, masks: NDArray[np.float32], scores: NDArray[np.float32]) -> None:
+        inputs_ML, targets_M = torch.from_numpy(masks), torch.from_numpy(scores)
         n_masks, n_layers = inputs_ML.shape
         seed = int(check_random_state(self.random_state).randint(2**31))
         generator = torch.Generator().manual_seed(seed)
@@ -64,24 +70,21 @@ class PaperMLP(RegressorMixin, BaseEstimator):
             network = self._network(n_layers)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.learning_rate, momentum=0.9)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=100, gamma=0.1)
-        # A user's `torch.inference_mode` would not let the network learn.
-        with torch.inference_mode(False), torch.enable_grad():
-            for _ in range(self.epochs):
-                for batch in torch.randperm(n_masks, generator=generator).split(self.batch_size):
-                    optimizer.zero_grad()
-                    loss = nn.functional.mse_loss(network(inputs_ML[batch])[:, 0], targets_M[batch])
-                    loss.backward()
-                    optimizer.step()
-                schedule.step()
+        for _ in range(self.epochs):
+            for batch in torch.randperm(n_masks, generator=generator).split(self.batch_size):
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(network(inputs_ML[batch])[:, 0], targets_M[batch])
+                loss.backward()
+                optimizer.step()
+            schedule.step()
         self.n_features_in_ = n_layers
         self.weights_ = [p.detach().numpy().copy() for p in network.parameters()]
-        return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
         """Predicted scores [M], in (0, 1)."""
         check_is_fitted(self)
-        network = self._network(self.n_features_in_)
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.device("cpu"):
+            network = self._network(self.n_features_in_)
             for parameter, value in zip(network.parameters(), self.weights_, strict=True):
                 parameter.copy_(torch.from_numpy(value))
             return network(torch.from_numpy(np.asarray(masks, dtype=np.float32)))[:, 0].double().numpy()
