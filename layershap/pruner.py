@@ -31,6 +31,7 @@ from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.model.inspection import inspect
+from layershap.model.patching import claimed
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
@@ -280,7 +281,10 @@ class LayerPruner(ModelPruner):
         rng = random_generator(self.random_state)
         request = Request.of(self)
         text, utility = calibration_text(self, calib_data, tokenizer, request.selector)
-        with TextGame(text.parts, lambda part, index: self._game(model, part, utility, self.ledger, index)) as game:
+        with (
+            claimed(model.modules()),
+            TextGame(text.parts, lambda part, index: self._game(model, part, utility, self.ledger, index)) as game,
+        ):
             evidence = gather(game, text, request, rng)
             found = fit_contributions(game, text, evidence, request, rng)
             selection = found.for_selection(evidence, game.keep_one_of)

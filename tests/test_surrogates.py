@@ -37,7 +37,9 @@ def drawn(n, m, seed=0):
     return StratifiedSampler(leave_one_out=True).sample(n, m, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("surrogate", [LinearRidge(), PairwiseRidge(), HammingProcess(), BootstrapEnsemble(n_members=3)])
+@pytest.mark.parametrize(
+    "surrogate", [LinearRidge(), PairwiseRidge(), HammingProcess(), BootstrapEnsemble(n_members=3)]
+)
 def test_they_keep_the_contract(surrogate):
     check_surrogate(surrogate)
 

@@ -30,6 +30,8 @@ class ContributionDisplay:
         The layers', or sublayers', names.
     score_name : str
         What the values are parts of.
+    in_doubt : ndarray [L] of bool, optional
+        Layers whose value contradicts what they add to all others, marked with a question mark.
     ax_, figure_ : matplotlib objects
         After `plot`.
     """
@@ -39,6 +41,7 @@ class ContributionDisplay:
     removed: MaskArray
     names: tuple[str, ...]
     score_name: str = "the score"
+    in_doubt: MaskArray | None = None
 
     @classmethod
     def from_estimator(cls, pruner: LayerPruner, n_remove: int | None = None) -> ContributionDisplay:
@@ -57,6 +60,7 @@ class ContributionDisplay:
             removed,
             tuple(layer.name for layer in report.layers),
             report.fit.utility,
+            np.array([layer.remark == "in doubt" for layer in report.layers], dtype=bool),
         )
 
     def plot(self, ax: Any = None) -> ContributionDisplay:
@@ -81,6 +85,8 @@ class ContributionDisplay:
         if len(gone):
             edge = ax.get_xaxis_transform()
             ax.plot(gone, np.full(len(gone), 0.02), "^", color=RED, transform=edge, clip_on=False, zorder=3)
+        for layer in np.flatnonzero(np.zeros(n_layers) if self.in_doubt is None else self.in_doubt):
+            ax.annotate("?", (layer, max(self.contributions[layer], 0.0)), ha="center", va="bottom", weight="bold")
         protected = np.flatnonzero(~np.isfinite(self.contributions))
         if len(protected):
             ax.plot(protected, np.zeros(len(protected)), "x", color="black", label="protected", clip_on=False)

@@ -157,8 +157,9 @@ def fit_contributions(
     resampled_values[:, drawn.free] = fit.resampled_values
     predictions = np.full(len(evidence.masks), np.nan)
     start = min(drawn.n_known, 1)
-    places = np.flatnonzero(finite[start:])
-    predictions[places] = fit.held_out.predictions[finite[:start].sum() :]
+    of_drawn = np.full(len(finite), np.nan)
+    of_drawn[finite] = np.where(fit.held_out.judged, fit.held_out.predictions, np.nan)
+    predictions[: len(of_drawn) - start] = of_drawn[start:]
     return Contributions(
         fit=fit,
         free=drawn.free,

@@ -28,6 +28,8 @@ class HeldOut:
     ----------
     predictions : ndarray [M]
         One for each mask: by the fold that did not see it, or by the mean of all folds where all saw it.
+    judged : ndarray [M] of bool
+        Which masks were held out, and the quality is measured on.
     of_all_folds : ndarray [M]
         Mean predictions of all folds' surrogates.
     surrogates : list of Surrogate
@@ -41,6 +43,7 @@ class HeldOut:
     """
 
     predictions: FloatArray
+    judged: MaskArray
     of_all_folds: FloatArray
     surrogates: list[Surrogate]
     r2: float
@@ -116,7 +119,7 @@ def _judged(
                 "slope": slope,
             }
         )
-    return HeldOut(predictions, of_all_folds, surrogates, *_quality(scores, guesses), strata)
+    return HeldOut(predictions, judged_M, of_all_folds, surrogates, *_quality(scores, guesses), strata)
 
 
 def choose_surrogate(

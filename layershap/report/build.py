@@ -12,6 +12,7 @@ import numpy as np
 from layershap.protocols import FloatArray, MaskArray
 from layershap.report.records import (
     CalibrationRecord,
+    ComparisonRecord,
     CostRecord,
     FitRecord,
     LayerRecord,
@@ -58,9 +59,16 @@ def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
             contribution=_player_value(pruner, pruner.contributions_, layer.index),
             standard_error=_player_value(pruner, pruner.contributions_std_, layer.index),
             removal_rank=int(rank[layer.index]) + 1,
+            remark=_remark(pruner, layer.index),
         )
         for layer in pruner.inspection_.layers
     )
+
+
+def _remark(pruner: LayerPruner, layer: int) -> str:
+    if layer in pruner.veto_players_:
+        return "veto player"
+    return "in doubt" if layer in pruner.diagnostics_["doubtful"] else ""
 
 
 def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> float | None:
@@ -81,12 +89,26 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
                 layers=tuple(layers),
                 probabilities=None if np.isnan(sure).any() else tuple(sure.tolist()),
                 score=_known(pruner.removal_scores_[n_remove - 1]),
+                comparison=_comparison(pruner, n_remove),
                 predicted_score=_predicted(pruner, mask_L),
                 n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),
                 n_bytes=pruner.inspection_.n_bytes - sum(layer.n_bytes for layer in freed),
             )
         )
     return tuple(records)
+
+
+def _comparison(pruner: LayerPruner, n_remove: int) -> ComparisonRecord | None:
+    found = None if pruner.comparisons_ is None else pruner.comparisons_[n_remove - 1]
+    if found is None:
+        return None
+    return ComparisonRecord(
+        score_error=found.score_error,
+        over_greedy=found.over_greedy,
+        over_greedy_error=found.over_greedy_error,
+        over_second=found.over_second,
+        over_second_error=found.over_second_error,
+    )
 
 
 def _known(score: float) -> float | None:

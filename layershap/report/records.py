@@ -33,6 +33,9 @@ class LayerRecord:
         Its value and the error of it, in the unit of the score; None for protected layers.
     removal_rank : int
         1 for the layer of least value.
+    remark : str
+        'veto player' for a layer without which the model is lost; 'in doubt' where the value contradicts what the layer
+        adds to all others; else empty.
     """
 
     index: int
@@ -46,6 +49,28 @@ class LayerRecord:
     contribution: float | None
     standard_error: float | None
     removal_rank: int
+    remark: str
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """What calibration text held back from the search says of a set, on the score's scale.
+
+    Attributes
+    ----------
+    score_error : float
+        Standard error of the set's score there.
+    over_greedy, over_greedy_error : float
+        Lead over greedy removal's set, and its standard error; 0 where they are the same.
+    over_second, over_second_error : float
+        The same over the second best set; NaN without one.
+    """
+
+    score_error: float
+    over_greedy: float
+    over_greedy_error: float
+    over_second: float
+    over_second_error: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +88,8 @@ class RemovalRecord:
         where they can't be.
     score : float or None
         Of the masked model, on the calibration text held back from the search where there was any.
+    comparison : ComparisonRecord or None
+        How sure that score and that choice are; None where no text was held back.
     predicted_score : float
         By the surrogate.
     n_parameters, n_bytes : int
@@ -73,6 +100,7 @@ class RemovalRecord:
     layers: tuple[int, ...]
     probabilities: tuple[float, ...] | None
     score: float | None
+    comparison: ComparisonRecord | None
     predicted_score: float
     n_parameters: int
     n_bytes: int

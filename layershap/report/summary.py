@@ -51,7 +51,7 @@ def layer_table(report: PruningReport) -> Table:
             layer.removal_rank if layer.removable else None,
             f"{layer.mixer} + {layer.feed_forward}",
             layer.n_parameters,
-            "" if layer.removable else f"protected: {layer.reason}",
+            layer.remark if layer.removable else f"protected: {layer.reason}",
         )
         for layer in report.layers
     ]
@@ -60,7 +60,8 @@ def layer_table(report: PruningReport) -> Table:
     note = (
         f"value: by how much the score rises, on average, when the {player} joins some of the others. rank by value: 1 "
         f"for the {player} of least value, the first to go if the values alone decided; the sets under Removals need "
-        "not follow it."
+        "not follow it. veto player: without it alone less than a third of the model's worth is left; in doubt: the "
+        f"value has another sign than what the {player} adds to all others."
     )
     return Table("Layers, by their value for the score", columns, tuple(rows), note)
 
@@ -73,6 +74,9 @@ def removal_table(report: PruningReport) -> Table:
             report.names(removal.layers),
             None if removal.probabilities is None else min(removal.probabilities),
             removal.score,
+            None if removal.comparison is None else removal.comparison.score_error,
+            None if removal.comparison is None else removal.comparison.over_greedy,
+            None if removal.comparison is None else removal.comparison.over_greedy_error,
             removal.predicted_score,
             removal.n_parameters,
             100 * (1 - removal.n_parameters / report.fit.n_parameters),
@@ -85,6 +89,9 @@ def removal_table(report: PruningReport) -> Table:
         "layers",
         "least sure",
         "score",
+        "+/-",
+        "over greedy",
+        "+/- of that",
         "predicted score",
         "parameters left",
         "% smaller",
@@ -94,7 +101,8 @@ def removal_table(report: PruningReport) -> Table:
     note = (
         f"least sure: the choice is made again on resampled calibration sequences; the share of the resamples in which "
         f"a {player} is removed, for the {player} of the set whose share is lowest (1: the set is the same in all). "
-        "score: of the model without the set, - where it was not evaluated; predicted score: the surrogate's."
+        "score: of the model without the set, on the text held back from the search if any was, - where it was not "
+        "evaluated; over greedy: less that of greedy removal's set there; predicted score: the surrogate's."
     )
     return Table("Removals, on the calibration text", columns, tuple(rows), note)
 
