@@ -55,6 +55,11 @@ class Progress:
             # Sums of the same numbers in another order may differ in the last digit; tqdm minds that.
             self._bar.update(min(work, self.work_planned - self._bar.n))
 
+    def note(self, text: str) -> None:
+        """Say what goes on while the bar stands still."""
+        if self._bar is not None:
+            self._bar.set_description_str(text)
+
     def close(self) -> None:
         """End the bar; what was expected and never came is no longer waited for."""
         if self._bar is not None:

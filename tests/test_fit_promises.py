@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.tree import DecisionTreeClassifier
 
@@ -19,6 +20,7 @@ from layershap import (
     LayerPruner,
     PairwiseRidge,
     PaperMLP,
+    ShapleyRanking,
     SurrogateSearch,
     TiedSelectionWarning,
 )
@@ -276,3 +278,33 @@ def test_a_fraction_of_the_layers(stories, stories_calibration):
     assert pruner.removed_layers() == pruner.removed_layers(2)
     assert pruner.removed_layers(0.1) == pruner.removed_layers(1)
     assert pruner.transform(stories[0]).config.num_hidden_layers == 3
+
+
+class FailsLater:
+    """A surrogate that learns made-up scores, but not those of a model of 5 layers."""
+
+    def fit(self, masks, scores):
+        if masks.shape[1] == 5:
+            raise ArithmeticError("no")
+        self.mean = float(np.mean(scores))
+
+    def predict(self, masks):
+        return np.full(len(masks), self.mean)
+
+
+def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_calibration):
+    first = tiny_random("gpt2", n_layers=4)
+    pruner = LayerPruner(selector=ShapleyRanking(), n_masks=12, keep_veto=False, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner.fit(first, IDS)
+    before, report = pruner.contributions_.copy(), pruner.report_
+    with pytest.raises(ArithmeticError):
+        pruner.set_params(surrogate=FailsLater()).fit(stories[0], stories_calibration)
+    assert np.array_equal(pruner.contributions_, before)
+    assert pruner.report_.layers == report.layers
+    never = LayerPruner(surrogate=FailsLater(), keep_veto=False, random_state=0)
+    with pytest.raises(ArithmeticError):
+        never.fit(stories[0], stories_calibration)
+    with pytest.raises(NotFittedError):
+        never.removed_layers(1)

@@ -23,6 +23,11 @@ def test_one_bar_for_a_fit_with_a_search(stories, stories_calibration, capsys):
     assert re.match(r"\d+ masks: 100%", last)
 
 
+def test_the_bar_says_that_a_surrogate_is_fitted(stories, stories_calibration, capsys):
+    LayerPruner(random_state=0, verbose=1).fit(stories[0], stories_calibration)
+    assert re.search(r"fitting the surrogate \(HammingProcess\) to \d+ masks", capsys.readouterr().err)
+
+
 def test_one_bar_for_text_in_parts(gpt2, capsys):
     calibration = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=16, n_sequences=32)
     LayerPruner(max_remove=2, verbose=1, random_state=0).fit(gpt2[0], calibration)

@@ -144,6 +144,8 @@ def fit_contributions(
     if isinstance(game.utility, Utility):
         statistics = game.statistics(drawn.masks[finite], value_parts(text))
     resampled = resampled_scores(game.utility, statistics, N_RESAMPLES, rng)
+    surrogate = request.surrogate if isinstance(request.surrogate, str) else type(request.surrogate).__name__
+    game.progress.note(f"fitting the surrogate ({surrogate}) to {int(finite.sum())} masks")
     fit = fit_values(request.surrogate, masks[finite], drawn.scores[finite], resampled, settings, rng)
     n_layers = len(evidence.removable)
     values, mask_errors, calibration = (np.full(n_layers, np.nan) for _ in range(3))
