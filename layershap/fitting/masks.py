@@ -99,7 +99,7 @@ def try_surrogate(surrogate: Any) -> None:
     """
     if isinstance(surrogate, str):
         return
-    if is_classifier(surrogate):
+    if hasattr(surrogate, "__sklearn_tags__") and is_classifier(surrogate):
         raise TypeError(f"a surrogate must be a regressor, got the classifier {type(surrogate).__name__}")
     rng = np.random.default_rng(0)
     masks = rng.random((40, 6)) < 0.7
