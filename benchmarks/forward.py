@@ -186,13 +186,20 @@ def main() -> None:
     print(f"{provenance()}\n")
     print(f"{options.shape}: {shape}, {dtype}, 10 x 128 tokens, the paper's strata; head alone {head * 1e3:.1f} ms\n")
     names = {
-        "a": "(a) zeroed parameters", "b": "(b) skipped, one mask at a time",
-        "c": "(c) fused", "d": "(d) fused, bfloat16, compiled layers",
+        "a": "(a) zeroed parameters",
+        "b": "(b) skipped, one mask at a time",
+        "c": "(c) fused",
+        "d": "(d) fused, bfloat16, compiled layers",
     }
     rows = [
         [
-            names[key], f"{way.seconds / way.masks:.3f}", str(way.masks), str(way.layer_runs),
-            f"{way.seconds_per_run * 1e3:.2f}", f"{way.head_seconds * 1e3:.1f}", f"{way.peak:.0f}",
+            names[key],
+            f"{way.seconds / way.masks:.3f}",
+            str(way.masks),
+            str(way.layer_runs),
+            f"{way.seconds_per_run * 1e3:.2f}",
+            f"{way.head_seconds * 1e3:.1f}",
+            f"{way.peak:.0f}",
         ]
         for key, way in ways.items()
     ]
@@ -211,8 +218,15 @@ def main() -> None:
             + [f"{(layers[key] + heads[key]) / (layers['c'] + heads['c']):.2f}" for key in "abd"]
         )
     header = [
-        "masks", "layer runs (c)", "runs a/c", "runs b/c", "layers' seconds a/c", "layers' seconds b/c", "all a/c",
-        "all b/c", "all d/c",
+        "masks",
+        "layer runs (c)",
+        "runs a/c",
+        "runs b/c",
+        "layers' seconds a/c",
+        "layers' seconds b/c",
+        "all a/c",
+        "all b/c",
+        "all d/c",
     ]
     print(markdown(header, rows) + "\n")
     cost = game.estimate_cost(np.ones((1, shape["n_layers"]), dtype=bool) & False)

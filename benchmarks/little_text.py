@@ -21,7 +21,7 @@ from oracle import RESULTS, counted, held_out_perplexities, perplexities
 from problems import LENGTH, PROBLEMS, Problem
 from selection import masks_of
 
-from layershap import Calibration, LayerGame
+from layershap import Calibration, LayerGame, LayerPruner
 
 
 def cut(problem: Problem, n_sequences: int) -> list[Calibration]:
@@ -46,7 +46,9 @@ def main() -> None:
         ledger = RESULTS / f"{problem.name}_{args.sequences}sequences{index}.jsonl"
         for row, name in enumerate(names):
             with counted() as spent:
-                fitted = made[name](index).set_params(ledger=ledger).fit(problem.model, text)
+                method = made[name](index)
+                own = ledger.with_suffix(".parts.jsonl") if isinstance(method, LayerPruner) else ledger
+                fitted = method.set_params(ledger=own).fit(problem.model, text)
             masks = masks_of(fitted, n_layers, max_remove)
             with LayerGame(problem.model, text, ledger=ledger) as game:
                 found[row, index, 0] = perplexities(game, masks)

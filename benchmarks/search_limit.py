@@ -63,8 +63,9 @@ def main() -> None:
     calibration, ledger = problem.calibrations[args.seed], ledger_of(problem, args.seed)
     made = methods(n_layers, max_remove, (), llama=False)
     fitted = {
-        name: made[name](args.seed).set_params(ledger=ledger).fit(problem.model, calibration)
-        for name in (GREEDY, DEFAULT)
+        # The default has its text in parts, each with a ledger of its own.
+        name: made[name](args.seed).set_params(ledger=own).fit(problem.model, calibration)
+        for name, own in ((GREEDY, ledger), (DEFAULT, ledger.with_suffix(".parts.jsonl")))
     }
     with LayerGame(problem.model, calibration, ledger=ledger) as every:
         game = RecordedGame(every, np.ones(n_layers, dtype=bool), max_masks=2**n_layers)

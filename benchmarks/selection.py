@@ -36,7 +36,7 @@ from oracle import (
 from problems import LENGTH, MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES, Problem
 from selection_tables import PAPER_MASKS, Result, depth_table, on_more, reach, regret_table
 
-from layershap import Calibration, LayerGame, StratifiedSampler
+from layershap import Calibration, LayerGame, LayerPruner, StratifiedSampler
 from layershap.exceptions import SurrogateQualityWarning
 from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks, exact_from_table
@@ -98,7 +98,9 @@ def run(
         for seed in seeds:
             method = make(seed)
             if "ledger" in method.get_params(deep=False):
-                method.set_params(ledger=ledger_of(problem, seed, text_name))
+                # A search has its text in parts, each with a ledger of its own.
+                own = "_parts" if isinstance(method, LayerPruner) else ""
+                method.set_params(ledger=ledger_of(problem, seed, text_name + own))
             with counted() as spent, warnings.catch_warnings():
                 warnings.simplefilter("ignore", SurrogateQualityWarning)
                 method.fit(problem.model, texts[seed])
@@ -120,8 +122,7 @@ def on_more_text(problem: Problem, max_remove: int, seeds: tuple[int, ...], ever
     """The same methods on more of the same text. What they choose isn't judged on the smaller set: no regret."""
     found = run(problem, {name: every[name] for name in ON_MORE_TEXT}, max_remove, seeds, problem.more, "more")
     return {
-        on_more(name): replace(result, calibration=np.full_like(result.test, np.nan))
-        for name, result in found.items()
+        on_more(name): replace(result, calibration=np.full_like(result.test, np.nan)) for name, result in found.items()
     }
 
 

@@ -73,9 +73,7 @@ def regret_table(results: dict[str, Result]) -> str:
 
 
 def depth_table(results: dict[str, Result], max_remove: int) -> str:
-    rows = [
-        [name, *(percent(value) for value in result.test.mean(axis=0))] for name, result in results.items()
-    ]
+    rows = [[name, *(percent(value) for value in result.test.mean(axis=0))] for name, result in results.items()]
     return markdown(["removed", *(str(n) for n in range(1, max_remove + 1))], rows)
 
 

@@ -1,6 +1,6 @@
 """How a layer's time per token depends on the tokens of one call: what the default of `batch_tokens` rests on.
 
-    python benchmarks/token_budget.py
+python benchmarks/token_budget.py
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
 from layershap.model.inspection import inspect
+from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
@@ -278,6 +279,7 @@ class LayerPruner(ModelPruner):
         self
         """
         start = time.perf_counter()
+        check_is_model(model)
         rng = random_generator(self.random_state)
         request = Request.of(self)
         text, utility = calibration_text(self, calib_data, tokenizer, request.selector)
@@ -307,7 +309,6 @@ class LayerPruner(ModelPruner):
         self.removable_ = evidence.removable
         self.keep_one_of_ = selection.keep_one_of
         self.contributions_, self.contributions_std_ = found.values, found.standard_errors
-        self.interactions_ = found.interactions
         self.veto_players_ = np.flatnonzero(found.veto)
         self.removal_order_ = removal_order(found.values, evidence.removable)
         self.removal_probabilities_ = probabilities
@@ -384,6 +385,12 @@ class LayerPruner(ModelPruner):
     def _choose(self, n_remove: int) -> IntArray:
         selector = SurrogateSearch() if self.selector is None else self.selector
         return select_layers(selector, self._selection, n_remove)
+
+    @property
+    def interactions_(self) -> FloatArray | None:
+        """Pairwise interactions [L, L]; computed when first asked for, which takes seconds on many layers."""
+        check_is_fitted(self)
+        return self._found.interactions
 
     @property
     def report_(self) -> PruningReport:

@@ -171,7 +171,7 @@ def test_texts_become_as_many_sequences_as_they_hold_up_to_128(gpt2):
         warnings.simplefilter("error")  # what is asked for by number is meant
         assert Calibration.from_texts(some, tokenizer, n_sequences=little.n_sequences).n_sequences == little.n_sequences
     for wrong in ("many", 0, 2.5):
-        with pytest.raises(ValueError, match="n_sequences must be at least 1, 'auto', or None"):
+        with pytest.raises((TypeError, ValueError), match="n_sequences must be"):
             Calibration.from_texts(some, tokenizer, n_sequences=wrong)
 
 

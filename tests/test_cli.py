@@ -21,7 +21,7 @@ from layershap.cli import main
 from layershap.cli.main import build_parser, help_texts
 from tests.conftest import STORIES, STORY
 
-FIT = ("--seq-len", "48", "--n-sequences", "4", "--n-masks", "20")
+FIT = ("--seq-len", "48", "--n-sequences", "4", "--n-masks", "40")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def read_json(capsys):
 def test_fit_is_the_librarys(run, folder, stories):
     model, tokenizer = stories
     calibration = Calibration.from_texts([STORY * 8], tokenizer, seq_len=48, n_sequences=4)
-    pruner = LayerPruner(n_masks=20, random_state=0).fit(model, calibration)
+    pruner = LayerPruner(n_masks=40, random_state=0).fit(model, calibration)
     report = PruningReport.load(run / "report.json")
     assert [layer.contribution for layer in report.layers] == pruner.contributions_.tolist()
     assert [list(r.layers) for r in report.removals] == [pruner.removed_layers(r.n_remove) for r in report.removals]
@@ -72,7 +72,10 @@ def test_fit_again_evaluates_nothing_and_finds_the_same(run, folder, capsys):
     data = read_json(capsys)
     assert data["report"]["cost"]["n_evaluated"] == 0
     first, second = PruningReport.load(run / "report.json"), PruningReport.load(again / "report.json")
-    assert (first.layers, first.removals, first.surrogate) == (second.layers, second.removals, second.surrogate)
+    # As text, in which NaN equals NaN.
+    assert repr((first.layers, first.removals, first.surrogate)) == repr(
+        (second.layers, second.removals, second.surrogate)
+    )
 
 
 def test_estimate_evaluates_nothing(folder, capsys):

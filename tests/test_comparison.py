@@ -187,7 +187,7 @@ def test_a_method_of_ones_own_needs_two_functions(stories, stories_calibration, 
 
 
 def test_a_fitted_method_is_not_fitted_again(stories, stories_calibration, held_out):
-    searched = LayerPruner(n_masks=31, search_sequences=2, random_state=0)
+    searched = LayerPruner(n_masks=31, random_state=0)
     fresh = compare(stories[0], stories_calibration, held_out, {"layershap": searched}, [1, 2])
     searched.fit(stories[0], stories_calibration)
     fitted = {"layershap": searched, "own": Plain([3, 1]).fit(stories[0]), "last": LastLayers().fit(stories[0])}

@@ -114,7 +114,7 @@ def test_another_fingerprint_is_an_error_that_names_the_field(stories, stories_c
     with pytest.raises(LedgerMismatchError, match=change) as caught:
         LayerGame(model, calibration, utility=utility, ledger=path)
     # What a search looks at is other data to the ledger: the user changed a parameter, and must be told which.
-    assert ("another budget or search_sequences of LayerPruner" in str(caught.value)) == (change == "calibration")
+    assert ("between a search on text in parts" in str(caught.value)) == (change == "calibration")
     assert "another ledger path" in str(caught.value)
 
 

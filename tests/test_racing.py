@@ -57,7 +57,7 @@ def test_scores_on_the_parts_are_those_on_the_whole(stories, texts):
     with opened(stories, text) as game, LayerGame(stories[0], together) as whole:
         assert game.scores(masks, len(text.searched)) == pytest.approx(whole(masks), abs=1e-6)
         assert game.n_sequences(2) == 8
-            # The whole model by itself first, 5 layer runs, then the 30 that the other masks need.
+        # The whole model by itself first, 5 layer runs, then the 30 that the other masks need.
         assert game.layer_run_tokens == 35 * 48 * 16
 
 

@@ -127,12 +127,13 @@ def test_exact_match_is_greedy_decoding(gpt2):
 def test_fit_on_a_task_uses_its_utility(gpt2):
     model, tokenizer = gpt2
     task = tasks.multiple_choice(load_task("copa")[:8], tokenizer)
-    pruner = LayerPruner(max_remove=2, n_masks=32, random_state=0).fit(model, task)
+    pruner = LayerPruner(max_remove=2, n_masks=80, random_state=0).fit(model, task)
     assert pruner.baseline_score_ == LayerGame(model, task)(MASKS[:1])[0]
     assert pruner.diagnostics_["calibration"]["task"] == "multiple_choice"
     assert pruner.transform(model, 2).config.n_layer == 10
     # The errors include what other questions would have said: whole questions are drawn.
     assert np.isfinite(pruner.contributions_std_).all()
+    assert np.isfinite(np.delete(pruner.diagnostics_["calibration_errors"], pruner.veto_players_)).all()
     assert np.isfinite(pruner.removal_probabilities_).all()
 
 

@@ -56,6 +56,8 @@ def mixed_texts(
     >>> mixed_texts(sources, tokenizer, weights={"adventure": 3, "fantasy": 1}, n_sequences=32).n_sequences
     32
     """
+    if not isinstance(sources, Mapping):
+        raise TypeError(f"sources must name each kind of text, {{name: texts}}, got {type(sources).__name__}")
     if not sources:
         raise ValueError("sources must name at least one kind of text, got none")
     shares = dict.fromkeys(sources, 1.0) if weights is None else dict(weights)

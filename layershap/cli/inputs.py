@@ -48,7 +48,10 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
         "--seq-len", type=at_least(1), default=128, metavar="T", help="tokens per sequence (default: 128)"
     )
     group.add_argument(
-        "--n-sequences", type=at_least(1), default=10, metavar="S", help="sequences, at even distances (default: 10)"
+        "--n-sequences",
+        type=at_least(1),
+        metavar="S",
+        help="sequences, at even distances (default: as many as the text holds, up to 128)",
     )
     group.add_argument(
         "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
@@ -64,7 +67,7 @@ def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibrati
         read_texts(arguments.text),
         tokenizer,
         seq_len=arguments.seq_len,
-        n_sequences=arguments.n_sequences,
+        n_sequences=arguments.n_sequences or "auto",
         bos=arguments.bos,
     )
 

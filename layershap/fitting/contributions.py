@@ -6,6 +6,7 @@ Shapes: M masks, L layers, F free players, P removable layers, B resamples of th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class Contributions:
         contradicts = (np.sign(self.values) * np.sign(self.leave_one_outs) < 0) & (self.mask_errors > 0)
         return [int(layer) for layer in np.flatnonzero(contradicts & (np.abs(self.values) > 2 * self.standard_errors))]
 
-    @property
+    @cached_property
     def interactions(self) -> FloatArray | None:
         """Pairwise interactions [L, L] over the values' sizes, NaN beyond the free players; None if unknown."""
         known = getattr(self.fit.surrogate, "interaction_values", None)

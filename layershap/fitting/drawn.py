@@ -5,6 +5,7 @@ Shapes: M masks, L layers, P players (removable layers), F free players (those w
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -72,6 +73,7 @@ def draw_masks(
     weights: Weights,
     *,
     keep_veto: bool,
+    leave_one_outs: bool,
     rng: np.random.Generator,
 ) -> DrawnMasks:
     """Score the masks that values are estimated from, on the first parts of the text.
@@ -93,32 +95,38 @@ def draw_masks(
         Which sizes the values average over.
     keep_veto : bool
         Find the veto players by the leave-one-outs, and keep them in all masks drawn.
+    leave_one_outs : bool
+        Score the leave-one-outs in any case, as a search does anyway.
     rng : numpy.random.Generator
         Of the draws.
     """
     everyone = np.ones((1, len(removable)), dtype=bool)
     known = beside = everyone[:0]
     veto = np.zeros_like(removable)
-    if keep_veto:
+    if keep_veto or leave_one_outs:
         alone = widened(~np.eye(int(removable.sum()), dtype=bool), removable)
         first = np.concatenate([everyone, ~removable[None], alone])
         scores = game.scores(first, n_parts)
-        leave_one_outs = np.full(len(removable), np.nan)
-        leave_one_outs[removable] = np.where(np.isfinite(scores[2:]), scores[2:], -np.inf)
-        veto = veto_players(leave_one_outs, float(scores[0]), float(scores[1]))
+        without = np.full(len(removable), np.nan)
+        without[removable] = np.where(np.isfinite(scores[2:]), scores[2:], -np.inf)
+        if keep_veto:
+            veto = veto_players(without, float(scores[0]), float(scores[1]))
         known = np.concatenate([everyone, alone[~veto[removable]]])
         beside = np.concatenate([~removable[None], alone[veto[removable]]])
     free = removable & ~veto
     sampler = _over_free_players(sampler, int(veto.sum()))
-    per_veto = min(_MASKS_PER_VETO_PLAYER, n_masks // (4 * max(int(veto.sum()), 1)))
+    n_veto = max(int(veto.sum()), 1)
+    # Two at least, for an error, where that leaves half of the masks for the others.
+    per_veto = min(_MASKS_PER_VETO_PLAYER, max(n_masks // (4 * n_veto), 2 if n_masks >= 4 * n_veto else 0))
     n_drawn = n_masks - per_veto * int(veto.sum())
     # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
-    n_drawn += int(free.sum()) if keep_veto and getattr(sampler, "leave_one_out", False) else 0
+    n_drawn += int(free.sum()) if len(known) and getattr(sampler, "leave_one_out", False) else 0
     drawn = _drawn(game, sampler, free, n_drawn, n_parts, rng)
     seen = {mask.tobytes() for mask in known}
     new = widened(drawn, free)
     masks = np.concatenate([known, new[[mask.tobytes() not in seen for mask in new]]]) if len(new) else known
-    strata = tuple(range(int(free.sum()) + 1) if weights == "shapley" else strata_of(sampler, drawn))
+    of_players = drawn if len(drawn) else masks[:, free]
+    strata = tuple(range(int(free.sum()) + 1) if weights == "shapley" else strata_of(sampler, of_players))
     without = _without(masks, free, veto, strata, per_veto, rng)
     veto_scores = game.scores(without.reshape(-1, len(free)), n_parts) if without.size else np.empty(0)
     return DrawnMasks(
@@ -140,8 +148,12 @@ def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
     strata = getattr(sampler, "strata", None)
     if not n_veto or isinstance(strata, str) or strata is None or not all(isinstance(k, Integral) for k in strata):
         return sampler
-    free: Any = clone(sampler)
-    return free.set_params(strata=[max(int(k) - n_veto, 0) for k in strata])
+    fewer = [max(int(k) - n_veto, 0) for k in strata]
+    if hasattr(sampler, "set_params"):
+        return clone(sampler).set_params(strata=fewer)
+    free: Any = copy.copy(sampler)
+    free.strata = fewer
+    return free
 
 
 def _drawn(

@@ -110,7 +110,15 @@ def gather(game: TextGame, text: TextParts, request: Request, rng: np.random.Gen
             "is the model sound, in this precision?"
         )
     drawn = draw_masks(
-        game, request.sampler, removable, n_drawn, n_parts, request.weights, keep_veto=request.keep_veto, rng=rng
+        game,
+        request.sampler,
+        removable,
+        n_drawn,
+        n_parts,
+        request.weights,
+        keep_veto=request.keep_veto,
+        leave_one_outs=searches,
+        rng=rng,
     )
     record = RecordedGame(
         game,

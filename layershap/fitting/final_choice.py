@@ -24,13 +24,17 @@ _FOLDS = 4
 
 @dataclass(frozen=True)
 class SetComparison:
-    """What text held back says of the set chosen for one number of layers.
+    """What text held back says of the choice for one number of layers.
+
+    It is judged on sequences that neither the search nor the choice saw: the choice is made again without each quarter
+    of them, and what is then chosen is scored on it. So other sets may enter than the one that is chosen on all, and
+    the lead over greedy's set may be negative though that set does no worse than greedy's. The errors are those of the
+    text; how much the choice itself varies is not in them.
 
     Attributes
     ----------
     score, score_error : float
-        Of the set, on sequences that neither the search nor the choice saw: the choice is made again without each
-        quarter of them, and judged on it.
+        Of the choice.
     over_greedy, over_greedy_error : float
         Score less that of greedy's set on the same sequences, and its standard error; 0 where they are the same.
     over_second, over_second_error : float
@@ -107,6 +111,8 @@ def final_choice(
         sizes.append(
             np.array([*known, *(mask for mask in best if not any((mask == k).all() for k in known))], dtype=bool)
         )
+    if not any(len(candidates) for candidates in sizes):
+        return None
     candidates_CL = np.concatenate([candidates for candidates in sizes if len(candidates)])
     statistics = game.statistics(candidates_CL, game.n_parts)
     n_searched = game.n_sequences(n_searched_parts)
@@ -121,8 +127,8 @@ def final_choice(
         start += len(candidates)
         chosen = _chosen(utility, of_size, n_searched)
         chosen_NL[n_remove - 1] = candidates[chosen]
-        comparisons.append(_compared(utility, of_size, n_searched, chosen))
-        _warn_of_tie(candidates, utility.score(of_size))
+        comparisons.append(_compared(utility, of_size, n_searched))
+        _warn_of_tie(candidates, utility.score(of_size), chosen)
     return FinalChoice(chosen_NL, comparisons, len(statistics.counts) - n_searched, candidates_CL, statistics)
 
 
@@ -134,21 +140,26 @@ def _chosen(utility: Utility, statistics: SequenceStatistics, n_searched: int) -
     return int(np.argmax(total))
 
 
-def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int, chosen: int) -> SetComparison:
+def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> SetComparison:
     n_sequences = len(statistics.counts)
     held_S = np.arange(n_searched, n_sequences)
     everything = np.arange(n_sequences)
-    # Each sequence held back is judged by the set that is chosen without it and its fold.
+    # Each sequence held back is judged by the sets that are chosen, first and second, without it and its fold.
     winner_S = np.empty(len(held_S), dtype=np.int64)
+    second_S = np.empty(len(held_S), dtype=np.int64)
+    others = len(next(iter(statistics.sums.values()))) > 1
     for fold in np.array_split(np.arange(len(held_S)), min(_FOLDS, len(held_S))):
-        winner_S[fold] = _chosen(utility, statistics.resampled(np.setdiff1d(everything, held_S[fold])), n_searched)
+        rest = statistics.resampled(np.setdiff1d(everything, held_S[fold]))
+        winner_S[fold] = winner = _chosen(utility, rest, n_searched)
+        order = np.argsort(-np.nan_to_num(utility.score(rest), nan=-np.inf), kind="stable")
+        second_S[fold] = next((row for row in order if row != winner), winner)
     held = statistics.resampled(held_S)
-    order = np.argsort(-np.nan_to_num(utility.score(statistics), nan=-np.inf), kind="stable")
-    others = [int(row) for row in order if row != chosen]
-    second = others[0] if others else chosen
     columns = np.arange(len(held_S))
     crossed = SequenceStatistics(
-        sums={name: np.stack([value[0], value[second], value[winner_S, columns]]) for name, value in held.sums.items()},
+        sums={
+            name: np.stack([value[0], value[second_S, columns], value[winner_S, columns]])
+            for name, value in held.sums.items()
+        },
         dense=held.dense,
         counts=held.counts,
     )
@@ -171,6 +182,7 @@ def _jackknife(utility: Utility, statistics: SequenceStatistics) -> float:
     return float(np.std(left_out) * np.sqrt(len(everything) - 1))
 
 
-def _warn_of_tie(candidates: MaskArray, scores: FloatArray) -> None:
-    best, *others = tied_sets(candidates, scores)
-    warn_of_tie(best, others, float(scores.max()), stacklevel=6)
+def _warn_of_tie(candidates: MaskArray, scores: FloatArray, chosen: int) -> None:
+    if np.isclose(scores[chosen], scores.max(), rtol=1e-12, atol=0.0):
+        others = [mask for mask in tied_sets(candidates, scores) if (mask != candidates[chosen]).any()]
+        warn_of_tie(candidates[chosen], others, float(scores.max()), stacklevel=6)

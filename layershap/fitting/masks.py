@@ -196,7 +196,7 @@ def share_masks(
     if n_masks is not None and (isinstance(n_masks, bool) or not isinstance(n_masks, Integral)):
         raise TypeError(f"n_masks must be an int, got {n_masks!r}")
     total = default_masks(selector, n_players, max_remove) if n_masks is None else int(n_masks)
-    known = n_players if keep_veto else 0  # the leave-one-outs
+    known = n_players if keep_veto or isinstance(selector, SearchingSelector) else 0  # the leave-one-outs
     if not isinstance(selector, SearchingSelector):
         if total <= n_players:
             raise ValueError(

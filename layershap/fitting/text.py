@@ -61,6 +61,8 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
         Share of the sequences for the final choice; of fewer than 32 none are held back.
     """
     order = np.random.default_rng(0).permutation(calibration.n_sequences)
+    # A sequence without a scored token says nothing, and would count as one that does.
+    order = order[calibration.counts_S.numpy()[order] > 0]
     n_held = int(held_back * len(order)) if len(order) >= _LEAST_TO_SPLIT else 0
     if not races and not n_held:
         return TextParts((calibration,), None)

@@ -124,7 +124,8 @@ class TextGame:
         ahead, error = paired_differences(utility, statistics)
         threshold = float(student.ppf(confidence, n_sequences - 1))
         with np.errstate(invalid="ignore"):
-            beaten = ahead > threshold * error
+            # Without any spread, as counts of hits on a few sequences may have, nothing is known of the rest.
+            beaten = (ahead > threshold * error) & (error > 0)
         return np.where(np.isfinite(ahead), beaten, ahead == np.inf)
 
     def part(self, index: int) -> LayerGame:

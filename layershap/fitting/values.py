@@ -177,11 +177,14 @@ def _estimate(
         jackknife = np.sqrt((n_folds - 1) / n_folds * ((values_GL - values_GL.mean(axis=0)) ** 2).sum(axis=0))
         return values_of(surrogate), jackknife, ()
     sampled = SampledMasks(masks_ML, settings.semivalue(n_layers))
-    # Where all masks of a size are there nothing is held out: what all folds miss on average is then exactly added.
-    missed_M = scores_M - np.where(sampled.at_random, quality.predictions, quality.of_all_folds)
+    # A held-out mask stands for those of its size that no fold saw; for the share that was drawn it is known what all
+    # folds miss on average. Where all masks of a size are there, that is all, and the values are exact.
+    seen_M = sampled.seen_shares()
+    missed_M = scores_M - (seen_M * quality.of_all_folds + (1 - seen_M) * quality.predictions)
+    held_out_M = scores_M - np.where(sampled.at_random, quality.predictions, quality.of_all_folds)
     return (
         values_GL.mean(axis=0) + sampled.values(missed_M),
-        sampled.standard_errors(missed_M),
+        sampled.standard_errors(held_out_M),
         tuple(sampled.missing),
     )
 

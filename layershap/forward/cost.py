@@ -104,7 +104,8 @@ class CostEstimate:
             f"{_duration(part.seconds)}"
             for part in self.further
         )
-        return (
+        whole = f"in all {_duration(self.total_seconds)}; on the first {self.n_tokens:,} tokens:\n" if further else ""
+        return whole + (
             f"{self.n_masks} masks ({self.n_distinct} distinct), {self.path} path: {self.layer_runs:,} layer runs "
             f"(one mask at a time {self.layer_runs_one_by_one:,}, zeroed {self.layer_runs_zeroed:,}), "
             f"{self.flops:.2e} FLOPs, {self.peak_bytes / 2**20:,.0f} MiB of states and logits, "

@@ -90,7 +90,7 @@ class ProbeMismatch(Exception):
 def probe_ids(model: nn.Module, device: torch.device | None = None) -> Tensor:
     """Two short rows of token ids [B, T] that differ in their last token, on the model's device by default."""
     vocabulary = vocabulary_size(model) or 2
-    ids_BT = torch.arange(_PROBE_TOKENS).remainder(vocabulary).repeat(2, 1)
+    ids_BT = torch.arange(_PROBE_TOKENS, device="cpu").remainder(vocabulary).repeat(2, 1)
     ids_BT[1, -1] = (int(ids_BT[1, -1]) + 1) % vocabulary
     return ids_BT.to(input_device(model) if device is None else device)
 

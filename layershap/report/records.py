@@ -87,7 +87,8 @@ class RemovalRecord:
         For each of `layers`, how often it is among the n removed when the calibration sequences are resampled; None
         where they can't be.
     score : float or None
-        Of the masked model, on the calibration text held back from the search where there was any.
+        On the calibration text held back from the search where there was any, of the choice (`SetComparison`); else of
+        the masked model, on the text searched.
     comparison : ComparisonRecord or None
         How sure that score and that choice are; None where no text was held back.
     predicted_score : float

@@ -101,10 +101,13 @@ def removal_table(report: PruningReport) -> Table:
     note = (
         f"least sure: the choice is made again on resampled calibration sequences; the share of the resamples in which "
         f"a {player} is removed, for the {player} of the set whose share is lowest (1: the set is the same in all). "
-        "score: of the model without the set, on the text held back from the search if any was, - where it was not "
-        "evaluated; over greedy: less that of greedy removal's set there; predicted score: the surrogate's."
+        "score: on text held back from the search, of the choice rather than of one set: it is made again without each "
+        "quarter of that text and judged there, so other sets may enter, and it can be below greedy's though the set "
+        "shown is not. over greedy: its lead over greedy removal's set there; within two +/- it is noise. Where nothing "
+        "was held back (fewer than 32 sequences) the score is the set's own on the text searched, which flatters it, and "
+        "the other three are -. predicted score: the surrogate's."
     )
-    return Table("Removals, on the calibration text", columns, tuple(rows), note)
+    return Table("Removals, by the calibration text", columns, tuple(rows), note)
 
 
 def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:

@@ -103,7 +103,11 @@ class StratifiedSampler(BaseEstimator):
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
         """Masks [M, L]; M < n_masks only if there are no more distinct masks in the strata."""
         sizes = strata_sizes(self.strata, n_layers)
-        first = ~np.eye(n_layers, dtype=bool)[:n_masks] if self.leave_one_out else np.empty((0, n_layers), dtype=bool)
+        first = np.empty((0, n_layers), dtype=bool)
+        if self.leave_one_out:
+            alone = ~np.eye(n_layers, dtype=bool)
+            # Which of them are there must not depend on the layers' order.
+            first = alone if n_masks >= n_layers else alone[np.sort(rng.permutation(n_layers)[:n_masks])]
         if self.replace:
             return np.concatenate([first, sample_strata(n_layers, sizes, n_masks - len(first), rng)])
         weights = {k: float(sizes.count(k)) for k in sizes}

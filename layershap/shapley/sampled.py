@@ -69,27 +69,59 @@ class SampledMasks:
             net = self.semivalue.kept[size] - self.semivalue.lost[size]
             mean_B = scores_BM[:, rows].mean(axis=1)
             centred_BM = scores_BM[:, rows] - mean_B[:, None]
-            values_BL += centred_BM @ self.semivalue.coefficients(self.masks[rows]) / len(rows) + net * mean_B[:, None]
+            scale = self._unshrunk(size, rows) / len(rows)
+            values_BL += scale * centred_BM @ self.semivalue.coefficients(self.masks[rows]) + net * mean_B[:, None]
         return values_BL[0] if np.ndim(scores) == 1 else values_BL
 
     def standard_errors(self, scores_M: FloatArray) -> FloatArray:
-        """Standard errors [L] of `values` by which masks were drawn; 0 where all sizes are enumerated."""
+        """Standard errors [L] of `values` by which masks were drawn; 0 where all sizes are enumerated.
+
+        A size with a single mask, or with none, is taken to vary as all masks do that were drawn at random.
+        """
         variance_L = np.zeros(self.semivalue.n_players)
+        random = scores_M[self.at_random]
+        typical = float(np.mean(random**2)) if len(random) else 0.0
+        for size in self.missing:
+            variance_L += self.semivalue.spread[size] ** 2 * typical
         for size, rows in self._rows():
             drawn = len(rows)
-            distinct = len(np.unique(self.masks[rows], axis=0))
             population = comb(self.semivalue.n_players, int(size))
-            # Draws that repeat themselves were independent; distinct ones leave only the rest of the size unknown.
-            unseen = 1 - drawn / population if distinct == drawn else 1.0
+            distinct = self._n_distinct(size)
             if distinct == population:
                 continue
+            # Draws that repeat themselves were independent; distinct ones leave only the rest of the size unknown.
+            unseen = 1 - drawn / population if distinct == drawn else 1.0
             squares_M = (scores_M[rows] - scores_M[rows].mean()) ** 2 * drawn / max(drawn - 1, 1)
+            if drawn == 1:
+                squares_M = np.array([typical])
             coefficients_ML = self.semivalue.coefficients(self.masks[rows])
             own_L = (coefficients_ML**2 * squares_M[:, None]).mean(axis=0)
             pooled = float(self.semivalue.spread[size] ** 2 * squares_M.mean())
             share = drawn / (drawn + _PRIOR_MASKS)
-            variance_L += (share * own_L + (1 - share) * pooled) * unseen / drawn
+            scale = max(self._unshrunk(size, rows), 1.0) ** 2 * unseen / drawn
+            variance_L += (share * own_L + (1 - share) * pooled) * scale
         return np.sqrt(variance_L)
+
+    def seen_shares(self) -> FloatArray:
+        """Which share of all masks of its size was drawn, for each mask [M]; 0 where draws repeat themselves."""
+        size_M = self.masks.sum(axis=1)
+        shares = np.zeros(len(self.masks))
+        for size in self._sizes:
+            of_size = size_M == size
+            distinct, population = self._n_distinct(int(size)), comb(self.semivalue.n_players, int(size))
+            if distinct == population:
+                shares[of_size] = 1.0
+            elif distinct == of_size.sum():
+                shares[of_size] = distinct / population
+        return shares
+
+    def _unshrunk(self, size: int, rows: IntArray) -> float:
+        """Scores centred by their own mean vary by (n - 1) / n too little; distinct draws from N by less than that."""
+        drawn, population = len(rows), comb(self.semivalue.n_players, int(size))
+        if drawn == 1 or self._n_distinct(size) == population:
+            return 1.0
+        independent = drawn / (drawn - 1)
+        return independent * (population - 1) / population if self._n_distinct(size) == drawn else independent
 
     @property
     def _sizes(self) -> IntArray:
