@@ -104,8 +104,8 @@ def removal_table(report: PruningReport) -> Table:
         "score: on text held back from the search, of the choice rather than of one set: it is made again without each "
         "quarter of that text and judged there, so other sets may enter, and it can be below greedy's though the set "
         "shown is not. over greedy: its lead over greedy removal's set there; within two +/- it is noise. Where "
-        "nothing was held back (fewer than 32 sequences) the score is the set's own on the text searched, which flatters "
-        "it, and the other three are -. predicted score: the surrogate's."
+        "nothing was held back (fewer than 32 sequences) the score is the set's own on the text searched, which "
+        "flatters it, and the other three are -. predicted score: the surrogate's."
     )
     return Table("Removals, by the calibration text", columns, tuple(rows), note)
 
