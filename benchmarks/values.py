@@ -154,7 +154,7 @@ def table(names: list[str]) -> str:
         truth, error = stored.truth()
         n_free = len(stored.free)
         how = "enumeration" if stored.enumerated else f"{len(stored.scores):,} masks, standard error {error:.4f}"
-        lines += [f"### {stored.title}", "", f"{n_free} free players; truth by {how}; {SEEDS} seeds.", ""]
+        lines += [f"## {stored.title}", "", f"{n_free} free players; truth by {how}; {SEEDS} seeds.", ""]
         rows = []
         for label, surrogate, n_masks, unbiased in (
             ("**default**", HammingProcess(), PER_PLAYER * n_free, True),
