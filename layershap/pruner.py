@@ -179,10 +179,10 @@ class LayerPruner(ModelPruner):
     >>> from layershap import LayerPruner
     >>> from layershap.datasets import load_calibration_text, load_tiny_gpt2
     >>> model, tokenizer = load_tiny_gpt2()
-    >>> pruner = LayerPruner(n_masks=64, max_remove=4, random_state=0)
-    >>> small = pruner.fit(model, load_calibration_text(), tokenizer=tokenizer).transform(model, n_remove=4)
-    >>> small.config.n_layer
-    8
+    >>> text = " ".join(load_calibration_text())[:20_000]  # some 40 sequences; give all that you have
+    >>> pruner = LayerPruner(max_remove=2, random_state=0).fit(model, text, tokenizer=tokenizer)
+    >>> pruner.transform(model, n_remove=2).config.n_layer
+    10
     """
 
     def __init__(

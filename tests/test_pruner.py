@@ -16,6 +16,7 @@ from sklearn.utils import estimator_checks
 from transformers import AutoModelForCausalLM
 
 from layershap import (
+    Calibration,
     LayerGame,
     LayerPruner,
     NonFiniteScoreWarning,
@@ -47,7 +48,8 @@ def fitted(gpt2, gpt2_calibration):
 def test_the_main_job_on_the_bundled_model(gpt2, tmp_path):
     model, tokenizer = gpt2
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pruner = LayerPruner(n_masks=128, random_state=0).fit(model, load_calibration_text(), tokenizer=tokenizer)
+    calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=32)
+    pruner = LayerPruner(n_masks=128, random_state=0).fit(model, calibration)
     small = pruner.transform(model, 4)
     small.save_pretrained(tmp_path)
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
