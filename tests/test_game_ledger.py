@@ -203,3 +203,36 @@ def test_bad_masks_and_utilities(stories, stories_calibration):
         LayerGame(stories[0], stories_calibration, utility="perplexity")
     with pytest.raises(ValueError, match="batch_tokens"):
         LayerGame(stories[0], stories_calibration, batch_tokens=0)
+
+
+def test_a_sweep_on_disk_in_part_resumes_to_the_same_bits(tmp_path):
+    """On a model so wide that the last bits of a matrix product depend on the rows beside it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=300, n_positions=32, n_embd=512, n_layer=5, n_head=8, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    ids_ST = torch.randint(300, (3, 17))
+    masks_ML = np.array([[int(bit) for bit in f"{number:05b}"] for number in range(32)], dtype=bool)
+    path = tmp_path / "l.jsonl"
+
+    def scored():
+        with LayerGame(model, ids_ST, ledger=path) as game:
+            game(masks_ML[::4])
+            return game(masks_ML).tobytes(), game.n_evaluated
+
+    whole, n_masks = scored()
+    content = path.read_bytes()
+    lines = content.splitlines(keepends=True)
+    ends = [index + 1 for index, line in enumerate(lines[1:]) if json.loads(line)["left"] == 0]
+    assert ends == [8, 9, n_masks]  # a sweep, the dense model, the other masks
+    for n_rows in (1, 2, 4, 7, 10, 15, 20, 26, 31):
+        path.write_bytes(b"".join(lines[: 1 + n_rows]))
+        assert scored() == (whole, n_masks - (9 if n_rows > 9 else 0))
+        assert path.read_bytes() == content
+
+    # That the model is wide enough: the rest of a sweep without its beginning gives other bits.
+    full = LayerGame(model, ids_ST)
+    expected = full.statistics(masks_ML).sums["nll"]
+    alone = [LayerGame(model, ids_ST).statistics(masks_ML[first:]).sums["nll"] for first in (1, 3, 6, 11)]
+    assert any(not np.array_equal(expected[-len(found) :], found) for found in alone)
