@@ -1,4 +1,4 @@
-"""Per-token statistics from logits, summed per sequence, without holding the logits of more than one chunk.
+"""Per-token statistics from logits, summed per sequence, without holding the logits of more than two chunks.
 
 Sums are taken in float64 from float32 log-probabilities, whatever the model's precision.
 
