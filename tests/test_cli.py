@@ -210,9 +210,9 @@ def test_module_and_interrupt(folder):
     out = folder / "interrupted"
     command = [sys.executable, "-m", "layershap", "fit", "bundled", "--text", str(folder / "calibration.txt")]
     command += ["--out", str(out), "--seq-len", "64", "--n-sequences", "4", "--n-masks", "100", "--format", "json"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    # The ledger knows the number of threads, so the same command means the same environment.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     ledger = out / "ledger.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (ledger.exists() and ledger.read_bytes().count(b"\n") > 2):
@@ -223,7 +223,8 @@ def test_module_and_interrupt(folder):
     assert "the same command resumes" in stderr
     paid = ledger.read_bytes().count(b"\n") - 1
     assert paid > 0
-    finished = subprocess.run(command, capture_output=True, text=True, check=True)
+    finished = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert finished.returncode == 0, finished.stderr
     found = json.loads(finished.stdout)["report"]
     assert found["cost"]["n_evaluated"] + paid == ledger.read_bytes().count(b"\n") - 1
     assert np.isfinite([layer["contribution"] for layer in found["layers"]]).all()
