@@ -67,12 +67,11 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
     if not races and not n_held:
         return TextParts((calibration,), None)
     searched, held = np.split(order, [len(order) - n_held])
-    cuts = [_FIRST]
-    while 3 * cuts[-1] <= len(searched):  # the last part is at least half as long as all before it together
-        cuts.append(2 * cuts[-1])
-    cuts = [cut for cut in cuts if 3 * cut <= 2 * len(searched)]
-    if not races:
-        cuts = []
+    cuts: list[int] = []
+    cut = _FIRST
+    while races and 3 * cut <= 2 * len(searched):  # the last part is at least half as long as all before it together
+        cuts.append(cut)
+        cut *= 2
     parts = tuple(_part(calibration, rows) for rows in np.split(searched, cuts) if len(rows))
     return TextParts(parts, _part(calibration, held) if n_held else None)
 
