@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,13 @@ def main() -> None:
     parser.add_argument("name", choices=BUILDERS)
     parser.add_argument("--out", type=Path, default=MODELS)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, help="fewer of them for a quicker, weaker model")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     _, tokenizer = load_tiny_gpt2()
     torch.manual_seed(0)
     model, recipe = BUILDERS[args.name](len(tokenizer), tokenizer.bos_token_id)
+    recipe = replace(recipe, steps=args.steps or recipe.steps)
     train_ids, test_ids = encode(tokenizer, load_training_texts()), encode(tokenizer, load_evaluation_text())
     unigram = unigram_perplexity(train_ids, test_ids, len(tokenizer))
     print(f"{args.name}: {model.num_parameters()} parameters, {len(train_ids)} training tokens", flush=True)
