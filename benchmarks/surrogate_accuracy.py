@@ -1,12 +1,12 @@
-"""Which surrogate? Its predictions and the values that rest on it by number of masks, and the sets a search finds by it.
+"""Which surrogate? Its predictions, the values that rest on it by number of masks, and the sets that a search finds.
 
     python benchmarks/surrogate_accuracy.py                       # every model in data/values; some minutes
     python benchmarks/surrogate_accuracy.py --model gpt2 --write docs/values.md
 
-From the evaluations that `benchmarks/values.py` stores; no model is run. *R2* is on the stored masks drawn at random that
-the surrogate has not seen, *alone* the root mean square error of its own values, *corrected* that of the values which
-`fit` makes of them. *Regret* is how much lower the score of the set found is than that of the best set of its size,
-relative to it, mean over sizes up to two thirds of the layers, where all coalitions are known.
+From the evaluations that `benchmarks/values.py` stores; no model is run. *R2* is on the stored masks drawn at random
+that the surrogate has not seen, *alone* the root mean square error of its own values, *corrected* that of the values
+which `fit` makes of them. *Regret* is how much lower the score of the set found is than that of the best set of its
+size, relative to it, mean over sizes up to two thirds of the layers, where all coalitions are known.
 
 Shapes: M masks, F free players.
 """
