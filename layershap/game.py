@@ -23,9 +23,10 @@ from layershap.fingerprint import fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
-from layershap.forward.plan import PrefixPlan, distinct
+from layershap.forward.plan import PrefixPlan
 from layershap.forward.settings import EngineSettings
-from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
+from layershap.ledger import Ledger, MaskRow, RowShape
+from layershap.masks import distinct, mask_key
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_players

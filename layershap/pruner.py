@@ -23,14 +23,14 @@ from layershap.estimator import ModelPruner
 from layershap.fitting.contributions import fit_contributions, resampled_choice
 from layershap.fitting.evidence import diagnostics_of, gather, removal_scores
 from layershap.fitting.expected import expected_cost
-from layershap.fitting.masks import check_n_remove, random_generator
 from layershap.fitting.quality import warn_of_quality
 from layershap.fitting.request import Request, calibration_text
 from layershap.fitting.resampling import removal_probabilities
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame, UtilityLike
-from layershap.model.inspection import inspect
+from layershap.inspection import inspect
+from layershap.limits import check_n_remove
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
 from layershap.model.split import find_players
@@ -44,6 +44,7 @@ from layershap.protocols import (
     Surrogate,
     Weights,
 )
+from layershap.random_state import random_generator
 from layershap.report import PruningReport
 from layershap.report.environment import current_environment
 from layershap.samplers import StratifiedSampler

@@ -179,7 +179,7 @@ def test_one_removable_layer_can_be_searched_for(stories, stories_calibration, m
     fitted = SLEB(protect=[1, 3], max_remove=max_remove).fit(stories[0], stories_calibration)
     assert fitted.removed_layers(1) == [2]
     assert fitted.max_remove_ == 1
-    with pytest.raises(ValueError, match=r"max_remove must lie in \[1, 1\] with 1 of 5 layers removable, got 2"):
+    with pytest.raises(ValueError, match=r"in \[1, 1\] \(1 of 5 layers are removable\), got 2"):
         SLEB(protect=[1, 3], max_remove=2).fit(stories[0], stories_calibration)
     with pytest.raises(TypeError, match="max_remove must be an int"):
         SLEB(max_remove=1.5).fit(stories[0], stories_calibration)

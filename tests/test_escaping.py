@@ -17,7 +17,7 @@ from layershap import LayerPruner, PruningReport
 from layershap.display import ContributionDisplay, DepthCurveDisplay
 from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.report import Table
-from layershap.report.tables import format_cell
+from layershap.tables import format_cell
 
 HOSTILE = (
     "<script>alert(1)</script>",

@@ -7,10 +7,11 @@ import pytest
 
 from layershap import Exhaustive, Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
 from layershap.fitting.record import RecordedGame
+from layershap.masks import children, parents, subsets, swaps
 from layershap.protocols import SelectionEvidence
 from layershap.selection.bounds import largest_rise, upper_bounds
 from layershap.selection.greedy import greedy_masks, greedy_path
-from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps
+from layershap.selection.neighbourhoods import best_predicted
 from layershap.selection.widening import widen
 from layershap.testing import check_selector
 
@@ -153,7 +154,8 @@ def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_the
 )
 def test_wrong_parameters_of_the_search_are_refused_before_work(stories, stories_calibration, name, wrong, least):
     pruner = LayerPruner(selector=SurrogateSearch(**{name: wrong}), random_state=0)
-    with pytest.raises(ValueError, match=f"{name} must be an int of at least {least}, got {wrong!r}"):
+    error = ValueError if isinstance(wrong, int) else TypeError
+    with pytest.raises(error, match=f"{name} must be an int of at least {least}, got {wrong!r}"):
         pruner.fit(stories[0], stories_calibration)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.masks import most_removable, resolved_max_remove
+from layershap.limits import most_removable, resolved_max_remove
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument, check_layer_indices
 from layershap.model.sublayers import Granularity, Players

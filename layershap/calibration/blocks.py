@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any, Literal
 
 import torch
@@ -22,6 +21,7 @@ from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_o
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
 from layershap.exceptions import CalibrationWarning
+from layershap.tables import html_fields
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -101,8 +101,7 @@ class Calibration:
             "scored tokens": f"{int(self.counts_S.sum()):,}",
             **self.provenance,
         }
-        cells = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>Calibration</caption>{cells}</table>"
+        return html_fields("Calibration", rows)
 
     @cached_property
     def digest(self) -> str:

@@ -15,13 +15,12 @@ import numpy as np
 from sklearn.base import clone
 from torch import nn
 
-from layershap.calibration import Calibration, as_calibration
+from layershap.calibration import Calibration, PerplexityProtocol, as_calibration, resolve_protocol
 from layershap.comparison.result import Choice, Cost, MethodComparison
-from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
+from layershap.limits import most_removable
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.protocols import FloatArray, MaskArray, Utility
-from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.surgery import unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import NegativeLogLikelihood

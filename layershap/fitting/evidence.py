@@ -15,12 +15,13 @@ import numpy as np
 from layershap.exceptions import TiedSelectionWarning
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks
+from layershap.fitting.masks import finite_scores, share_masks
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.request import Request
 from layershap.fitting.text import TextParts
 from layershap.fitting.text_game import TextGame
 from layershap.game import LayerGame
+from layershap.limits import check_max_remove, check_n_remove
 from layershap.model.stack import check_layer_indices
 from layershap.protocols import (
     FloatArray,

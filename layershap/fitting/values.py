@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
 
 from layershap.fitting.drawn import DrawnMasks
 from layershap.fitting.heldout import HeldOut, choose_surrogate, held_out
+from layershap.limits import check_int
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
 from layershap.shapley import SampledMasks, Semivalue, permutation, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate
@@ -102,13 +102,8 @@ def check_weights(weights: Any, n_marginals: Any) -> None:
     """Raise unless the values asked for are known and there are masks to average them from, before work is paid for."""
     if weights not in ("strata", "shapley"):
         raise ValueError(f"weights must be 'strata' or 'shapley', got {weights!r}")
-    if isinstance(n_marginals, bool) or not isinstance(n_marginals, Integral) or n_marginals < 1:
-        raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {n_marginals!r}")
-    if int(n_marginals) > _MOST_MARGINALS:
-        raise ValueError(
-            f"n_marginals must be at most {_MOST_MARGINALS:,} (the paper's is 80000; their masks are held in memory), "
-            f"got {n_marginals:,}"
-        )
+    held = "the paper's is 80000; their masks are held in memory"
+    check_int("n_marginals", n_marginals, 1, _MOST_MARGINALS, meaning=held)
 
 
 def fit_values(
