@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -17,27 +16,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from layershap.calibration import Calibration, as_calibration
 from layershap.exceptions import LedgerError
-from layershap.fingerprint import fingerprint
+from layershap.fingerprint import behaviour, text_fields
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
+from layershap.game_model import GameModel
 from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.model.skeleton import refuse_skeleton
-from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument
-from layershap.model.sublayers import Granularity, Players
+from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
-from layershap.surgery import keep_one_of, unremovable_players
-from layershap.tasks import Task
-from layershap.utilities import PerplexityRatio
-
-UtilityLike = Utility | Callable[[nn.Module], float]
+from layershap.tasks.data import UtilityLike, sequences_and_utility
 
 
 class LayerGame:
@@ -56,8 +49,8 @@ class LayerGame:
         A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). With a ledger,
         its code and all that it closes over, has as attributes or defaults, or names as globals must be the same when
         the ledger is resumed.
-    layers : str or sequence of nn.Module, optional
-        Where the layers are, if the rule can't know (`find_layers`).
+    layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
+        Where the layers are, if the rule can't know (`find_layers`); or the players, if they were found before.
     granularity : {"layer", "sublayer"}, default="layer"
         Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
     tokenizer : PreTrainedTokenizerBase, optional
@@ -100,11 +93,11 @@ class LayerGame:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | GameModel,
         calib_data: Any,
         *,
         utility: UtilityLike | None = None,
-        layers: LayersArgument = None,
+        layers: PlayersArgument = None,
         granularity: Granularity = "layer",
         tokenizer: Any = None,
         ledger: str | os.PathLike[str] | None = None,
@@ -112,31 +105,22 @@ class LayerGame:
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self.stack: Players = find_players(model, layers, granularity)
-        if isinstance(calib_data, Task):
-            utility = calib_data.utility if utility is None else utility
-            calib_data = calib_data.calibration
-        self.calibration: Calibration = as_calibration(calib_data, tokenizer)
-        self.calibration.check_vocabulary(vocabulary_size(model))
-        limit = maximum_length(model)
+        self._of = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
+        self.stack: Players = self._of.players
+        self.calibration, self.utility = sequences_and_utility(calib_data, tokenizer, utility)
+        self.calibration.check_vocabulary(vocabulary_size(self._of.model))
+        limit = maximum_length(self._of.model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(
                 f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
                 "tokens; use a smaller seq_len (for a task, max_length)"
             )
-        self.utility: UtilityLike = PerplexityRatio() if utility is None else utility
-        is_utility = isinstance(self.utility, Utility)
-        if not is_utility and not callable(self.utility):
-            raise TypeError(
-                "utility must have `statistics` and `score` (the Utility protocol) or be a callable f(model) -> float, "
-                f"got {type(self.utility).__name__}"
-            )
-        self._model = model
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in self._of.model.parameters()), torch.device("cpu"))
+        self._asked = batch_tokens, memory_budget
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.unremovable = unremovable_players(model, self.stack)
-        self.keep_one_of = keep_one_of(model, self.stack)
+        self.unremovable = self._of.unremovable
+        self.keep_one_of = self._of.keep_one_of
         self.progress = Progress(shown=bool(verbose))
         self.n_evaluated = 0
         self.layer_runs = 0
@@ -144,7 +128,7 @@ class LayerGame:
         self._rows: dict[bytes, MaskRow] = {}
         self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
         self.engine = Engine(
-            model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
+            self._of.model, self.stack, self.calibration, self._statistics, self._settings, self.unremovable
         )
 
     def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
@@ -170,14 +154,9 @@ class LayerGame:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a score depends on, as plain JSON values."""
-        found = fingerprint(
-            self._model,
-            self.stack,
-            self.calibration,
-            self._statistics or ("score",),
-            self._settings.batch_tokens,
-            self.unremovable,
-        )
+        logits = behaviour(self._of.model, self.stack, self.calibration, self.unremovable)
+        statistics = self._statistics or ("score",)
+        found = self._of.fingerprint | text_fields(self.calibration, statistics, self._settings.batch_tokens, logits)
         if not isinstance(self.utility, Utility):
             name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
             try:
@@ -188,6 +167,25 @@ class LayerGame:
                     "(numbers, texts, tensors), or fit without ledger"
                 ) from error
         return found
+
+    def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
+        """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
+
+        Parameters
+        ----------
+        calib_data : Calibration, Tensor [S, T] or texts
+            As in the constructor; texts need a tokenizer, so give a `Calibration` of them.
+        ledger : path, optional
+            A file of its own.
+        """
+        return LayerGame(
+            self._of,
+            calib_data,
+            utility=self.utility,
+            ledger=ledger,
+            batch_tokens=self._asked[0],
+            memory_budget=self._asked[1],
+        )
 
     @property
     def n_players(self) -> int:
@@ -297,7 +295,7 @@ class LayerGame:
         pending_UL = self._pending(masks_ML)
         if not len(pending_UL):
             return
-        refuse_skeleton(self._model, "its layers can be inspected and their cost be estimated, but not scored")
+        refuse_skeleton(self._of.model, "its layers can be inspected and their cost be estimated, but not scored")
         if not self._statistics:
             self._call_on_masked_models(pending_UL)
             return
@@ -329,11 +327,11 @@ class LayerGame:
                 continue
             self._prepare_ledger()
             with (
-                evaluation_mode(self._model),
+                evaluation_mode(self._of.model),
                 torch.no_grad(),
                 self.stack.skip(np.flatnonzero(~mask_L)),
             ):
-                score = float(utility(self._model))
+                score = float(utility(self._of.model))
             self._keep(mask_L[None], [{"score": np.array([score])}])
             self.layer_runs += int(mask_L.sum())
 

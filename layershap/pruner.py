@@ -29,7 +29,7 @@ from layershap.fitting.request import Request, calibration_text
 from layershap.fitting.resampling import removal_probabilities
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
-from layershap.game import LayerGame, UtilityLike
+from layershap.game import LayerGame
 from layershap.model.inspection import inspect
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
@@ -51,6 +51,7 @@ from layershap.selection import ShapleyRanking, SurrogateSearch
 from layershap.selection.validity import select_layers
 from layershap.shapley import removal_order
 from layershap.surrogates import PaperMLP
+from layershap.tasks.data import UtilityLike
 
 _logger = logging.getLogger(__name__)
 

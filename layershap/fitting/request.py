@@ -12,12 +12,12 @@ from layershap.calibration import Calibration, as_calibration
 from layershap.fitting.masks import check_confidence, check_parts, try_surrogate
 from layershap.fitting.text import TextParts, split_text
 from layershap.fitting.values import check_weights
-from layershap.game import UtilityLike
 from layershap.protocols import HoldsBack, Sampler, SearchingSelector, Selector, Surrogate, Utility, Weights
 from layershap.samplers import StratifiedSampler
 from layershap.selection import SurrogateSearch
 from layershap.surrogates import HammingProcess
 from layershap.tasks import Task
+from layershap.tasks.data import UtilityLike
 from layershap.utilities.mixture import tied_to_sequences
 
 if TYPE_CHECKING:

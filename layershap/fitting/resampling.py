@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
-from layershap.game import LayerGame, UtilityLike
+from layershap.game import LayerGame
 from layershap.protocols import (
     FloatArray,
     MaskArray,
@@ -23,6 +23,7 @@ from layershap.protocols import (
     Utility,
 )
 from layershap.selection.validity import select_layers
+from layershap.tasks.data import UtilityLike
 from layershap.utilities import resample_sequences
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from scipy.stats import t as student
 
 from layershap.calibration import Calibration
-from layershap.game import LayerGame, UtilityLike
+from layershap.game import LayerGame
 from layershap.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.tasks.data import UtilityLike
 
 
 class TextGame:
