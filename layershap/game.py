@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from layershap.exceptions import LedgerError
-from layershap.fingerprint import behaviour, text_fields
+from layershap.fingerprint import behaviour, fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
@@ -42,7 +42,8 @@ class LayerGame:
     Parameters
     ----------
     model : nn.Module
-        Causal language model. Only read; never changed.
+        Causal language model. Only read; never changed. (Or a `GameModel`, with its players: then `layers` and
+        `granularity` aren't looked at.)
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
         See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
@@ -65,6 +66,8 @@ class LayerGame:
 
     Attributes
     ----------
+    found : GameModel
+        The model with its players, and what is known of them.
     stack : LayerStack or SublayerStack
         The players.
     n_players : int
@@ -105,22 +108,22 @@ class LayerGame:
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self._of = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
-        self.stack: Players = self._of.players
+        self.found = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
+        self.stack: Players = self.found.players
         self.calibration, self.utility = sequences_and_utility(calib_data, tokenizer, utility)
-        self.calibration.check_vocabulary(vocabulary_size(self._of.model))
-        limit = maximum_length(self._of.model)
+        self.calibration.check_vocabulary(vocabulary_size(self.found.model))
+        limit = maximum_length(self.found.model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(
                 f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
                 "tokens; use a smaller seq_len (for a task, max_length)"
             )
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
-        device = next((p.device for p in self._of.model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in self.found.model.parameters()), torch.device("cpu"))
         self._asked = batch_tokens, memory_budget
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.unremovable = self._of.unremovable
-        self.keep_one_of = self._of.keep_one_of
+        self.unremovable = self.found.unremovable
+        self.keep_one_of = self.found.keep_one_of
         self.progress = Progress(shown=bool(verbose))
         self.n_evaluated = 0
         self.layer_runs = 0
@@ -128,7 +131,7 @@ class LayerGame:
         self._rows: dict[bytes, MaskRow] = {}
         self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
         self.engine = Engine(
-            self._of.model, self.stack, self.calibration, self._statistics, self._settings, self.unremovable
+            self.found.model, self.stack, self.calibration, self._statistics, self._settings, self.unremovable
         )
 
     def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
@@ -154,9 +157,9 @@ class LayerGame:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a score depends on, as plain JSON values."""
-        logits = behaviour(self._of.model, self.stack, self.calibration, self.unremovable)
+        logits = behaviour(self.found.model, self.stack, self.calibration, self.unremovable)
         statistics = self._statistics or ("score",)
-        found = self._of.fingerprint | text_fields(self.calibration, statistics, self._settings.batch_tokens, logits)
+        found = fingerprint(self.found.fingerprint, self.calibration, statistics, self._settings.batch_tokens, logits)
         if not isinstance(self.utility, Utility):
             name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
             try:
@@ -179,7 +182,7 @@ class LayerGame:
             A file of its own.
         """
         return LayerGame(
-            self._of,
+            self.found,
             calib_data,
             utility=self.utility,
             ledger=ledger,
@@ -295,7 +298,7 @@ class LayerGame:
         pending_UL = self._pending(masks_ML)
         if not len(pending_UL):
             return
-        refuse_skeleton(self._of.model, "its layers can be inspected and their cost be estimated, but not scored")
+        refuse_skeleton(self.found.model, "its layers can be inspected and their cost be estimated, but not scored")
         if not self._statistics:
             self._call_on_masked_models(pending_UL)
             return
@@ -327,11 +330,11 @@ class LayerGame:
                 continue
             self._prepare_ledger()
             with (
-                evaluation_mode(self._of.model),
+                evaluation_mode(self.found.model),
                 torch.no_grad(),
                 self.stack.skip(np.flatnonzero(~mask_L)),
             ):
-                score = float(utility(self._of.model))
+                score = float(utility(self.found.model))
             self._keep(mask_L[None], [{"score": np.array([score])}])
             self.layer_runs += int(mask_L.sum())
 

@@ -5,7 +5,7 @@ Shapes: T tokens, V vocabulary, L layers, P players.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,27 @@ from layershap.fingerprint.attributes import config_values, module_values
 from layershap.fingerprint.weights import weights_digest
 from layershap.model.io import evaluation_mode, input_device, token_logits
 from layershap.model.sublayers import Players, SublayerStack
+
+_ORDER = (
+    "model",
+    "weights",
+    "config",
+    "modules",
+    "behaviour",
+    "n_layers",
+    "layers",
+    "granularity",
+    "dtype",
+    "device",
+    "calibration",
+    "statistics",
+    "batch_tokens",
+    "threads",
+    "matmul_precision",
+    "torch",
+    "transformers",
+)
+"""In which the fields are written: the checks of a ledger's rows go by the header's bytes."""
 
 _PROBE_TOKENS = 64
 _PROBE_LOGITS = 16
@@ -44,20 +65,26 @@ def model_fields(model: nn.Module, stack: Players) -> dict[str, Any]:
     }
 
 
-def text_fields(
-    calibration: Calibration, statistics: tuple[str, ...], batch_tokens: int, logits: list[list[float]]
+def fingerprint(
+    of_model: Mapping[str, Any],
+    calibration: Calibration,
+    statistics: tuple[str, ...],
+    batch_tokens: int,
+    logits: list[list[float]],
 ) -> dict[str, Any]:
-    """The fields about the calibration text and what is read on it; `logits` from `behaviour`.
+    """The whole fingerprint: `model_fields`, the calibration text and what is read on it, `logits` from `behaviour`.
 
     Memory limits are no part of it: they don't change what is computed, only how much of it at once, and a ledger
     brings its own along (`LayerGame`).
     """
-    return {
+    fields = {
+        **of_model,
         "behaviour": logits,
         "calibration": calibration.digest,
         "statistics": list(statistics),
         "batch_tokens": batch_tokens,
     }
+    return {name: fields[name] for name in _ORDER}
 
 
 def behaviour(

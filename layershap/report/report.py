@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layershap.calibration.sources import read_texts
+from layershap.environment import Environment
 from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
 from layershap.model.stack import LayersArgument
@@ -23,7 +24,6 @@ from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
-    Environment,
     FitRecord,
     LayerRecord,
     PruningOutcome,
