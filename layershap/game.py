@@ -131,7 +131,12 @@ class LayerGame:
         self._rows: dict[bytes, MaskRow] = {}
         self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
         self.engine = Engine(
-            self.found.model, self.stack, self.calibration, self._statistics, self._settings, self.unremovable
+            self.found.model,
+            self.stack,
+            self.calibration,
+            self._statistics,
+            self._settings,
+            always_kept=self.unremovable,
         )
 
     def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:

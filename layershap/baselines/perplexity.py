@@ -11,7 +11,6 @@ import numpy as np
 
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
-from layershap.model.sublayers import SublayerStack
 from layershap.protocols import Game, IntArray, MaskArray
 from layershap.utilities import NegativeLogLikelihood
 
@@ -19,11 +18,9 @@ from layershap.utilities import NegativeLogLikelihood
 def perplexity_game(inputs: FitInput, ledger: str | os.PathLike[str] | None) -> LayerGame:
     """Scores are minus the mean NLL per token: the highest is the lowest perplexity."""
     return LayerGame(
-        inputs.model,
+        inputs.found,
         inputs.calibration,
         utility=NegativeLogLikelihood(),
-        layers=inputs.stack.path or inputs.stack.layers,
-        granularity="sublayer" if isinstance(inputs.stack, SublayerStack) else "layer",
         ledger=ledger,
     )
 

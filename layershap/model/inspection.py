@@ -218,7 +218,7 @@ def _serving_forward(model: nn.Module, players: Players, blocked: Collection[int
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     settings = EngineSettings.resolve("auto", "auto", device)
     ids_BT = probe_ids(model, torch.device("cpu"))
-    engine = Engine(model, players, as_calibration(ids_BT, None), ("nll",), settings, blocked)
+    engine = Engine(model, players, as_calibration(ids_BT, None), ("nll",), settings, always_kept=blocked)
     return engine.path, engine.note
 
 
