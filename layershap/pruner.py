@@ -33,7 +33,7 @@ from layershap.fitting.text import TextParts
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame
-from layershap.game_model import GameModel
+from layershap.game.players import GameModel
 from layershap.model.inspection import inspect
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed

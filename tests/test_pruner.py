@@ -380,3 +380,14 @@ def test_model_on_another_device(gpt2, gpt2_calibration, fitted):
     pruner = LayerPruner(n_masks=128, random_state=0).fit(model, gpt2_calibration)
     assert np.abs(pruner.contributions_ - fitted.contributions_).max() < 1e-2
     assert pruner.transform(model, 3).device.type == "cuda"
+
+
+def test_former_parameters_are_taken_with_a_warning_that_names_the_new_spelling():
+    with pytest.warns(FutureWarning, match=r"write values=ShapleyValues\(keep_veto=False\)"):
+        pruner = LayerPruner(2, weights="shapley", keep_veto=False)
+    assert isinstance(pruner.values, ShapleyValues)
+    assert not pruner.values.keep_veto
+    assert "weights" not in pruner.get_params()
+    assert 16 <= len(pruner.get_params(deep=False)) <= 18
+    with pytest.raises(TypeError, match="values says what"):
+        LayerPruner(values=ShapleyValues(), n_marginals=10)

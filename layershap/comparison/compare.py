@@ -20,7 +20,7 @@ from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.estimator import ModelPruner
 from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
-from layershap.game_model import GameModel
+from layershap.game.players import GameModel
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray, Utility
 from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol

@@ -14,8 +14,8 @@ from scipy.stats import t as student
 
 from layershap.fitting.text import TextParts
 from layershap.game import LayerGame
-from layershap.game_model import GameModel
-from layershap.progress import Progress
+from layershap.game.players import GameModel
+from layershap.game.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike
 
