@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.limits import check_n_remove
-from layershap.model.sublayers import Players
+from layershap.model.sublayers import Players, PlayersArgument
 from layershap.protocols import IntArray, MaskArray
 from layershap.surgery import remove_players
 
@@ -35,6 +35,7 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
 
     n_remove: int | None
     copy: bool
+    layers: PlayersArgument
     n_layers_in_: int
     removable_: MaskArray
     max_remove_: int

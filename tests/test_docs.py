@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import layershap
-from layershap import LayerPruner, PruningReport, ShapleyRanking, remove_layers
+from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, remove_layers
 from layershap.calibration import blocks
 from layershap.cli import main
 from layershap.datasets import load_calibration_text
@@ -107,7 +107,14 @@ def test_pipelines_and_pickles_do_as_the_page_says(here):
     assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9
     assert names["arguments"] == ["--prune-layers", ",".join(map(str, names["removed"]))]
     # Texts, with the tokenizer for a step by its name; a cheap fit.
-    few = LayerPruner(n_masks=14, selector=ShapleyRanking(), max_remove=1, n_remove=1, n_marginals=500, random_state=0)
+    few = LayerPruner(
+        n_masks=14,
+        selector=ShapleyRanking(),
+        max_remove=1,
+        n_remove=1,
+        values=StratifiedValues(n_marginals=500),
+        random_state=0,
+    )
     alone = Pipeline([("first", few)]).fit(model, load_calibration_text(), first__tokenizer=names["tokenizer"])
     assert alone.transform(model).config.n_layer == 11
 

@@ -26,12 +26,12 @@ ROOMS = (
     "masks",
     "limits",
     "random_state",
-    "progress",
     "tables",
     "protocols",
     # Texts, models, values, each for itself.
     "calibration",
     "model",
+    "environment",
     "shapley",
     "utilities",
     "datasets",
@@ -48,8 +48,8 @@ ROOMS = (
     "surrogates",
     "samplers",
     "selection",
-    "fitting",
     "estimator",
+    "fitting",
     "baselines",
     # What is kept and shown of it.
     "checkpoint",

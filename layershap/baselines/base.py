@@ -17,14 +17,14 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
+from layershap.game.players import GameModel
 from layershap.limits import most_removable, resolved_max_remove
 from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument, check_layer_indices
+from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.surgery import keep_one_of, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,28 @@ class FitInput:
 
     Attributes
     ----------
-    model : nn.Module
-        To be read only.
-    stack : LayerStack or SublayerStack
-        Its players: the layers, or their sublayers.
+    found : GameModel
+        The model, to be read only, with its players.
     removable : ndarray [L] of bool
         False for protected layers.
     calib_data, tokenizer : Any
         As given to `fit`; read them as `calibration`.
     """
 
-    model: nn.Module
-    stack: Players
+    found: GameModel
     removable: MaskArray
     calib_data: Any
     tokenizer: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """To be read only."""
+        return self.found.model
+
+    @property
+    def stack(self) -> Players:
+        """The model's players: the layers, or their sublayers."""
+        return self.found.players
 
     @property
     def most(self) -> int:
@@ -108,8 +115,8 @@ class DepthPruner(ModelPruner, ABC):
         Layers that `transform` removes if it isn't told.
     protect : sequence of int, default=()
         Layers never removed. Layers that can't be removed alone are protected by themselves.
-    layers : str or sequence of nn.Module, optional
-        Where the layers are, if the rule can't know (`layershap.find_layers`).
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         False lets `transform` prune its argument in place.
 
@@ -173,16 +180,14 @@ class DepthPruner(ModelPruner, ABC):
             No layer can be removed.
         """
         start = time.perf_counter()
-        stack = self._players(model)
-        removable = np.ones(len(stack), dtype=bool)
-        removable[list(unremovable_players(model, stack))] = False
-        removable[check_layer_indices(self.protect, len(stack))] = False
-        inputs = FitInput(model, stack, removable, calib_data, tokenizer)
+        found = GameModel.of(model, self.layers, self._granularity)
+        removable = found.removable(self.protect)
+        inputs = FitInput(found, removable, calib_data, tokenizer)
         inputs.check_some_removable(f"protect={self.protect!r} and layershap.inspect(model)")
         outcome = self._fit(inputs)
-        self.n_layers_in_ = len(stack)
+        self.n_layers_in_ = len(found.players)
         self.removable_ = removable
-        self.keep_one_of_ = keep_one_of(model, stack)
+        self.keep_one_of_ = found.keep_one_of
         self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
         self.diagnostics_ = {
             "n_evaluated": outcome.masks,

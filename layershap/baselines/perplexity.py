@@ -6,17 +6,14 @@ import os
 
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
-from layershap.model.sublayers import SublayerStack
 from layershap.utilities import NegativeLogLikelihood
 
 
 def perplexity_game(inputs: FitInput, ledger: str | os.PathLike[str] | None) -> LayerGame:
     """Scores are minus the mean NLL per token: the highest is the lowest perplexity."""
     return LayerGame(
-        inputs.model,
+        inputs.found,
         inputs.calibration,
         utility=NegativeLogLikelihood(),
-        layers=inputs.stack.path or inputs.stack.layers,
-        granularity="sublayer" if isinstance(inputs.stack, SublayerStack) else "layer",
         ledger=ledger,
     )

@@ -75,6 +75,7 @@ class Engine:
         calibration: Calibration,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
+        *,
         always_kept: Collection[int] = (),
     ) -> None:
         self.model = model

@@ -13,6 +13,7 @@ from torch import nn
 
 from layershap.calibration import resolve_protocol
 from layershap.calibration.sources import read_texts
+from layershap.environment import Environment
 from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
 from layershap.limits import is_int
@@ -25,7 +26,6 @@ from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
-    Environment,
     FitRecord,
     LayerRecord,
     PruningOutcome,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
@@ -17,28 +16,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from layershap.calibration import Calibration, as_calibration
 from layershap.exceptions import LedgerError
-from layershap.fingerprint import fingerprint
+from layershap.fingerprint import behaviour, fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
 from layershap.forward.settings import EngineSettings
-from layershap.ledger import Ledger, MaskRow, RowShape
-from layershap.masks import distinct, mask_key
-from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
-from layershap.model.skeleton import refuse_skeleton
-from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument
-from layershap.model.sublayers import Granularity, Players
-from layershap.progress import Progress
+from layershap.game.evaluated import EvaluatedMasks
+from layershap.game.players import GameModel
+from layershap.game.progress import Progress
+from layershap.ledger import Ledger, RowShape
+from layershap.masks import mask_key
+from layershap.model.io import maximum_length, vocabulary_size
+from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
-from layershap.surgery import keep_one_of, unremovable_players
-from layershap.tasks import Task
-from layershap.utilities import PerplexityRatio
-
-UtilityLike = Utility | Callable[[nn.Module], float]
+from layershap.tasks.data import UtilityLike, sequences_and_utility
 
 
 class LayerGame:
@@ -50,15 +43,16 @@ class LayerGame:
     Parameters
     ----------
     model : nn.Module
-        Causal language model. Only read; never changed.
+        Causal language model. Only read; never changed. (Or a `GameModel`, with its players: then `layers` and
+        `granularity` aren't looked at.)
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
         See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
         A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). With a ledger,
         its code and all that it closes over, has as attributes or defaults, or names as globals must be the same when
         the ledger is resumed.
-    layers : str or sequence of nn.Module, optional
-        Where the layers are, if the rule can't know (`find_layers`).
+    layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
+        Where the layers are, if the rule can't know (`find_layers`); or the players, if they were found before.
     granularity : {"layer", "sublayer"}, default="layer"
         Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
     tokenizer : PreTrainedTokenizerBase, optional
@@ -73,6 +67,8 @@ class LayerGame:
 
     Attributes
     ----------
+    found : GameModel
+        The model with its players, and what is known of them.
     stack : LayerStack or SublayerStack
         The players.
     n_players : int
@@ -82,13 +78,8 @@ class LayerGame:
     keep_one_of : tuple of tuple of int
         Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
         without any are evaluated all the same.
-    n_evaluated : int
-        Masks run on the model by this game (not read from the ledger).
-    layer_runs : int
-        Layer runs on the whole calibration set that this took.
-    layer_runs_charged : int
-        The same had the ledger held nothing: what a budget counts, so that a fit which is resumed spends as one that
-        was never interrupted.
+    n_evaluated, layer_runs, layer_runs_charged : int
+        What was spent.
     fingerprint : dict
         Everything that a score depends on, as plain JSON values. Computed when first asked for, which reads all
         weights; a ledger asks at once.
@@ -101,11 +92,11 @@ class LayerGame:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | GameModel,
         calib_data: Any,
         *,
         utility: UtilityLike | None = None,
-        layers: LayersArgument = None,
+        layers: PlayersArgument = None,
         granularity: Granularity = "layer",
         tokenizer: Any = None,
         ledger: str | os.PathLike[str] | None = None,
@@ -113,40 +104,33 @@ class LayerGame:
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self.stack: Players = find_players(model, layers, granularity)
-        if isinstance(calib_data, Task):
-            utility = calib_data.utility if utility is None else utility
-            calib_data = calib_data.calibration
-        self.calibration: Calibration = as_calibration(calib_data, tokenizer)
-        self.calibration.check_vocabulary(vocabulary_size(model))
-        limit = maximum_length(model)
+        self.found = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
+        self.stack: Players = self.found.players
+        self.calibration, self.utility = sequences_and_utility(calib_data, tokenizer, utility)
+        self.calibration.check_vocabulary(vocabulary_size(self.found.model))
+        limit = maximum_length(self.found.model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(
                 f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
                 "tokens; use a smaller seq_len (for a task, max_length)"
             )
-        self.utility: UtilityLike = PerplexityRatio() if utility is None else utility
-        is_utility = isinstance(self.utility, Utility)
-        if not is_utility and not callable(self.utility):
-            raise TypeError(
-                "utility must have `statistics` and `score` (the Utility protocol) or be a callable f(model) -> float, "
-                f"got {type(self.utility).__name__}"
-            )
-        self._model = model
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = next((p.device for p in self.found.model.parameters()), torch.device("cpu"))
+        self._asked = batch_tokens, memory_budget
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
-        self.unremovable = unremovable_players(model, self.stack)
-        self.keep_one_of = keep_one_of(model, self.stack)
-        self.progress = Progress(shown=bool(verbose))
-        self.n_evaluated = 0
-        self.layer_runs = 0
-        self.layer_runs_charged = 0
-        self._rows: dict[bytes, MaskRow] = {}
-        self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
+        self.unremovable = self.found.unremovable
+        self.keep_one_of = self.found.keep_one_of
+        opened = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
         self.engine = Engine(
-            model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
+            self.found.model,
+            self.stack,
+            self.calibration,
+            self._statistics,
+            self._settings,
+            always_kept=self.unremovable,
         )
+        masked_score = None if isinstance(self.utility, Utility) else self.utility
+        self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))
 
     def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
         """The ledger; if `pinned`, with its memory budget, on which the last bits of further scores depend."""
@@ -171,14 +155,9 @@ class LayerGame:
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a score depends on, as plain JSON values."""
-        found = fingerprint(
-            self._model,
-            self.stack,
-            self.calibration,
-            self._statistics or ("score",),
-            self._settings.batch_tokens,
-            self.unremovable,
-        )
+        logits = behaviour(self.found.model, self.stack, self.calibration, self.unremovable)
+        statistics = self._statistics or ("score",)
+        found = fingerprint(self.found.fingerprint, self.calibration, statistics, self._settings.batch_tokens, logits)
         if not isinstance(self.utility, Utility):
             name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
             try:
@@ -189,6 +168,25 @@ class LayerGame:
                     "(numbers, texts, tensors), or fit without ledger"
                 ) from error
         return found
+
+    def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
+        """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
+
+        Parameters
+        ----------
+        calib_data : Calibration, Tensor [S, T] or texts
+            As in the constructor; texts need a tokenizer, so give a `Calibration` of them.
+        ledger : path, optional
+            A file of its own.
+        """
+        return LayerGame(
+            self.found,
+            calib_data,
+            utility=self.utility,
+            ledger=ledger,
+            batch_tokens=self._asked[0],
+            memory_budget=self._asked[1],
+        )
 
     @property
     def n_players(self) -> int:
@@ -213,51 +211,62 @@ class LayerGame:
 
     def close(self) -> None:
         """Close the ledger's file and end the progress bar."""
-        self.progress.close()
-        if self._ledger is not None:
-            self._ledger.close()
+        self._evaluated.close()
+
+    @property
+    def progress(self) -> Progress:
+        """The progress bar."""
+        return self._evaluated.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._evaluated.progress = progress
+
+    @property
+    def n_evaluated(self) -> int:
+        """Masks run on the model by this game (not read from the ledger)."""
+        return self._evaluated.n_evaluated
+
+    @property
+    def layer_runs(self) -> int:
+        """Layer runs on the whole calibration set that this took."""
+        return self._evaluated.layer_runs
+
+    @property
+    def layer_runs_charged(self) -> int:
+        """Layer runs including those that the ledger supplied: so a fit that is resumed counts as one that was not."""
+        return self._evaluated.layer_runs_charged
 
     def __call__(self, masks: MaskArray) -> FloatArray:
         """Scores [M] of masks [M, L] (or one mask [L])."""
         masks_ML = self._checked(masks)
         if not len(masks_ML):
             return np.empty(0)
-        self._evaluate(masks_ML)
-        if not isinstance(self.utility, Utility):
-            return np.array([self._rows[mask_key(m)]["score"][0] for m in masks_ML])
-        return self.utility.score(self.statistics(masks_ML))
+        self._evaluated.evaluate(masks_ML)
+        if isinstance(self.utility, Utility):
+            return self.utility.score(self.statistics(masks_ML))
+        return self._evaluated.sums(masks_ML, "score")[:, 0]
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
         """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
         masks_ML = self._checked(masks)
         full_1L = np.ones((1, self.n_players), dtype=bool)
-        self._evaluate(full_1L)
-        self._evaluate(masks_ML)
-        full = self._rows[mask_key(full_1L[0])]
+        self._evaluated.evaluate(full_1L)
+        self._evaluated.evaluate(masks_ML)
+        shape = len(masks_ML), len(self.calibration.ids_ST)
         return SequenceStatistics(
-            sums={
-                name: np.array([self._rows[mask_key(m)][name] for m in masks_ML]).reshape(
-                    len(masks_ML), len(self.calibration.ids_ST)
-                )
-                for name in self._statistics
-            },
-            dense={name: full[name] for name in self._statistics},
+            sums={name: self._evaluated.sums(masks_ML, name).reshape(shape) for name in self._statistics},
+            dense={name: self._evaluated.sums(full_1L, name)[0] for name in self._statistics},
             counts=self.calibration.counts_S.numpy().astype(np.float64),
         )
 
-    def _sums(self, masks_ML: MaskArray, name: str) -> FloatArray:
-        rows = [self._rows[mask_key(mask_L)][name] for mask_L in masks_ML]
-        return np.array(rows, dtype=np.float64).reshape(len(masks_ML), len(self.calibration.ids_ST))
-
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
-        return self.engine.plan(self._pending(self._checked(masks)))
+        return self.engine.plan(self._evaluated.pending(self._checked(masks)))
 
     def charge(self, masks: MaskArray) -> int:
         """By how much evaluating these masks would raise `layer_runs_charged`."""
-        if not self._statistics:
-            return int(self._pending(self._checked(masks)).sum())
-        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.plan(masks).sweeps)
+        return self._evaluated.cost(self._checked(masks))
 
     def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:
         """What evaluating masks [M, L] will cost, from their plan and a short timing; nothing is evaluated.
@@ -272,7 +281,10 @@ class LayerGame:
         if not self._statistics:
             raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
         calls = [self._checked(call_ML) for call_ML in (masks, *further)]
-        new = [np.array([mask_key(mask_L) not in self._rows for mask_L in call_ML], dtype=bool) for call_ML in calls]
+        new = [
+            np.array([mask_key(mask_L) not in self._evaluated.rows for mask_L in call_ML], dtype=bool)
+            for call_ML in calls
+        ]
         return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
 
     def _checked(self, masks: MaskArray) -> MaskArray:
@@ -284,78 +296,3 @@ class LayerGame:
         if masks_ML.ndim != 2 or masks_ML.shape[1] != self.n_players:
             raise ValueError(f"masks must be [M, {self.n_players}], one column per layer, got {np.shape(masks)}")
         return masks_ML
-
-    def _pending(self, masks_ML: MaskArray) -> MaskArray:
-        unique_UL = distinct(masks_ML)
-        return unique_UL[[mask_key(m) not in self._rows for m in unique_UL]] if len(unique_UL) else unique_UL
-
-    def _evaluate(self, masks_ML: MaskArray) -> None:
-        """Evaluate what this game has not seen.
-
-        The sweeps are planned without regard to the ledger, which only decides which of them are already done: so an
-        interrupted run that is started again computes the same sweeps, to the last bit, as one never interrupted.
-        """
-        pending_UL = self._pending(masks_ML)
-        if not len(pending_UL):
-            return
-        refuse_skeleton(self._model, "its layers can be inspected and their cost be estimated, but not scored")
-        if not self._statistics:
-            self._call_on_masked_models(pending_UL)
-            return
-        prefix_plan = self.engine.plan(pending_UL)
-        head_cost = self.engine.settings.head_cost
-        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
-        self.progress.plan(prefix_plan.n_masks, work)
-        for sweep in prefix_plan.sweeps:
-            self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
-            known = self._known(sweep.masks_UL)
-            todo_UL = sweep.masks_UL[~known]
-            if len(todo_UL):
-                self._prepare_ledger()
-                found = self.engine.run(todo_UL, self.progress.update)
-                rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
-                self._keep(todo_UL, rows)
-                self.layer_runs += self.engine.layer_runs(todo_UL)
-            if known.any():
-                self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
-
-    def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
-        utility = self.utility
-        assert not isinstance(utility, Utility)
-        self.progress.plan(len(masks_UL), len(masks_UL))
-        for mask_L in masks_UL:
-            self.progress.update(1)
-            self.layer_runs_charged += int(mask_L.sum())
-            if self._known(mask_L[None])[0]:
-                continue
-            self._prepare_ledger()
-            with (
-                evaluation_mode(self._model),
-                torch.no_grad(),
-                self.stack.skip(np.flatnonzero(~mask_L)),
-            ):
-                score = float(utility(self._model))
-            self._keep(mask_L[None], [{"score": np.array([score])}])
-            self.layer_runs += int(mask_L.sum())
-
-    def _known(self, masks_UL: MaskArray) -> MaskArray:
-        """Which masks the ledger holds; they are taken over [U]."""
-        if self._ledger is None:
-            return np.zeros(len(masks_UL), dtype=bool)
-        for mask_L in masks_UL:
-            row = self._ledger.rows.get(mask_key(mask_L))
-            if row is not None:
-                self._rows[mask_key(mask_L)] = row
-        return np.array([mask_key(m) in self._rows for m in masks_UL], dtype=bool)
-
-    def _prepare_ledger(self) -> None:
-        """Fail before a mask is paid for rather than when it is to be kept."""
-        if self._ledger is not None:
-            self._ledger.check_writable()
-
-    def _keep(self, masks_UL: MaskArray, rows: list[MaskRow]) -> None:
-        for mask_L, row in zip(masks_UL, rows, strict=True):
-            self._rows[mask_key(mask_L)] = row
-        if self._ledger is not None:
-            self._ledger.append(zip(masks_UL, rows, strict=True))
-        self.n_evaluated += len(masks_UL)
