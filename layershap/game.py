@@ -23,9 +23,10 @@ from layershap.fingerprint import fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
-from layershap.forward.plan import PrefixPlan, distinct
+from layershap.forward.plan import PrefixPlan
 from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
+from layershap.masks import distinct
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_players
@@ -35,7 +36,8 @@ from layershap.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.tasks import Task
-from layershap.utilities import PerplexityRatio
+from layershap.utilities import PerplexityRatio, resample_sequences
+from layershap.utilities.checks import checked_score, checked_scores
 
 UtilityLike = Utility | Callable[[nn.Module], float]
 
@@ -224,7 +226,7 @@ class LayerGame:
         self._evaluate(masks_ML)
         if not isinstance(self.utility, Utility):
             return np.array([self._rows[mask_key(m)]["score"][0] for m in masks_ML])
-        return self.utility.score(self.statistics(masks_ML))
+        return checked_scores(self.utility.score(self.statistics(masks_ML)), len(masks_ML), self.utility)
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
         """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
@@ -244,9 +246,37 @@ class LayerGame:
             counts=self.calibration.counts_S.numpy().astype(np.float64),
         )
 
-    def _sums(self, masks_ML: MaskArray, name: str) -> FloatArray:
-        rows = [self._rows[mask_key(mask_L)][name] for mask_L in masks_ML]
-        return np.array(rows, dtype=np.float64).reshape(len(masks_ML), len(self.calibration.ids_ST))
+    def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
+        """Standard errors [M] of the scores of masks [M, L]: how much they depend on the calibration sequences.
+
+        A bootstrap over the sequences (of whole questions, for a task) from what was measured of each; masks that were
+        not evaluated yet are. Two masks see the same text, so that their difference is surer than their errors say.
+
+        Parameters
+        ----------
+        masks : ndarray [M, L] of bool
+            True = layer kept.
+        n_resamples : int, default=200
+            B; an error is then known to a twentieth of itself.
+        random_state : int, default=0
+            Seed of the resamples.
+
+        Raises
+        ------
+        ValueError
+            A single sequence, or a utility that is a plain callable: nothing to resample.
+        """
+        n_sequences = self.calibration.n_sequences
+        if not isinstance(self.utility, Utility) or n_sequences < 2:
+            raise ValueError(
+                "standard errors need a utility that reads statistics of sequences, and two sequences at least; got "
+                f"{type(self.utility).__name__} on {n_sequences}"
+            )
+        statistics = self.statistics(masks)
+        rng = np.random.default_rng(random_state)
+        draws = [resample_sequences(self.utility, n_sequences, rng) for _ in range(n_resamples)]
+        with np.errstate(invalid="ignore"):
+            return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
@@ -333,7 +363,7 @@ class LayerGame:
                 torch.no_grad(),
                 self.stack.skip(np.flatnonzero(~mask_L)),
             ):
-                score = float(utility(self._model))
+                score = checked_score(utility(self._model), utility)
             self._keep(mask_L[None], [{"score": np.array([score])}])
             self.layer_runs += int(mask_L.sum())
 
