@@ -233,7 +233,7 @@ class Refuses:
         ({"surrogate": PairwiseRidge(alphas=(0,))}, ValueError, "alpha"),
         ({"surrogate": PairwiseRidge(alphas=())}, ValueError, "alphas must hold at least one"),
         ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be a positive int"),
-        ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be at least 2"),
+        ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be an int of at least 2"),
         ({"surrogate": DecisionTreeClassifier()}, TypeError, "must be a regressor, got the classifier"),
         ({"surrogate": PaperMLP(learning_rate=float("nan"))}, ValueError, "learning_rate must be a positive number"),
         ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),

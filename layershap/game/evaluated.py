@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from layershap.forward.engine import Engine
-from layershap.forward.plan import distinct
 from layershap.game.progress import Progress
 from layershap.ledger import Ledger, MaskRow, mask_key
+from layershap.masks import distinct
 from layershap.model.io import evaluation_mode
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import FloatArray, MaskArray
+from layershap.utilities.checks import checked_score
 
 
 class EvaluatedMasks:
@@ -122,7 +123,7 @@ class EvaluatedMasks:
                 continue
             self._prepare_ledger()
             with evaluation_mode(model), torch.no_grad(), self.engine.stack.skip(np.flatnonzero(~mask_L)):
-                score = float(masked_score(model))
+                score = checked_score(masked_score(model), masked_score)
             self._keep(mask_L[None], [{"score": np.array([score])}])
             self.layer_runs += int(mask_L.sum())
 

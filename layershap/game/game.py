@@ -31,6 +31,8 @@ from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike, sequences_and_utility
+from layershap.utilities import resample_sequences
+from layershap.utilities.checks import checked_scores
 
 
 class LayerGame:
@@ -243,7 +245,7 @@ class LayerGame:
             return np.empty(0)
         self._evaluated.evaluate(masks_ML)
         if isinstance(self.utility, Utility):
-            return self.utility.score(self.statistics(masks_ML))
+            return checked_scores(self.utility.score(self.statistics(masks_ML)), len(masks_ML), self.utility)
         return self._evaluated.sums(masks_ML, "score")[:, 0]
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
@@ -258,6 +260,38 @@ class LayerGame:
             dense={name: self._evaluated.sums(full_1L, name)[0] for name in self._statistics},
             counts=self.calibration.counts_S.numpy().astype(np.float64),
         )
+
+    def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
+        """Standard errors [M] of the scores of masks [M, L]: how much they depend on the calibration sequences.
+
+        A bootstrap over the sequences (of whole questions, for a task) from what was measured of each; masks that were
+        not evaluated yet are. Two masks see the same text, so that their difference is surer than their errors say.
+
+        Parameters
+        ----------
+        masks : ndarray [M, L] of bool
+            True = layer kept.
+        n_resamples : int, default=200
+            B; an error is then known to a twentieth of itself.
+        random_state : int, default=0
+            Seed of the resamples.
+
+        Raises
+        ------
+        ValueError
+            A single sequence, or a utility that is a plain callable: nothing to resample.
+        """
+        n_sequences = self.calibration.n_sequences
+        if not isinstance(self.utility, Utility) or n_sequences < 2:
+            raise ValueError(
+                "standard errors need a utility that reads statistics of sequences, and two sequences at least; got "
+                f"{type(self.utility).__name__} on {n_sequences}"
+            )
+        statistics = self.statistics(masks)
+        rng = np.random.default_rng(random_state)
+        draws = [resample_sequences(self.utility, n_sequences, rng) for _ in range(n_resamples)]
+        with np.errstate(invalid="ignore"):
+            return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
