@@ -13,6 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
+from layershap.masks import groups
 from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
 from layershap.surrogates import HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.surrogates.fresh import fresh_surrogate
@@ -69,8 +70,7 @@ def held_out(
         fold's fit. By default all.
     """
     judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
-    _, mask_M = np.unique(masks_ML, axis=0, return_inverse=True)
-    mask_M = mask_M.reshape(-1)
+    mask_M = groups(masks_ML)
     distinct = np.unique(mask_M[judged_M])
     predictions_GM = []
     unseen_GM = []
