@@ -6,8 +6,6 @@ Shapes: M masks, L layers, S calibration sequences.
 from __future__ import annotations
 
 import os
-import warnings
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -16,9 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from layershap.exceptions import LedgerError
-from layershap.fingerprint import behaviour, fingerprint
-from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
@@ -26,6 +21,7 @@ from layershap.forward.settings import EngineSettings
 from layershap.game.evaluated import EvaluatedMasks
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
+from layershap.game.resuming import game_fingerprint, open_ledger
 from layershap.ledger import Ledger, RowShape, mask_key
 from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
@@ -121,7 +117,12 @@ class LayerGame:
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
         self.unremovable = self.found.unremovable
         self.keep_one_of = self.found.keep_one_of
-        opened = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
+        opened: Ledger | None = None
+        if ledger is not None:
+            n_values = self.calibration.n_sequences if self._statistics else 1
+            shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
+            pinned = memory_budget == "auto"
+            opened, self._settings = open_ledger(ledger, self.fingerprint, shape, self._settings, pinned=pinned)
         self.engine = Engine(
             self.found.model,
             self.stack,
@@ -133,42 +134,10 @@ class LayerGame:
         masked_score = None if isinstance(self.utility, Utility) else self.utility
         self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))
 
-    def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
-        """The ledger; if `pinned`, with its memory budget, on which the last bits of further scores depend."""
-        own = self._settings
-        shape = RowShape(
-            self.n_players, len(self.calibration.ids_ST) if self._statistics else 1, self._statistics or ("score",)
-        )
-        ledger = Ledger(path, self.fingerprint, shape, {"memory_budget": own.memory_budget})
-        budget = ledger.settings.get("memory_budget")
-        if budget != own.memory_budget:
-            if pinned and isinstance(budget, int) and 0 < budget <= 2 * own.memory_budget:
-                self._settings = replace(own, memory_budget=budget)
-            else:
-                warnings.warn(
-                    f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
-                    f"{own.memory_budget}: further scores may differ from those of an uninterrupted run in their last "
-                    "bits",
-                    stacklevel=3,
-                )
-        return ledger
-
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a score depends on, as plain JSON values."""
-        logits = behaviour(self.found.model, self.stack, self.calibration, self.unremovable)
-        statistics = self._statistics or ("score",)
-        found = fingerprint(self.found.fingerprint, self.calibration, statistics, self._settings.batch_tokens, logits)
-        if not isinstance(self.utility, Utility):
-            name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
-            try:
-                found["utility"] = f"{name} {digest_of(self.utility, 'the utility')}"
-            except IndescribableError as error:
-                raise LedgerError(
-                    f"a ledger must know the utility {name} again, and can't: {error}. Let it hold plain values "
-                    "(numbers, texts, tensors), or fit without ledger"
-                ) from error
-        return found
+        return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
 
     def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
         """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
