@@ -60,9 +60,11 @@ def problems(name):
     for part in name.split(".")[1:]:
         target = getattr(target, part, None) or importlib.import_module(f"layershap.{part}")
     words = set(re.findall(r"\w+", inspect.getdoc(target) or ""))
-    if "PR01" in errors and not NumpyDocString(inspect.getdoc(target))["Parameters"] and inspect.isfunction(target):
+    has_section = bool(NumpyDocString(inspect.getdoc(target) or "")["Parameters"])
+    if "PR01" in errors and inspect.isfunction(target) and not has_section:
         # A short docstring that speaks of every parameter needs no section.
-        if set(inspect.signature(target).parameters) - {"self", "cls"} <= words:
+        unspoken = set(inspect.signature(target).parameters) - {"self", "cls"} - words
+        if not unspoken:
             del errors["PR01"]
     if "PR01" in errors and dataclasses.is_dataclass(target):
         listed = {
