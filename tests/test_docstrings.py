@@ -8,11 +8,10 @@ import inspect
 import re
 
 import pytest
-
-import layershap
-
 from numpydoc.docscrape import NumpyDocString
 from numpydoc.validate import validate
+
+import layershap
 
 MODULES = (
     "layershap",
