@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from layershap.calibration import as_calibration
+from layershap.escaping import one_line
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.engine import Engine
 from layershap.forward.settings import EngineSettings
@@ -114,12 +115,12 @@ class ModelInspection:
         if self.forward:
             why = f" ({self.forward_note})" if self.forward_note else ""
             head += f"\nforward for masked models: {self.forward}{why}"
-        rows = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
+        rows: list[tuple[str, ...]] = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
         for layer in self.layers:
             size = f"{layer.n_bytes / 2**20:,.2f}"
             removable = "yes" if layer.removable else f"no: {layer.reason}"
             row = (layer.name, layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
-            rows.append(row)
+            rows.append(tuple(map(one_line, row)))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         right = (0, 3, 4)
         lines = [

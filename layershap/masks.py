@@ -2,7 +2,7 @@
 
 Pure NumPy; knows nothing of models, games or scores.
 
-Shapes: M masks, L layers, P players (removable layers), N masks returned. True = layer kept.
+Shapes: M masks, L layers, P players (removable layers), U distinct masks, N masks returned. True = layer kept.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ def is_among(masks_ML: MaskArray, keys: Collection[bytes]) -> MaskArray:
 
 
 def distinct(masks_ML: MaskArray) -> MaskArray:
-    """The distinct masks in lexicographic order [N, L]."""
-    # Not np.unique(axis=0), which turns a Ctrl-C inside its sorting into a TypeError.
-    sorted_ML = masks_ML[np.lexsort(masks_ML.T[::-1])]
-    return sorted_ML[_starts_run(sorted_ML)]
+    """The distinct masks in lexicographic order [U, L]."""
+    return masks_ML[_grouped(masks_ML)[0]]
 
 
 def first_rows(masks_ML: MaskArray) -> IntArray:
-    """Rows of the distinct masks in the order of their first appearance [N]."""
-    order_M = np.lexsort(masks_ML.T[::-1])  # stable: equal masks stay in order
-    return np.sort(order_M[_starts_run(masks_ML[order_M])])
+    """Where each distinct mask stands first [U], in ascending order."""
+    return np.sort(_grouped(masks_ML)[0])
 
 
-def rows_in_distinct(masks_ML: MaskArray) -> IntArray:
-    """For each mask its row in `distinct` of them all [M]."""
-    order_M = np.lexsort(masks_ML.T[::-1])
-    rows_M = np.empty(len(masks_ML), dtype=np.int64)
-    rows_M[order_M] = np.cumsum(_starts_run(masks_ML[order_M])) - 1
-    return rows_M
+def groups(masks_ML: MaskArray) -> IntArray:
+    """For each mask its place among the distinct ones in lexicographic order [M]."""
+    return _grouped(masks_ML)[1]
 
 
-def _starts_run(sorted_ML: MaskArray) -> MaskArray:
-    """Whether each mask differs from the one before it [M]."""
-    first_M = np.ones(len(sorted_ML), dtype=bool)
-    first_M[1:] = (sorted_ML[1:] != sorted_ML[:-1]).any(axis=1)
-    return first_M
+def _grouped(masks_ML: MaskArray) -> tuple[IntArray, IntArray]:
+    """The first row of each distinct mask, in lexicographic order [U], and the group of each row [M]."""
+    # Not np.unique(axis=0), which turns a Ctrl-C inside its sorting into a TypeError.
+    n_masks, n_layers = masks_ML.shape
+    # Without a column there is nothing to sort by, and all rows are the same.
+    order_M = np.lexsort(masks_ML.T[::-1]) if n_layers else np.arange(n_masks)
+    sorted_ML = masks_ML[order_M]
+    starts_M = np.ones(n_masks, dtype=bool)
+    starts_M[1:] = (sorted_ML[1:] != sorted_ML[:-1]).any(axis=1)
+    group_M = np.empty(n_masks, dtype=np.int64)
+    group_M[order_M] = np.cumsum(starts_M) - 1
+    return order_M[starts_M].astype(np.int64), group_M
 
 
 def without(removed: Collection[int] | IntArray, n_layers: int) -> MaskArray:

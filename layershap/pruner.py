@@ -140,7 +140,7 @@ class LayerPruner(FittedPruner):
     @takes_former_parameters
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
@@ -182,7 +182,7 @@ class LayerPruner(FittedPruner):
     @classmethod
     def paper(
         cls,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         n_masks: int = 8000,
         random_state: Any = None,

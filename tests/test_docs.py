@@ -12,6 +12,7 @@ import types
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from sklearn.pipeline import Pipeline
@@ -89,6 +90,17 @@ def test_own_parts_plug_in_as_the_page_says(here):
     of_size = (~pruner.masks_).sum(axis=1) == 3
     best = pruner.masks_[of_size][pruner.scores_[of_size].argmax()]
     assert pruner.removed_layers(3) == [layer for layer in range(12) if not best[layer]]
+
+
+def test_how_sure_a_choice_is_can_be_asked_as_the_page_says(here):
+    names = follow("how_sure.md")
+    pruner, found = names["pruner"], names["found"]
+    assert pruner.removal_probabilities_[2].sum() == pytest.approx(3)
+    assert found.score == pruner.removal_scores_[2]
+    assert found.score_error > 0
+    assert (names["errors"] > 0).all()
+    assert (np.diff(names["scores"]) < 0).all(), "each further layer costs something on text that was not searched"
+    assert (names["errors"] < 0.1 * names["scores"]).all()
 
 
 def test_pipelines_and_pickles_do_as_the_page_says(here):

@@ -22,8 +22,8 @@ class BruteForce(DepthPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     max_remove : int, optional
         Largest number of layers; by default as many as can be removed.
     max_masks : int, default=70000
@@ -43,7 +43,7 @@ class BruteForce(DepthPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         max_remove: int | None = None,
         max_masks: int = 70_000,

@@ -20,6 +20,7 @@ from torch import Tensor
 from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
+from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
 from layershap.tables import html_fields
 
@@ -89,7 +90,7 @@ class Calibration:
         return (scored_ST * positions_T).amax(dim=1)
 
     def __repr__(self) -> str:
-        origin = ", ".join(f"{name} {value}" for name, value in self.provenance.items())
+        origin = one_line(", ".join(f"{name} {value}" for name, value in self.provenance.items()))
         return (
             f"Calibration({self.n_sequences} x {self.seq_len} tokens, {int(self.counts_S.sum()):,} scored"
             f"{'; ' if origin else ''}{origin})"

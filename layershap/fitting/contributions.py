@@ -15,6 +15,7 @@ from layershap.fitting.resampling import resampled_scores
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_values
+from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
     MaskArray,
@@ -174,8 +175,7 @@ def _of_all_players(fit: ValueFit, evidence: Evidence, rng: np.random.Generator)
     alone = (~evidence.masks).sum(axis=1) == 1
     masks, scores = np.concatenate([masks, evidence.masks[alone]]), np.concatenate([scores, evidence.scores[alone]])
     finite = np.isfinite(scores)
-    _, first = np.unique(masks[finite], axis=0, return_index=True)
-    rows = np.flatnonzero(finite)[np.sort(first)]
+    rows = np.flatnonzero(finite)[first_rows(masks[finite])]
     surrogate: Surrogate = fresh_surrogate(fit.surrogate, seed)
     surrogate.fit(masks[rows][:, evidence.removable], scores[rows])
     return surrogate

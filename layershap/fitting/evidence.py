@@ -12,11 +12,12 @@ import numpy as np
 
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import finite_scores, share_masks
+from layershap.fitting.masks import finite_scores, share_masks, try_sampler
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.limits import check_max_remove, check_n_remove
+from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
     MaskArray,
@@ -87,6 +88,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         check_n_remove(settings.n_remove, removable)
     keep_veto = settings.values.keep_veto
     total, n_drawn = share_masks(settings.n_masks, selector, n_players, limit, keep_veto=keep_veto)
+    try_sampler(settings.sampler, n_players, n_drawn)
     game.progress.expect(total)
     whole = np.ones((1, game.n_players), dtype=bool)
     baseline = float(game.scores(whole, game.text.n_value_parts)[0])
@@ -112,7 +114,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
     finite = finite_scores(masks, scores)
     if np.ptp(scores[finite]) == 0:
         raise ValueError(
-            f"all {len(np.unique(masks, axis=0))} masked models score {scores[finite][0]:g}: the utility does not tell "
+            f"all {len(first_rows(masks))} masked models score {scores[finite][0]:g}: the utility does not tell "
             "one set of layers from another. A constant function? Too few calibration tokens for a count of hits?"
         )
     choosable = np.isfinite(record.scores) & record.complete
@@ -141,7 +143,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
 def _further(drawn: DrawnMasks, removable: MaskArray) -> int:
     """Distinct masks drawn beyond the leave-one-outs, which a search evaluates too."""
     masks = np.concatenate([drawn.masks[drawn.n_known :], drawn.veto_masks.reshape(-1, len(removable))])
-    return len(np.unique(masks[(~masks).sum(axis=1) > 1], axis=0))
+    return len(first_rows(masks[(~masks).sum(axis=1) > 1]))
 
 
 def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, FloatArray]:

@@ -106,12 +106,14 @@ class FittedPruner(ModelPruner):
         return self.result_
 
     def _keep(self, result: FitResult) -> None:
+        # A selector of the user's may fail, and Ctrl-C come: before the first attribute is set.
+        scores = result.removal_scores(self._selector)
         self.result_ = result
         self.n_layers_in_ = len(result.evidence.removable)
         self.max_remove_ = result.evidence.max_remove
         self.removable_ = result.evidence.removable
         self.keep_one_of_ = result.evidence.keep_one_of
-        self.removal_scores_ = result.removal_scores(self._selector)
+        self.removal_scores_ = scores
 
     @property
     def _selector(self) -> Selector:

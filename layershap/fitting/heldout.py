@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
-from layershap.masks import rows_in_distinct
+from layershap.masks import groups
 from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
 from layershap.surrogates import HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.surrogates.fresh import fresh_surrogate
@@ -70,7 +70,7 @@ def held_out(
         fold's fit. By default all.
     """
     judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
-    mask_M = rows_in_distinct(masks_ML)
+    mask_M = groups(masks_ML)
     held_out_U = np.unique(mask_M[judged_M])
     predictions_GM = []
     unseen_GM = []

@@ -40,7 +40,7 @@ class FitSettings:
     values: StratifiedValues
     n_masks: int | None
     max_remove: int | None
-    n_remove: int | None
+    n_remove: int | float | None
     protect: Sequence[int]
     confidence: float
 

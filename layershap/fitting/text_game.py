@@ -18,6 +18,7 @@ from layershap.game.players import GameModel
 from layershap.game.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike
+from layershap.utilities.checks import checked_scores
 
 
 class TextGame:
@@ -102,13 +103,7 @@ class TextGame:
         utility = self.utility
         if not isinstance(utility, Utility):
             return self.first(masks_ML)
-        found = np.asarray(utility.score(self.statistics(masks_ML, n_parts)))
-        if found.shape != (len(masks_ML),) or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
-            raise ValueError(
-                f"the score of a utility must be one real number for each mask, [{len(masks_ML)}]; "
-                f"{type(utility).__name__}.score gave {found.dtype} {list(found.shape)}"
-            )
-        return found.astype(np.float64)
+        return checked_scores(utility.score(self.statistics(masks_ML, n_parts)), len(masks_ML), utility)
 
     def statistics(self, masks_ML: MaskArray, n_parts: int, *, start: int = 0) -> SequenceStatistics:
         """Per-sequence statistics on some parts of the text; evaluates what is missing."""

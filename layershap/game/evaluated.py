@@ -18,6 +18,7 @@ from layershap.masks import distinct, mask_key
 from layershap.model.io import evaluation_mode
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import FloatArray, MaskArray
+from layershap.utilities.checks import checked_score
 
 
 class EvaluatedMasks:
@@ -122,7 +123,7 @@ class EvaluatedMasks:
                 continue
             self._prepare_ledger()
             with evaluation_mode(model), torch.no_grad(), self.engine.stack.skip(np.flatnonzero(~mask_L)):
-                score = float(masked_score(model))
+                score = checked_score(masked_score(model), masked_score)
             self._keep(mask_L[None], [{"score": np.array([score])}])
             self.layer_runs += int(mask_L.sum())
 

@@ -6,8 +6,6 @@ Shapes: M masks, L layers, S calibration sequences.
 from __future__ import annotations
 
 import os
-import warnings
-from dataclasses import replace
 from functools import cached_property
 from types import TracebackType
 from typing import Any
@@ -16,9 +14,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from layershap.exceptions import LedgerError
-from layershap.fingerprint import behaviour, fingerprint
-from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
@@ -26,12 +21,15 @@ from layershap.forward.settings import EngineSettings
 from layershap.game.evaluated import EvaluatedMasks
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
+from layershap.game.resuming import game_fingerprint, open_ledger
 from layershap.ledger import Ledger, RowShape
-from layershap.masks import mask_key
+from layershap.masks import is_among
 from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike, sequences_and_utility
+from layershap.utilities import resample_sequences
+from layershap.utilities.checks import checked_scores
 
 
 class LayerGame:
@@ -120,7 +118,12 @@ class LayerGame:
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
         self.unremovable = self.found.unremovable
         self.keep_one_of = self.found.keep_one_of
-        opened = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
+        opened: Ledger | None = None
+        if ledger is not None:
+            n_values = self.calibration.n_sequences if self._statistics else 1
+            shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
+            pinned = memory_budget == "auto"
+            opened, self._settings = open_ledger(ledger, self.fingerprint, shape, self._settings, pinned=pinned)
         self.engine = Engine(
             self.found.model,
             self.stack,
@@ -132,42 +135,10 @@ class LayerGame:
         masked_score = None if isinstance(self.utility, Utility) else self.utility
         self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))
 
-    def _opened(self, path: str | os.PathLike[str], pinned: bool) -> Ledger:
-        """The ledger; if `pinned`, with its memory budget, on which the last bits of further scores depend."""
-        own = self._settings
-        shape = RowShape(
-            self.n_players, len(self.calibration.ids_ST) if self._statistics else 1, self._statistics or ("score",)
-        )
-        ledger = Ledger(path, self.fingerprint, shape, {"memory_budget": own.memory_budget})
-        budget = ledger.settings.get("memory_budget")
-        if budget != own.memory_budget:
-            if pinned and isinstance(budget, int) and 0 < budget <= 2 * own.memory_budget:
-                self._settings = replace(own, memory_budget=budget)
-            else:
-                warnings.warn(
-                    f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
-                    f"{own.memory_budget}: further scores may differ from those of an uninterrupted run in their last "
-                    "bits",
-                    stacklevel=3,
-                )
-        return ledger
-
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Everything that a score depends on, as plain JSON values."""
-        logits = behaviour(self.found.model, self.stack, self.calibration, self.unremovable)
-        statistics = self._statistics or ("score",)
-        found = fingerprint(self.found.fingerprint, self.calibration, statistics, self._settings.batch_tokens, logits)
-        if not isinstance(self.utility, Utility):
-            name = getattr(self.utility, "__qualname__", type(self.utility).__qualname__)
-            try:
-                found["utility"] = f"{name} {digest_of(self.utility, 'the utility')}"
-            except IndescribableError as error:
-                raise LedgerError(
-                    f"a ledger must know the utility {name} again, and can't: {error}. Let it hold plain values "
-                    "(numbers, texts, tensors), or fit without ledger"
-                ) from error
-        return found
+        return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
 
     def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
         """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
@@ -244,7 +215,7 @@ class LayerGame:
             return np.empty(0)
         self._evaluated.evaluate(masks_ML)
         if isinstance(self.utility, Utility):
-            return self.utility.score(self.statistics(masks_ML))
+            return checked_scores(self.utility.score(self.statistics(masks_ML)), len(masks_ML), self.utility)
         return self._evaluated.sums(masks_ML, "score")[:, 0]
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
@@ -259,6 +230,38 @@ class LayerGame:
             dense={name: self._evaluated.sums(full_1L, name)[0] for name in self._statistics},
             counts=self.calibration.counts_S.numpy().astype(np.float64),
         )
+
+    def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
+        """Standard errors [M] of the scores of masks [M, L]: how much they depend on the calibration sequences.
+
+        A bootstrap over the sequences (of whole questions, for a task) from what was measured of each; masks that were
+        not evaluated yet are. Two masks see the same text, so that their difference is surer than their errors say.
+
+        Parameters
+        ----------
+        masks : ndarray [M, L] of bool
+            True = layer kept.
+        n_resamples : int, default=200
+            B; an error is then known to a twentieth of itself.
+        random_state : int, default=0
+            Seed of the resamples.
+
+        Raises
+        ------
+        ValueError
+            A single sequence, or a utility that is a plain callable: nothing to resample.
+        """
+        n_sequences = self.calibration.n_sequences
+        if not isinstance(self.utility, Utility) or n_sequences < 2:
+            raise ValueError(
+                "standard errors need a utility that reads statistics of sequences, and two sequences at least; got "
+                f"{type(self.utility).__name__} on {n_sequences}"
+            )
+        statistics = self.statistics(masks)
+        rng = np.random.default_rng(random_state)
+        draws = [resample_sequences(self.utility, n_sequences, rng) for _ in range(n_resamples)]
+        with np.errstate(invalid="ignore"):
+            return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """What evaluating these masks would run, beyond those this game has evaluated."""
@@ -281,10 +284,7 @@ class LayerGame:
         if not self._statistics:
             raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
         calls = [self._checked(call_ML) for call_ML in (masks, *further)]
-        new = [
-            np.array([mask_key(mask_L) not in self._evaluated.rows for mask_L in call_ML], dtype=bool)
-            for call_ML in calls
-        ]
+        new = [~is_among(call_ML, self._evaluated.rows) for call_ML in calls]
         return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
 
     def _checked(self, masks: MaskArray) -> MaskArray:

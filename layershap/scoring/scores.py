@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from layershap.escaping import one_line
 from layershap.tables import aligned, html_table
 
 
@@ -109,7 +110,7 @@ class EvaluationTable:
         for row in self.to_records():
             cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
             table.append([row["task"], row["metric"], row["protocol"], str(row["n"]), *cells])
-        return table
+        return [[one_line(cell) for cell in line] for line in table]
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()

@@ -10,6 +10,7 @@ from math import comb
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from layershap.limits import check_int
 from layershap.masks import subsets
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
 from layershap.selection.best import select_best
@@ -60,6 +61,7 @@ def count_sets(n_players: int, max_remove: int, *, max_masks: int, owner: str) -
     ValueError
         More than `max_masks`.
     """
+    check_int(f"{owner}'s max_masks", max_masks, 1)
     count = sum(comb(n_players, n) for n in range(1, max_remove + 1))
     if count > max_masks:
         raise ValueError(

@@ -14,7 +14,7 @@ from math import comb
 
 import numpy as np
 
-from layershap.masks import distinct, first_rows
+from layershap.masks import first_rows
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.shapley.semivalues import Semivalue
 
@@ -129,7 +129,7 @@ class SampledMasks:
         return np.unique(self.masks.sum(axis=1))
 
     def _n_distinct(self, size: int) -> int:
-        return len(distinct(self.masks[self.masks.sum(axis=1) == size]))
+        return len(first_rows(self.masks[self.masks.sum(axis=1) == size]))
 
     def _rows(self) -> Sequence[tuple[int, IntArray]]:
         """For each size that enters the values, the masks to average over."""
