@@ -15,12 +15,21 @@ from functools import cached_property
 from html import escape
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
+from layershap.calibration.batches import IGNORE, PadToken, check_labels, is_mask_of, rows_of, unnamed_fields
 from layershap.calibration.packing import check_sizes, pack
-from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
+from layershap.calibration.sources import (
+    MOST_TOKENS,
+    is_sized,
+    read_texts,
+    source_of,
+    text_tokenizer,
+    token_ids,
+    tokenizer_name,
+)
 from layershap.exceptions import CalibrationWarning
 
 BosPolicy = Literal["none", "text", "sequence"]
@@ -29,6 +38,9 @@ AUTO_SEQUENCES = 128
 """Sequences that texts become unless told, if they hold as many (docs/generalisation.md)."""
 
 _LITTLE = 32
+
+_MOST_FIELDS = 4
+"""Parts of a record of tokens: ids, attention mask, labels, positions."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -189,7 +201,7 @@ class Calibration:
             "source": "texts",
             "n_texts": len(found),
             "n_tokens": len(stream),
-            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "tokenizer": tokenizer_name(tokenizer),
             "bos": bos,
         }
         return cls(ids_ST, ids_ST.clone(), provenance | stopped)
@@ -239,13 +251,20 @@ class Calibration:
         Raises
         ------
         ValueError
-            No batches, or without an end; an attention mask with holes; labels that aren't the token ids.
+            No batches, or without an end; an attention mask with holes; labels that aren't the token ids; several
+            arrays without names, of which one may be the mask of another (a tuple, or what holds 0 and 1 only).
         """
         pad = None if tokenizer is None else PadToken.of(text_tokenizer(tokenizer))
         endless = not is_sized(batches)
         rows: list[tuple[Tensor, Tensor]] = []
         n_tokens = n_empty = 0
-        for batch in batches:
+        if isinstance(batches, tuple) and len(batches) > 1 and isinstance(batches[0], Tensor | np.ndarray | list):
+            raise unnamed_fields(batches)
+        first: Any = None
+        for number, batch in enumerate(batches):
+            first = batch if number == 0 else first
+            if 0 < number < _MOST_FIELDS and is_mask_of(batch, first):
+                raise unnamed_fields((first, batch))
             found = rows_of(batch, pad)
             rows.extend(row for row in found if len(row[0]))
             n_empty += sum(not len(ids) for ids, _ in found)

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from layershap.places import public_name
+
 TOKEN_FIELDS = ("input_ids", "attention_mask", "labels")
 """What is read of a mapping of tokens."""
 
@@ -89,9 +91,11 @@ def source_of(data: Any, column: str | None = None) -> Source:
     if isinstance(data, np.ndarray) and data.dtype.kind in "OUS":
         data = data.tolist()
     if not isinstance(data, Iterable) or isinstance(data, Tensor | np.ndarray):
+        # torch's own datasets can be indexed only.
+        hint = "" if isinstance(data, Iterable) or not hasattr(data, "__getitem__") else "; wrap it in a DataLoader"
         raise TypeError(
             f"calibration data must be texts, a datasets.Dataset, a DataLoader, batches or a token tensor [S, T], "
-            f"got {type(data).__name__}"
+            f"got {type(data).__name__}{hint}"
         )
     features = getattr(data, "features", None)
     if isinstance(features, Mapping) and hasattr(data, "column_names"):
@@ -246,6 +250,12 @@ def text_tokenizer(tokenizer: Any, missing: str = _NO_TOKENIZER) -> Any:
         hint = "; load it first: AutoTokenizer.from_pretrained(...)" if isinstance(found, str | os.PathLike) else ""
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(found).__name__}{hint}")
     return found
+
+
+def tokenizer_name(tokenizer: Any) -> str:
+    """What a provenance calls a tokenizer: its name on the Hub, of a folder the last part, or its class."""
+    name = getattr(tokenizer, "name_or_path", None)
+    return public_name(str(name)) if name else type(tokenizer).__name__
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
