@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from typing import Any
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
@@ -37,3 +38,9 @@ def public_name(source: str) -> str:
     """
     local = os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(source)
     return os.path.basename(os.path.abspath(source)) if local else source
+
+
+def tokenizer_name(tokenizer: Any) -> str:
+    """What a provenance calls a tokenizer: its name on the Hub, of a folder the last part, or its class."""
+    name = getattr(tokenizer, "name_or_path", None)
+    return public_name(str(name)) if name else type(tokenizer).__name__

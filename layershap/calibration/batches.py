@@ -5,7 +5,7 @@ Shapes: B rows of a batch, T tokens, t tokens of one row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from torch import Tensor
 
 IGNORE = -100
 """Label of a position that doesn't count (torch's and transformers' convention)."""
+
+
+_MOST_FIELDS = 4
+"""Parts of a batch of tokens: ids, attention mask, labels, positions."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,32 @@ def _fields(batch: Any) -> tuple[Any, Any, Any]:
         is_record = (
             isinstance(first, Tensor) or (isinstance(batch, tuple) and not np.isscalar(first)) or _has_rows(first)
         )
-        if is_record or is_mask_of(batch[1], first):
-            raise unnamed_fields(batch)
+        if is_record or _is_mask_of(batch[1], first):
+            raise _unnamed_fields(batch)
     if isinstance(batch, tuple | list) and len(batch) == 1 and isinstance(batch[0], Tensor):
         return batch[0], None, None
     return batch, None, None
 
 
-def unnamed_fields(parts: Sequence[Any]) -> ValueError:
+def no_record(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, of which none is the attention mask of the first.
+
+    Raises
+    ------
+    ValueError
+        The first of them are the fields of one batch: a tuple of arrays, or tokens and their mask.
+    """
+    if isinstance(batches, tuple) and len(batches) > 1 and isinstance(batches[0], Tensor | np.ndarray | list):
+        raise _unnamed_fields(batches)
+    first: Any = None
+    for number, batch in enumerate(batches):
+        first = batch if number == 0 else first
+        if 0 < number < _MOST_FIELDS and _is_mask_of(batch, first):
+            raise _unnamed_fields((first, batch))
+        yield batch
+
+
+def _unnamed_fields(parts: Sequence[Any]) -> ValueError:
     """The error for arrays side by side, of which some may be attention mask and labels."""
     kind = "tensors" if isinstance(parts[0], Tensor) else "arrays"
     return ValueError(
@@ -101,7 +123,7 @@ def unnamed_fields(parts: Sequence[Any]) -> ValueError:
     )
 
 
-def is_mask_of(part: Any, first: Any) -> bool:
+def _is_mask_of(part: Any, first: Any) -> bool:
     """Whether `part` has the shape of the tokens `first` and holds 0 and 1 only: it is their mask, not more tokens."""
     if any(np.isscalar(x) or isinstance(x, str | Mapping) or hasattr(x, "input_ids") for x in (part, first)):
         return False

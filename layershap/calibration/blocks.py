@@ -12,25 +12,17 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, PadToken, check_labels, is_mask_of, rows_of, unnamed_fields
+from layershap.calibration.batches import IGNORE, PadToken, check_labels, no_record, rows_of
 from layershap.calibration.packing import check_sizes, pack
-from layershap.calibration.sources import (
-    MOST_TOKENS,
-    is_sized,
-    read_texts,
-    source_of,
-    text_tokenizer,
-    token_ids,
-    tokenizer_name,
-)
+from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
+from layershap.escaping import html_text, one_line
 from layershap.exceptions import CalibrationWarning
+from layershap.places import tokenizer_name
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -38,9 +30,6 @@ AUTO_SEQUENCES = 128
 """Sequences that texts become unless told, if they hold as many (docs/generalisation.md)."""
 
 _LITTLE = 32
-
-_MOST_FIELDS = 4
-"""Parts of a record of tokens: ids, attention mask, labels, positions."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,7 +90,7 @@ class Calibration:
         return (scored_ST * positions_T).amax(dim=1)
 
     def __repr__(self) -> str:
-        origin = ", ".join(f"{name} {value}" for name, value in self.provenance.items())
+        origin = one_line(", ".join(f"{name} {value}" for name, value in self.provenance.items()))
         return (
             f"Calibration({self.n_sequences} x {self.seq_len} tokens, {int(self.counts_S.sum()):,} scored"
             f"{'; ' if origin else ''}{origin})"
@@ -113,7 +102,7 @@ class Calibration:
             "scored tokens": f"{int(self.counts_S.sum()):,}",
             **self.provenance,
         }
-        cells = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+        cells = "".join(f"<tr><th>{html_text(str(k))}</th><td>{html_text(str(v))}</td></tr>" for k, v in rows.items())
         return f"<table><caption>Calibration</caption>{cells}</table>"
 
     @cached_property
@@ -258,13 +247,7 @@ class Calibration:
         endless = not is_sized(batches)
         rows: list[tuple[Tensor, Tensor]] = []
         n_tokens = n_empty = 0
-        if isinstance(batches, tuple) and len(batches) > 1 and isinstance(batches[0], Tensor | np.ndarray | list):
-            raise unnamed_fields(batches)
-        first: Any = None
-        for number, batch in enumerate(batches):
-            first = batch if number == 0 else first
-            if 0 < number < _MOST_FIELDS and is_mask_of(batch, first):
-                raise unnamed_fields((first, batch))
+        for batch in no_record(batches):
             found = rows_of(batch, pad)
             rows.extend(row for row in found if len(row[0]))
             n_empty += sum(not len(ids) for ids, _ in found)

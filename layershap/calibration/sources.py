@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from layershap.places import public_name
-
 TOKEN_FIELDS = ("input_ids", "attention_mask", "labels")
 """What is read of a mapping of tokens."""
 
@@ -250,12 +248,6 @@ def text_tokenizer(tokenizer: Any, missing: str = _NO_TOKENIZER) -> Any:
         hint = "; load it first: AutoTokenizer.from_pretrained(...)" if isinstance(found, str | os.PathLike) else ""
         raise TypeError(f"tokenizer must be a transformers tokenizer, got {type(found).__name__}{hint}")
     return found
-
-
-def tokenizer_name(tokenizer: Any) -> str:
-    """What a provenance calls a tokenizer: its name on the Hub, of a folder the last part, or its class."""
-    name = getattr(tokenizer, "name_or_path", None)
-    return public_name(str(name)) if name else type(tokenizer).__name__
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:

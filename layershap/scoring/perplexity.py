@@ -15,8 +15,9 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.calibration.packing import check_sizes, pack
-from layershap.calibration.sources import read_texts, text_tokenizer, token_ids, tokenizer_name
+from layershap.calibration.sources import read_texts, text_tokenizer, token_ids
 from layershap.forward.unmasked import sequence_statistics
+from layershap.places import tokenizer_name
 
 
 @dataclass(frozen=True)

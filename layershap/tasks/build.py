@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layershap.calibration import Calibration
-from layershap.calibration.sources import tokenizer_name
+from layershap.places import tokenizer_name
 from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.tasks.encode import encode_pairs
 from layershap.tasks.rows import Question, Rows, choice_question, last_word_question, read_rows
