@@ -22,6 +22,7 @@ ROOMS = (
     "exceptions",
     "extras",
     "escaping",
+    "places",
     "arrays",
     "masks",
     "limits",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from layershap.calibration.blocks import Calibration
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import read_texts, text_tokenizer, token_ids
+from layershap.places import tokenizer_name
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class PerplexityProtocol:
             "protocol": self.name,
             "n_texts": len(parts),
             "n_tokens": len(stream),
-            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "tokenizer": tokenizer_name(tokenizer),
             "bos": self.bos,
         }
         return Calibration(ids_ST, ids_ST.clone(), provenance | stopped)
