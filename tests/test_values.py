@@ -25,7 +25,7 @@ from layershap.datasets import tiny_random
 from layershap.exceptions import ValueQualityWarning
 from layershap.fitting.values import ValueSettings, fit_values
 from layershap.fitting.veto import veto_players
-from layershap.samplers.distinct import distinct_masks
+from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import SampledMasks, Semivalue, all_masks
 
 IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def test_sampled_values_are_unbiased_and_their_errors_are_right(rough, semivalue
     shares = {int(size): float(semivalue.spread[size]) for size in semivalue.sizes}
     estimates, errors = [], []
     for seed in range(400):
-        drawn = distinct_masks(8, shares, 90, np.random.default_rng(seed), masks[:0])
+        drawn = draw_distinct(8, shares, 90, np.random.default_rng(seed), masks[:0])
         sampled = SampledMasks(drawn, semivalue)
         found = np.array([value[mask.tobytes()] for mask in drawn])
         estimates.append(sampled.values(found))
