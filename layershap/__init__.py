@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelInUseError,
         NonFiniteScoreWarning,
+        PlainForwardWarning,
         ReportFormatError,
         SurgeryCheckError,
         SurrogateQualityWarning,
@@ -47,7 +48,14 @@ if TYPE_CHECKING:
     from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
     from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
     from layershap.surgery import remove_layers, remove_sublayers
-    from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
+    from layershap.surrogates import (
+        BestSurrogate,
+        BootstrapEnsemble,
+        HammingProcess,
+        LinearRidge,
+        PairwiseRidge,
+        PaperMLP,
+    )
     from layershap.tasks import Task
 
 __version__ = "0.1.0"
@@ -57,6 +65,7 @@ __all__ = [
     "PERPLEXITY_PROTOCOLS",
     "AllocatingSampler",
     "AntitheticSampler",
+    "BestSurrogate",
     "BootstrapEnsemble",
     "Calibration",
     "CalibrationWarning",
@@ -84,6 +93,7 @@ __all__ = [
     "PaperMLP",
     "Perplexity",
     "PerplexityProtocol",
+    "PlainForwardWarning",
     "PruningReport",
     "ReportFormatError",
     "Score",
@@ -134,6 +144,7 @@ _HOMES = {
         "MissingExtraError",
         "ModelInUseError",
         "NonFiniteScoreWarning",
+        "PlainForwardWarning",
         "ReportFormatError",
         "SurgeryCheckError",
         "SurrogateQualityWarning",
@@ -154,7 +165,14 @@ _HOMES = {
     "layershap.scoring.perplexity": ("PERPLEXITY_PROTOCOLS", "Perplexity", "PerplexityProtocol", "perplexity"),
     "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
     "layershap.surgery": ("remove_layers", "remove_sublayers"),
-    "layershap.surrogates": ("BootstrapEnsemble", "HammingProcess", "LinearRidge", "PairwiseRidge", "PaperMLP"),
+    "layershap.surrogates": (
+        "BestSurrogate",
+        "BootstrapEnsemble",
+        "HammingProcess",
+        "LinearRidge",
+        "PairwiseRidge",
+        "PaperMLP",
+    ),
     "layershap.tasks": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

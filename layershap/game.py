@@ -6,7 +6,6 @@ Shapes: M masks, L layers, S calibration sequences.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
-from layershap.exceptions import LedgerError
+from layershap.exceptions import LedgerError, PlainForwardWarning
 from layershap.fingerprint import fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
 from layershap.forward.cost import CostEstimate, estimate_cost
@@ -27,6 +26,7 @@ from layershap.forward.plan import PrefixPlan, distinct
 from layershap.forward.settings import EngineSettings
 from layershap.ledger import Ledger, MaskRow, RowShape, mask_key
 from layershap.model.io import evaluation_mode, maximum_length, vocabulary_size
+from layershap.model.patching import first_said
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
@@ -36,6 +36,7 @@ from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utili
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
+from layershap.warning import warn_user
 
 UtilityLike = Utility | Callable[[nn.Module], float]
 
@@ -142,6 +143,7 @@ class LayerGame:
         self.layer_runs = 0
         self.layer_runs_charged = 0
         self._rows: dict[bytes, MaskRow] = {}
+        self._warned = False
         self._ledger = None if ledger is None else self._opened(ledger, pinned=memory_budget == "auto")
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
@@ -159,11 +161,10 @@ class LayerGame:
             if pinned and isinstance(budget, int) and 0 < budget <= 2 * own.memory_budget:
                 self._settings = replace(own, memory_budget=budget)
             else:
-                warnings.warn(
+                warn_user(
                     f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
                     f"{own.memory_budget}: further scores may differ from those of an uninterrupted run in their last "
-                    "bits",
-                    stacklevel=3,
+                    "bits"
                 )
         return ledger
 
@@ -305,6 +306,7 @@ class LayerGame:
         head_cost = self.engine.settings.head_cost
         work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         self.progress.plan(prefix_plan.n_masks, work)
+        self._warn_of_plain_forward(prefix_plan)
         for sweep in prefix_plan.sweeps:
             self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
             known = self._known(sweep.masks_UL)
@@ -317,6 +319,23 @@ class LayerGame:
                 self.layer_runs += self.engine.layer_runs(todo_UL)
             if known.any():
                 self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
+
+    def _warn_of_plain_forward(self, prefix_plan: PrefixPlan) -> None:
+        """Once per game, and per fit that holds the model: a single mask shares nothing and costs no more."""
+        if self._warned or prefix_plan.n_masks < 2 or self.path != "plain":
+            return
+        self._warned = True
+        if not first_said(self._model, PlainForwardWarning.__name__):
+            return
+        runs = sum(self.engine.layer_runs(sweep.masks_UL) for sweep in prefix_plan.sweeps)
+        warn_user(
+            f"masks of this {type(self._model).__name__} are run one at a time by the plain forward: {self.path_note}. "
+            f"The scores are right, the time is several times as long: {prefix_plan.n_masks} masks take {runs:,} layer "
+            f"runs in small batches, where shared prefixes would need {prefix_plan.layer_runs:,} in large ones. "
+            "LayerPruner.estimate_cost tells what a fit takes before it begins; fewer n_masks or less text make it "
+            "shorter",
+            PlainForwardWarning,
+        )
 
     def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
         utility = self.utility

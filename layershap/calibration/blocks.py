@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +21,7 @@ from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_o
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
 from layershap.exceptions import CalibrationWarning
+from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -285,12 +285,11 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
     if count < _LITTLE:
-        warnings.warn(
+        warn_user(
             f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
             f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "
             f"perplexity on other text than those chosen on {AUTO_SEQUENCES}. Give more text of the kind that matters, "
             "or n_sequences to say that this is meant.",
             CalibrationWarning,
-            stacklevel=4,
         )
     return count

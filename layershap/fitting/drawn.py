@@ -17,7 +17,16 @@ from layershap.fitting.masks import ROUNDS, check_drawn
 from layershap.fitting.record import widened
 from layershap.fitting.text_game import TextGame
 from layershap.fitting.veto import veto_players
-from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, Weights
+from layershap.protocols import (
+    AdaptiveSampler,
+    FloatArray,
+    LeaveOneOutSampler,
+    MaskArray,
+    Parametrised,
+    Sampler,
+    StrataSampler,
+    Weights,
+)
 from layershap.samplers import strata_of
 
 _MASKS_PER_VETO_PLAYER = 8
@@ -120,7 +129,8 @@ def draw_masks(
     per_veto = min(_MASKS_PER_VETO_PLAYER, max(n_masks // (4 * n_veto), 2 if n_masks >= 4 * n_veto else 0))
     n_drawn = n_masks - per_veto * int(veto.sum())
     # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
-    n_drawn += int(free.sum()) if len(known) and getattr(sampler, "leave_one_out", False) else 0
+    if len(known) and isinstance(sampler, LeaveOneOutSampler) and sampler.leave_one_out:
+        n_drawn += int(free.sum())
     drawn = _drawn(game, sampler, free, n_drawn, n_parts, rng)
     seen = {mask.tobytes() for mask in known}
     new = widened(drawn, free)
@@ -145,11 +155,11 @@ def draw_masks(
 
 def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
     """A sampler whose strata are numbers of kept layers, the veto players among them, for the free players alone."""
-    strata = getattr(sampler, "strata", None)
+    strata = sampler.strata if isinstance(sampler, StrataSampler) else None
     if not n_veto or isinstance(strata, str) or strata is None or not all(isinstance(k, Integral) for k in strata):
         return sampler
     fewer = [max(int(k) - n_veto, 0) for k in strata]
-    if hasattr(sampler, "set_params"):
+    if isinstance(sampler, Parametrised):
         return clone(sampler).set_params(strata=fewer)
     free: Any = copy.copy(sampler)
     free.strata = fewer

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from layershap.protocols import MaskArray, Sampler
+from layershap.protocols import MaskArray, Sampler, StrataSampler
 from layershap.samplers.distinct import distinct_masks
 from layershap.shapley import Semivalue, sample_strata
 
@@ -119,6 +119,6 @@ class StratifiedSampler(BaseEstimator):
 
 def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
     """The sampler's numbers of kept layers, with their weights; for one without strata, those of its masks [M, L]."""
-    if hasattr(sampler, "strata"):
+    if isinstance(sampler, StrataSampler):
         return strata_sizes(sampler.strata, masks.shape[1])
     return [int(size) for size in np.unique(masks.sum(axis=1))]
