@@ -97,7 +97,7 @@ def accuracy(stored: Stored, surrogate: Surrogate, n_masks: int) -> list[str]:
             missed = model.predict(stored.masks[unseen]) - stored.scores[unseen]
             r2.append(1 - missed.var() / stored.scores[unseen].var())
         alone.append(((own - truth) ** 2).mean())
-        found = fit_values(surrogate, masks, scores, np.empty((0, 0)), settings, np.random.default_rng(seed))
+        found = fit_values(surrogate, masks, scores, settings, np.random.default_rng(seed))
         corrected.append(((found.values - truth) ** 2).mean())
     return [
         f"{np.mean(r2):.3f}" if r2 else "all seen",

@@ -74,9 +74,7 @@ class Stored:
         semivalue = Semivalue.of_strata(self.masks.shape[1], self.strata)
         if self.enumerated:
             return semivalue.of_table(self.masks, self.scores), 0.0
-        fit = fit_values(
-            HammingProcess(), self.masks, self.scores, np.empty((0, 0)), self.settings, np.random.default_rng(0)
-        )
+        fit = fit_values(HammingProcess(), self.masks, self.scores, self.settings, np.random.default_rng(0))
         return fit.values, float(np.sqrt(np.mean(fit.mask_errors**2)))
 
     def drawn(self, seed: int, n_masks: int) -> np.ndarray:
@@ -130,9 +128,7 @@ def quality(stored: Stored, surrogate: Surrogate, n_masks: int, *, unbiased: boo
     values, errors, counts = [], [], []
     for seed in range(SEEDS):
         rows = stored.drawn(seed, n_masks)
-        fit = fit_values(
-            surrogate, stored.masks[rows], stored.scores[rows], np.empty((0, 0)), settings, np.random.default_rng(seed)
-        )
+        fit = fit_values(surrogate, stored.masks[rows], stored.scores[rows], settings, np.random.default_rng(seed))
         values.append(fit.values)
         errors.append(fit.mask_errors)
         counts.append(len(rows))

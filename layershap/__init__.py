@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         ValueQualityWarning,
     )
+    from layershap.fitting.definitions import ShapleyValues, StratifiedValues
     from layershap.game import LayerGame
     from layershap.model.inspection import inspect
     from layershap.model.split import find_sublayers, skip_sublayers
@@ -98,7 +99,9 @@ __all__ = [
     "ReportFormatError",
     "Score",
     "ShapleyRanking",
+    "ShapleyValues",
     "StratifiedSampler",
+    "StratifiedValues",
     "SublayerStack",
     "SubsetSampler",
     "SurgeryCheckError",
@@ -153,6 +156,7 @@ _HOMES = {
         "UnsupportedModelError",
         "ValueQualityWarning",
     ),
+    "layershap.fitting.definitions": ("ShapleyValues", "StratifiedValues"),
     "layershap.game": ("LayerGame",),
     "layershap.model.inspection": ("inspect",),
     "layershap.model.split": ("find_sublayers", "skip_sublayers"),

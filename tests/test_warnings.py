@@ -54,7 +54,7 @@ def tied_evidence():
 
 
 def few_masks():
-    return LayerPruner(n_masks=12, selector=ShapleyRanking(), n_marginals=50, n_remove=1, random_state=0)
+    return LayerPruner(n_masks=12, selector=ShapleyRanking(), n_remove=1, random_state=0)
 
 
 def little_text(stories, folder):
@@ -133,12 +133,12 @@ def test_no_room_counts_the_frames_to_the_user_by_hand():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "warnings.warn"
     }
-    assert counted - {"fitting/masks.py", "fitting/quality.py"} == {"warning.py"}
+    assert counted - {"fitting/former.py", "fitting/masks.py", "fitting/quality.py"} == {"warning.py"}
 
 
 def test_a_plain_forward_is_told_once_per_fit_with_its_reason_and_its_cost():
     model = CarriesState()
-    pruner = LayerPruner(layers="blocks", n_masks=14, n_marginals=50, random_state=0)
+    pruner = LayerPruner(layers="blocks", n_masks=14, random_state=0)
     for _ in range(2):
         (found,) = issued(lambda: pruner.fit(model, EIGHT_SEQUENCES), PlainForwardWarning)
         assert found.filename == __file__

@@ -11,7 +11,13 @@ K kept layers of a mask, n layers removed. Tensors carry their shape as a suffix
 A mask is boolean and True means that the layer is KEPT; a coalition is the set of kept layers.
 """
 
-from layershap.protocols.arrays import CountedGame, FloatArray, Game, IntArray, MaskArray, Statistic, Weights
+from layershap.protocols.arrays import CountedGame
+from layershap.protocols.arrays import FloatArray as FloatArray
+from layershap.protocols.arrays import Game as Game
+from layershap.protocols.arrays import IntArray as IntArray
+from layershap.protocols.arrays import MaskArray as MaskArray
+from layershap.protocols.arrays import Statistic as Statistic
+from layershap.protocols.arrays import Weights as Weights
 from layershap.protocols.estimator import Parametrised, Seeded
 from layershap.protocols.method import (
     ChoosesLayers,
@@ -34,13 +40,9 @@ __all__ = [
     "CountsLayers",
     "DepthPruningMethod",
     "EvaluatedGame",
-    "FloatArray",
-    "Game",
     "HoldsBack",
-    "IntArray",
     "InteractionSurrogate",
     "LeaveOneOutSampler",
-    "MaskArray",
     "NarrowingMethod",
     "Parametrised",
     "PruningMethod",
@@ -54,10 +56,8 @@ __all__ = [
     "SelectionEvidence",
     "Selector",
     "SequenceStatistics",
-    "Statistic",
     "StrataSampler",
     "Surrogate",
     "UniformSampler",
     "Utility",
-    "Weights",
 ]

@@ -12,6 +12,7 @@ import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
+from layershap.masks import distinct, groups
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.surrogates.fresh import fresh_surrogate
 
@@ -30,13 +31,12 @@ def unseen_masks(masks_ML: MaskArray, judged_M: MaskArray, seed: int) -> Iterato
     seed : int
         Of the folds.
     """
-    _, mask_M = np.unique(masks_ML, axis=0, return_inverse=True)
-    mask_M = mask_M.reshape(-1)
-    distinct = np.unique(mask_M[judged_M])
-    n_folds = min(N_FOLDS, len(distinct))
-    folds = KFold(n_folds, shuffle=True, random_state=seed).split(distinct) if n_folds > 1 else [((), ())]
+    mask_M = groups(masks_ML)
+    judged = np.unique(mask_M[judged_M])
+    n_folds = min(N_FOLDS, len(judged))
+    folds = KFold(n_folds, shuffle=True, random_state=seed).split(judged) if n_folds > 1 else [((), ())]
     for _, test in folds:
-        yield np.isin(mask_M, distinct[list(test)]) & judged_M
+        yield np.isin(mask_M, judged[list(test)]) & judged_M
 
 
 def drawn_at_random(masks_ML: MaskArray) -> MaskArray:
@@ -46,7 +46,7 @@ def drawn_at_random(masks_ML: MaskArray) -> MaskArray:
     """
     size_M = masks_ML.sum(axis=1)
     n_layers = masks_ML.shape[1]
-    whole = [k for k in np.unique(size_M) if len(np.unique(masks_ML[size_M == k], axis=0)) == comb(n_layers, int(k))]
+    whole = [k for k in np.unique(size_M) if len(distinct(masks_ML[size_M == k])) == comb(n_layers, int(k))]
     at_random_M = ~np.isin(size_M, whole)
     return at_random_M if at_random_M.any() else np.ones(len(masks_ML), dtype=bool)
 

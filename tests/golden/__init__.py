@@ -20,7 +20,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import layershap
-from layershap import Calibration, Greedy, LayerPruner, PairwiseRidge, ShapleyRanking, StratifiedSampler, compare
+from layershap import (
+    Calibration,
+    Greedy,
+    LayerPruner,
+    PairwiseRidge,
+    ShapleyRanking,
+    ShapleyValues,
+    StratifiedSampler,
+    StratifiedValues,
+    compare,
+)
 from layershap.baselines import SLEB, ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.tasks import multiple_choice
@@ -89,8 +99,7 @@ def ranking() -> dict[str, Any]:
         surrogate=PairwiseRidge(),
         selector=ShapleyRanking(),
         n_masks=80,
-        keep_veto=False,
-        unbiased=False,
+        values=StratifiedValues(keep_veto=False, unbiased=False),
         random_state=1,
     )
     return fitted(pruner, model, text)
@@ -108,7 +117,7 @@ def sublayers() -> dict[str, Any]:
 
 def shapley_weights() -> dict[str, Any]:
     model, _, text = stories()
-    return fitted(LayerPruner(max_remove=2, weights="shapley", random_state=0), model, text)
+    return fitted(LayerPruner(max_remove=2, values=ShapleyValues(), random_state=0), model, text)
 
 
 def task() -> dict[str, Any]:
