@@ -29,6 +29,13 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
+def write_between(page: Path, name: str, text: str) -> None:
+    """Put text between a page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
 def random_llama(
     n_layers: int, width: int, inner: int, heads: int, vocabulary: int, dtype: torch.dtype, device: str
 ) -> LlamaForCausalLM:

@@ -15,6 +15,7 @@ import numpy as np
 from problems import HERE, Problem
 
 from layershap import LayerGame
+from layershap.game.evaluated import EvaluatedMasks
 from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks
 
@@ -70,16 +71,16 @@ class Spent:
 def counted() -> Iterator[Spent]:
     """Count what every game in the context is asked for."""
     spent = Spent()
-    original = LayerGame._evaluate
+    original = EvaluatedMasks.evaluate
 
-    def evaluate(game: LayerGame, masks: MaskArray) -> None:
-        new = game._pending(masks)
+    def evaluate(evaluated: EvaluatedMasks, masks: MaskArray) -> None:
+        new = evaluated.pending(masks)
         if len(new):
-            plan = game.engine.plan(new)
-            spent.masks += plan.n_masks - int(new.all(axis=1).any())
-            spent.layer_runs += plan.layer_runs
-            spent.tokens += plan.layer_runs * game.calibration.ids_ST.numel()
-        original(game, masks)
+            layer_runs = evaluated.engine.plan(new).layer_runs
+            spent.masks += len(new) - int(new.all(axis=1).any())
+            spent.layer_runs += layer_runs
+            spent.tokens += layer_runs * evaluated.engine.calibration.ids_ST.numel()
+        original(evaluated, masks)
 
-    with patch.object(LayerGame, "_evaluate", evaluate):
+    with patch.object(EvaluatedMasks, "evaluate", evaluate):
         yield spent

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
         ValueQualityWarning,
     )
+    from layershap.fitting.definitions import ShapleyValues, StratifiedValues
     from layershap.game import LayerGame
     from layershap.model.inspection import inspect
     from layershap.model.split import find_sublayers, skip_sublayers
@@ -88,7 +89,9 @@ __all__ = [
     "ReportFormatError",
     "Score",
     "ShapleyRanking",
+    "ShapleyValues",
     "StratifiedSampler",
+    "StratifiedValues",
     "SublayerStack",
     "SubsetSampler",
     "SurgeryCheckError",
@@ -142,6 +145,7 @@ _HOMES = {
         "UnsupportedModelError",
         "ValueQualityWarning",
     ),
+    "layershap.fitting.definitions": ("ShapleyValues", "StratifiedValues"),
     "layershap.game": ("LayerGame",),
     "layershap.model.inspection": ("inspect",),
     "layershap.model.split": ("find_sublayers", "skip_sublayers"),

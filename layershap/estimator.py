@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.fitting.masks import check_n_remove
-from layershap.model.sublayers import Players
+from layershap.model.sublayers import Players, PlayersArgument
 from layershap.protocols import IntArray, MaskArray
 from layershap.surgery import remove_players
 
@@ -33,8 +33,9 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         The most layers that `transform` can be asked for.
     """
 
-    n_remove: int | None
+    n_remove: Any  # int, fraction or None: checked where it is used
     copy: bool
+    layers: PlayersArgument
     n_layers_in_: int
     removable_: MaskArray
     max_remove_: int
@@ -51,15 +52,16 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     def _choose(self, n_remove: int) -> Sequence[int] | IntArray:
         """The layers to remove, in any order."""
 
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
+    def transform(self, model: nn.Module, n_remove: int | float | None = None) -> nn.Module:
         """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
 
         Parameters
         ----------
         model : nn.Module
             The fitted model or another with as many layers (quantised or fine-tuned since, say).
-        n_remove : int, optional
-            By default the constructor's.
+        n_remove : int or float, optional
+            How many layers, or which fraction of all of them (0.25), rounded down to at least one. By default the
+            constructor's.
         """
         layers = self.removed_layers(n_remove)
         players = self._players(model)
@@ -70,13 +72,13 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
             )
         return remove_players(model, layers, players, copy=self.copy)
 
-    def removed_layers(self, n_remove: int | None = None) -> list[int]:
+    def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
         """Sorted indices of the layers that `transform` would remove."""
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
         return sorted(int(layer) for layer in self._choose(count))
 
-    def get_support(self, n_remove: int | None = None, indices: bool = False) -> MaskArray | IntArray:
+    def get_support(self, n_remove: int | float | None = None, indices: bool = False) -> MaskArray | IntArray:
         """Which layers stay: a mask [L] (True = kept), or their indices."""
         removed = self.removed_layers(n_remove)
         support = np.ones(self.n_layers_in_, dtype=bool)

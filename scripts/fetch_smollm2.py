@@ -1,7 +1,7 @@
 """Fetch SmolLM2-135M-Instruct (30 Llama layers, Apache-2.0) as a plain bfloat16 checkpoint.
 
-    python scripts/fetch_smollm2.py            # into benchmarks/models/smollm2, which git ignores
-    python scripts/fetch_smollm2.py FOLDER
+python scripts/fetch_smollm2.py            # into benchmarks/models/smollm2, which git ignores
+python scripts/fetch_smollm2.py FOLDER
 """
 
 from __future__ import annotations

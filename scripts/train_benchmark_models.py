@@ -29,8 +29,15 @@ MODELS = Path(__file__).parent.parent / "benchmarks" / "models"
 def llama24(vocab: int, bos: int) -> tuple[Any, Recipe]:
     """Deep and narrow, so that layers interact: 24 layers, D = 128, 5.2M parameters."""
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=128, intermediate_size=340, num_hidden_layers=24, num_attention_heads=4,
-        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
+        vocab_size=vocab,
+        hidden_size=128,
+        intermediate_size=340,
+        num_hidden_layers=24,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=bos,
     )
     return LlamaForCausalLM(config), Recipe(steps=6000, lr=3e-3, batch=8, length=128, bf16=True)
 
@@ -38,8 +45,15 @@ def llama24(vocab: int, bos: int) -> tuple[Any, Recipe]:
 def llama32(vocab: int, bos: int) -> tuple[Any, Recipe]:
     """As deep as a 7B model: 32 layers, D = 96, 3.9M parameters."""
     config = LlamaConfig(
-        vocab_size=vocab, hidden_size=96, intermediate_size=256, num_hidden_layers=32, num_attention_heads=3,
-        max_position_embeddings=256, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos,
+        vocab_size=vocab,
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=32,
+        num_attention_heads=3,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=bos,
     )
     return LlamaForCausalLM(config), Recipe(steps=5000, lr=3e-3, batch=8, length=128, bf16=True)
 
@@ -47,8 +61,18 @@ def llama32(vocab: int, bos: int) -> tuple[Any, Recipe]:
 def mamba2(vocab: int, bos: int) -> tuple[Any, Recipe]:
     """A state-space model: 10 layers, D = 96. (Mamba-2, whose scan runs in chunks on a CPU; Mamba's runs by token.)"""
     config = Mamba2Config(
-        vocab_size=vocab, hidden_size=96, num_hidden_layers=10, state_size=16, num_heads=6, head_dim=32, n_groups=1,
-        chunk_size=32, tie_word_embeddings=True, bos_token_id=bos, eos_token_id=bos, pad_token_id=bos,
+        vocab_size=vocab,
+        hidden_size=96,
+        num_hidden_layers=10,
+        state_size=16,
+        num_heads=6,
+        head_dim=32,
+        n_groups=1,
+        chunk_size=32,
+        tie_word_embeddings=True,
+        bos_token_id=bos,
+        eos_token_id=bos,
+        pad_token_id=bos,
     )
     return Mamba2ForCausalLM(config), Recipe(steps=6000, lr=4e-3, batch=8, length=128)
 

@@ -68,9 +68,17 @@ def main() -> None:
     print(f"{len(train_ids)} training tokens, {len(test_ids)} for evaluation, unigram perplexity {unigram:.1f}")
 
     config = GPT2Config(
-        vocab_size=args.vocab, n_positions=args.length, n_embd=args.width, n_layer=12, n_head=args.heads,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, activation_function="gelu_pytorch_tanh",
+        vocab_size=args.vocab,
+        n_positions=args.length,
+        n_embd=args.width,
+        n_layer=12,
+        n_head=args.heads,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        activation_function="gelu_pytorch_tanh",
     )
     model = GPT2LMHeadModel(config)
     print(f"{model.num_parameters()} parameters", flush=True)

@@ -136,14 +136,20 @@ def train(model: Any, ids: np.ndarray, recipe: Recipe, checkpoint: Path) -> dict
             partial = checkpoint.with_suffix(".partial")
             torch.save(
                 {
-                    "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                    "rng": rng.bit_generator.state, "step": step + 1, "seconds": time.time() - start,
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "rng": rng.bit_generator.state,
+                    "step": step + 1,
+                    "seconds": time.time() - start,
                 },
                 partial,
             )
             os.replace(partial, checkpoint)
     model.eval()
     return {
-        **asdict(recipe), "training_tokens": len(ids), "parameters": model.num_parameters(),
-        "seconds": round(time.time() - start), "torch": torch.__version__,
+        **asdict(recipe),
+        "training_tokens": len(ids),
+        "parameters": model.num_parameters(),
+        "seconds": round(time.time() - start),
+        "torch": torch.__version__,
     }

@@ -11,8 +11,9 @@ import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.pipeline import make_pipeline
+from torch import nn
 
-from layershap import CheckpointWarning, skip_layers
+from layershap import CheckpointWarning, Exhaustive, skip_layers
 from layershap.baselines import (
     SLEB,
     AngularDistance,
@@ -23,7 +24,12 @@ from layershap.baselines import (
     RelativeMagnitude,
     ShortenedLlama,
     ShortGPT,
+    SliceGPT,
+    activations,
+    shortened_llama,
+    slice_gpt,
 )
+from layershap.forward.engine import Engine
 
 
 def hidden_states(model, calibration):
@@ -230,6 +236,11 @@ def test_brute_force_finds_the_enumerated_optimum(stories, stories_calibration):
 def test_brute_force_refuses_what_it_cannot_pay_for(gpt2, gpt2_calibration):
     with pytest.raises(ValueError, match="max_masks=100"):
         BruteForce(max_masks=100, max_remove=3).fit(gpt2[0], gpt2_calibration)
+    for wrong in ("all", 0, 2.5, True, None):
+        with pytest.raises(ValueError, match="BruteForce's max_masks must be a positive int"):
+            BruteForce(max_masks=wrong, max_remove=1).fit(gpt2[0], gpt2_calibration)
+        with pytest.raises(ValueError, match="Exhaustive's max_masks must be a positive int"):
+            Exhaustive(max_masks=wrong).n_required(12, 1)
 
 
 def test_last_and_random(stories):
@@ -263,3 +274,103 @@ def test_another_models_depth_is_refused(stories, stories_calibration, gpt2):
     fitted = ShortGPT().fit(stories[0], stories_calibration)
     with pytest.raises(ValueError, match="fitted on a model of 5 players"):
         fitted.transform(gpt2[0], n_remove=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (SLEB(5), r"n_remove must lie in \[1, 4\]"),
+        (SLEB(4), r"n_remove must lie in \[1, 3\] .* 3 of them removable; got 4"),  # the barriers keep two
+        (SLEB(3, max_remove=2), "n_remove=3 exceeds max_remove=2.*give max_remove=3"),
+        (BlockPruner(0), "n_remove must lie in"),
+        (BruteForce(2, max_remove=1), "n_remove=2 exceeds max_remove=1"),
+        (ShortenedLlama(-1), "n_remove must lie in"),
+        (ShortenedLlama(1.5, criterion="taylor"), r"a fraction of the layers in \(0, 1\), got 1\.5"),
+        (ShortGPT("2"), "n_remove must be an int"),
+        (RelativeMagnitude(True), "n_remove must be an int"),
+        (AngularDistance(99), "n_remove must lie in"),
+        (LastLayers([2]), "n_remove must be an int"),
+        (SliceGPT(5), r"n_remove must lie in \[1, 4\]"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_the_constructors_number_is_checked_before_work(method, message, stories, stories_calibration, monkeypatch):
+    monkeypatch.setattr(Engine, "run", lambda *args: pytest.fail("a mask was paid for"))
+    for module in (activations, slice_gpt, shortened_llama):
+        monkeypatch.setattr(module, "token_blocks", lambda *args: pytest.fail("the model was run"))
+    with pytest.raises((ValueError, TypeError), match=message):
+        method.fit(stories[0], stories_calibration)
+
+
+@pytest.mark.parametrize("method", [LastLayers(0.4), SliceGPT(0.4), SLEB(0.2, max_remove=2)], ids=repr)
+def test_a_fraction_of_the_layers(method, stories, stories_calibration):
+    method.fit(stories[0], stories_calibration)
+    count = max(1, int(5 * method.n_remove))
+    for small, same in ((method.transform(stories[0]), method.transform(stories[0], n_remove=count)),):
+        assert [p.shape for p in small.parameters()] == [p.shape for p in same.parameters()]
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in stories[0].parameters())
+
+
+@pytest.fixture
+def broken(stories):
+    """NaN weights in one layer: nothing after it is a number."""
+    model = copy.deepcopy(stories[0])
+    model.model.layers[1].mlp.down_proj.weight.data[:] = float("nan")
+    return model
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        SLEB(),
+        BlockPruner(max_remove=1),
+        BruteForce(max_remove=1),
+        ShortenedLlama(),
+        ShortenedLlama(criterion="taylor"),
+        ShortenedLlama(criterion="magnitude"),
+        ShortGPT(),
+        RelativeMagnitude(),
+        AngularDistance(),
+    ],
+    ids=repr,
+)
+def test_a_broken_model_is_refused(method, broken, stories_calibration, monkeypatch):
+    """NaN compares with nothing: which layers go would be an accident."""
+    masks = []
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, found, progress: masks.extend(found) or run(self, found, progress))
+    with pytest.raises(ValueError, match="is the model sound"):
+        method.fit(broken, stories_calibration)
+    assert len(masks) <= 1, "paid for on top of the whole model"
+
+
+def test_a_layer_without_which_the_model_breaks_goes_last(stories, stories_calibration):
+    class Needs(nn.Module):
+        """Zero where the state is far from zero on average, NaN where it isn't."""
+
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden):
+            return self.inner(hidden) + 0 * (hidden.mean(dim=-1, keepdim=True) - 0.05).sqrt()
+
+    class Lifts(nn.Module):
+        def __init__(self, inner):
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, hidden):
+            return self.inner(hidden) + 1000
+
+    model = copy.deepcopy(stories[0])
+    lifting, needing = model.model.layers[1], model.model.layers[3]
+    needing.post_attention_layernorm.weight.data[:] = 1
+    lifting.mlp, needing.mlp = Lifts(lifting.mlp), Needs(needing.mlp)
+    assert np.isfinite(mean_nll(model, stories_calibration, []))
+    assert np.isnan(mean_nll(model, stories_calibration, [1]))
+    fitted = ShortenedLlama().fit(model, stories_calibration)
+    assert fitted.importance_[1] == np.inf
+    assert fitted.removal_order_[-1] == 1
+    greedy = SLEB(early_barrier=0, latter_barrier=0, max_remove=1).fit(model, stories_calibration)
+    assert greedy.removed_layers(1) != [1]

@@ -108,6 +108,18 @@ def test_prune_counts_layers_from_the_end_and_says_which(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["removed"] == [4]
 
 
+def test_prune_takes_a_fraction_of_the_layers(run_folder, tmp_path, capsys):
+    report = PruningReport.load(run_folder / "report.json")
+    arguments = ["--report", run_folder / "report.json", "--format", "json"]
+    for fraction, count in (("0.4", 2), (".1", 1), ("0.59", 2)):
+        assert prune(tmp_path / fraction, *arguments, "--n-remove", fraction) == 0
+        assert json.loads(capsys.readouterr().out)["removed"] == list(report.removal(count).layers)
+        assert report.removal(float(fraction)) is report.removal(count)
+        assert (tmp_path / fraction / "README.md").is_file()
+    with pytest.raises(ValueError, match=r"n_remove must be one of \[1, .*; got 1\.5"):
+        report.removal(1.5)
+
+
 def test_a_report_takes_its_own_models_only(run_folder, tmp_path, capsys):
     before = files(run_folder)
     assert prune(tmp_path / "small", "--report", run_folder / "report.json", "--n-remove", 2) == 0

@@ -10,7 +10,7 @@ from sklearn.linear_model import LinearRegression
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from layershap import LayerGame, LayerPruner
+from layershap import LayerGame, LayerPruner, StratifiedValues
 from layershap.display import ContributionDisplay, DepthCurveDisplay, InteractionDisplay, SurrogateDisplay
 
 
@@ -60,9 +60,9 @@ def test_interactions_are_placed_by_layer(pruner):
 
 
 def test_interactions_need_a_surrogate_that_has_them(gpt2, gpt2_calibration):
-    linear = LayerPruner(random_state=0, surrogate=LinearRegression(), max_remove=2, n_masks=30, n_marginals=500).fit(
-        gpt2[0], gpt2_calibration
-    )
+    linear = LayerPruner(
+        random_state=0, surrogate=LinearRegression(), max_remove=2, n_masks=30, values=StratifiedValues(n_marginals=500)
+    ).fit(gpt2[0], gpt2_calibration)
     with pytest.raises(ValueError, match=r"such as HammingProcess; the fit's was LinearRegression\(\)"):
         InteractionDisplay.from_estimator(linear)
     assert linear.report_.to_html().count("<img") == 3

@@ -12,13 +12,14 @@ import types
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from sklearn.pipeline import Pipeline
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import layershap
-from layershap import LayerPruner, PruningReport, ShapleyRanking, remove_layers
+from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, remove_layers
 from layershap.calibration import blocks
 from layershap.cli import main
 from layershap.datasets import load_calibration_text
@@ -91,6 +92,17 @@ def test_own_parts_plug_in_as_the_page_says(here):
     assert pruner.removed_layers(3) == [layer for layer in range(12) if not best[layer]]
 
 
+def test_how_sure_a_choice_is_can_be_asked_as_the_page_says(here):
+    names = follow("how_sure.md")
+    pruner, found = names["pruner"], names["found"]
+    assert pruner.removal_probabilities_[2].sum() == pytest.approx(3)
+    assert found.score == pruner.removal_scores_[2]
+    assert found.score_error > 0
+    assert (names["errors"] > 0).all()
+    assert (np.diff(names["scores"]) < 0).all(), "each further layer costs something on text that was not searched"
+    assert (names["errors"] < 0.1 * names["scores"]).all()
+
+
 def test_pipelines_and_pickles_do_as_the_page_says(here):
     names = follow("composing.md")
     model, pruner, twice = names["model"], names["pruner"], names["twice"]
@@ -107,7 +119,14 @@ def test_pipelines_and_pickles_do_as_the_page_says(here):
     assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9
     assert names["arguments"] == ["--prune-layers", ",".join(map(str, names["removed"]))]
     # Texts, with the tokenizer for a step by its name; a cheap fit.
-    few = LayerPruner(n_masks=14, selector=ShapleyRanking(), max_remove=1, n_remove=1, n_marginals=500, random_state=0)
+    few = LayerPruner(
+        n_masks=14,
+        selector=ShapleyRanking(),
+        max_remove=1,
+        n_remove=1,
+        values=StratifiedValues(n_marginals=500),
+        random_state=0,
+    )
     alone = Pipeline([("first", few)]).fit(model, load_calibration_text(), first__tokenizer=names["tokenizer"])
     assert alone.transform(model).config.n_layer == 11
 

@@ -10,14 +10,16 @@ from html.parser import HTMLParser
 
 import matplotlib
 import pytest
+import torch
 
 matplotlib.use("Agg")
 
-from layershap import LayerPruner, PruningReport
+from layershap import Calibration, LayerPruner, PruningReport
 from layershap.display import ContributionDisplay, DepthCurveDisplay
 from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.report import Table
 from layershap.report.tables import format_cell
+from layershap.scoring.scores import Evaluation, Score, side_by_side
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -107,6 +109,26 @@ def test_a_table_of_it_in_every_form(text):
     assert len(lines) == 5
     assert "<script" not in table.to_markdown() + table.to_html()
     assert format_cell(text) == one_line(text)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_evaluations_and_calibration_data_show_it_as_it_is(text):
+    score = Score(text, text, 1.0, 0.1, 5, False, text)
+    shown = side_by_side({text: Evaluation((score,))})
+    assert len(str(shown).splitlines()) == 2
+    ids = torch.arange(8).reshape(2, 4)
+    data = Calibration(ids, ids, {text: text, "tokenizer": text})
+    assert len(repr(data).splitlines()) == 1
+    for plain in (str(shown), repr(data)):
+        plain.encode("utf-8")
+        assert one_line(text) in plain
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\u202e]", plain)
+    for page in (shown._repr_html_(), data._repr_html_()):
+        page.encode("utf-8")
+        tags = _Tags()
+        tags.feed(page)
+        assert not tags.attributes
+        assert one_line(text) in unescape(page)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -19,6 +19,7 @@ from layershap import (
     PairwiseRidge,
     ShapleyRanking,
     StratifiedSampler,
+    StratifiedValues,
     SurrogateQualityWarning,
     SurrogateSearch,
     TiedSelectionWarning,
@@ -43,7 +44,7 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def fitted(stories, stories_calibration):
-    return LayerPruner(random_state=0, keep_veto=False).fit(stories[0], stories_calibration)
+    return LayerPruner(random_state=0, values=StratifiedValues(keep_veto=False)).fit(stories[0], stories_calibration)
 
 
 def test_the_values_have_9_masks_for_each_layer_half_of_what_is_spare_or_what_the_search_can_not_use():
@@ -113,7 +114,7 @@ def test_removal_probabilities_and_calibration_errors(fitted, stories, stories_c
         assert fitted.removal_probabilities_[n_remove - 1][fitted.removed_layers(n_remove)].mean() > 0.5
     # Twice the text of the same kind: the error of the values falls by the square root of two.
     doubled = Calibration(stories_calibration.ids_ST.repeat(2, 1), stories_calibration.labels_ST.repeat(2, 1))
-    again = LayerPruner(random_state=0, keep_veto=False).fit(stories[0], doubled)
+    again = LayerPruner(random_state=0, values=StratifiedValues(keep_veto=False)).fit(stories[0], doubled)
     ratio = again.diagnostics_["calibration_errors"] / fitted.diagnostics_["calibration_errors"]
     assert np.median(ratio) == pytest.approx(2**-0.5, abs=0.12)
     combined = fitted.diagnostics_["mask_errors"] ** 2 + fitted.diagnostics_["calibration_errors"] ** 2
@@ -148,7 +149,11 @@ def test_without_anything_to_resample(tiny):
     called = LayerPruner(utility=lambda model: float(model(IDS[:1]).logits.std()), random_state=0).fit(tiny, IDS)
     assert np.isnan(called.removal_probabilities_).all()
     forest = LayerPruner(
-        surrogate=DecisionTreeRegressor(), selector=ShapleyRanking(), n_masks=20, n_marginals=100, random_state=0
+        surrogate=DecisionTreeRegressor(),
+        selector=ShapleyRanking(),
+        n_masks=20,
+        values=StratifiedValues(n_marginals=100),
+        random_state=0,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SurrogateQualityWarning)
@@ -162,7 +167,9 @@ def test_auto_surrogate_and_an_ensemble(tiny):
     choice = pruner.diagnostics_["surrogate_choice"]
     assert type(pruner.surrogate_).__name__ == max(choice, key=choice.get)
     assert set(choice) == {"LinearRidge", "PairwiseRidge", "HammingProcess", "PaperMLP"}
-    ensemble = LayerPruner(surrogate=BootstrapEnsemble(n_members=3), n_marginals=200, random_state=0).fit(tiny, IDS)
+    ensemble = LayerPruner(
+        surrogate=BootstrapEnsemble(n_members=3), values=StratifiedValues(n_marginals=200), random_state=0
+    ).fit(tiny, IDS)
     assert np.isfinite(ensemble.contributions_).all()
 
 

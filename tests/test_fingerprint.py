@@ -18,6 +18,7 @@ from layershap import LayerGame, LedgerError, LedgerMismatchError
 from layershap import fingerprint as fingerprint_module
 from layershap.fingerprint import weights_digest
 from layershap.fingerprint.describe import IndescribableError, digest_of
+from tests.architectures.build import build
 from tests.conftest import STORIES
 
 MASK = np.array([[True, False, True, True, True]])
@@ -127,6 +128,28 @@ def test_adapters_that_are_switched_off_are_another_model(model, stories_calibra
     with adapted.disable_adapter(), pytest.raises(LedgerMismatchError, match="attribute _disable_adapters"):
         opened(adapted, stories_calibration, path)
     assert opened(adapted, stories_calibration, path) == 0
+    for module in adapted.modules():
+        if hasattr(module, "lora_A"):
+            module.scaling["default"] *= 2
+    with pytest.raises(LedgerMismatchError, match="attribute scaling"):
+        opened(adapted, stories_calibration, path)
+
+
+def test_the_number_of_experts_is_in_it(tmp_path):
+    moe = build("mixtral")
+    ids = torch.arange(1, 33).reshape(2, 16)
+    path = tmp_path / "l.jsonl"
+    mask = np.arange(len(moe.model.layers))[None] != 1
+
+    def score():
+        with LayerGame(moe, ids, ledger=path) as game:
+            return game(mask)
+
+    score()
+    for layer in moe.model.layers:
+        layer.mlp.gate.top_k = 1
+    with pytest.raises(LedgerMismatchError, match="attribute top_k"):
+        score()
 
 
 def test_offloaded_weights_are_hashed_like_others(model):

@@ -21,6 +21,7 @@ from layershap import (
     PairwiseRidge,
     PaperMLP,
     ShapleyRanking,
+    StratifiedValues,
     SurrogateSearch,
     TiedSelectionWarning,
 )
@@ -195,7 +196,7 @@ def test_bad_input_is_refused_before_work():
         LayerPruner(max_remove=2.5).fit(model, IDS)
     for wrong in (0, -1, 2.5):
         with pytest.raises(ValueError, match="n_marginals must be a positive int"):
-            LayerPruner(n_marginals=wrong).fit(model, IDS)
+            LayerPruner(values=StratifiedValues(n_marginals=wrong)).fit(model, IDS)
     deep = tiny_random("llama", n_layers=24)
     with pytest.raises(ValueError, match=r"sets of up to 16 of 24 layers exceed Exhaustive's max_masks=70000"):
         LayerPruner(selector=Exhaustive()).fit(deep, IDS)
@@ -232,11 +233,11 @@ class Refuses:
         ({"surrogate": PairwiseRidge(alphas=(0,))}, ValueError, "alpha"),
         ({"surrogate": PairwiseRidge(alphas=())}, ValueError, "alphas must hold at least one"),
         ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be a positive int"),
-        ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be at least 2"),
+        ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be an int of at least 2"),
         ({"surrogate": DecisionTreeClassifier()}, TypeError, "must be a regressor, got the classifier"),
         ({"surrogate": PaperMLP(learning_rate=float("nan"))}, ValueError, "learning_rate must be a positive number"),
         ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),
-        ({"n_marginals": 10**9}, ValueError, "n_marginals must be at most 2,000,000"),
+        ({"values": StratifiedValues(n_marginals=10**9)}, ValueError, "n_marginals must be at most 2,000,000"),
         ({"n_remove": 0}, ValueError, r"n_remove must lie in \[1, 4\]"),
         ({"n_remove": 1.5}, TypeError, r"a fraction of the layers in \(0, 1\), got 1\.5"),
         ({"n_remove": "2"}, TypeError, "must be an int, or a fraction"),
@@ -294,7 +295,9 @@ class FailsLater:
 
 def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_calibration):
     first = tiny_random("gpt2", n_layers=4)
-    pruner = LayerPruner(selector=ShapleyRanking(), n_masks=12, keep_veto=False, random_state=0)
+    pruner = LayerPruner(
+        selector=ShapleyRanking(), n_masks=12, values=StratifiedValues(keep_veto=False), random_state=0
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner.fit(first, IDS)
@@ -303,7 +306,7 @@ def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_cali
         pruner.set_params(surrogate=FailsLater()).fit(stories[0], stories_calibration)
     assert np.array_equal(pruner.contributions_, before)
     assert pruner.report_.layers == report.layers
-    never = LayerPruner(surrogate=FailsLater(), keep_veto=False, random_state=0)
+    never = LayerPruner(surrogate=FailsLater(), values=StratifiedValues(keep_veto=False), random_state=0)
     with pytest.raises(ArithmeticError):
         never.fit(stories[0], stories_calibration)
     with pytest.raises(NotFittedError):

@@ -188,6 +188,27 @@ def test_a_ledger_in_use_names_its_holder(written):
     ledger(written).close()
 
 
+@pytest.mark.parametrize("content", ["", "[[package]]", "[1, 2]", '{"pid": 1}', "[" * 5000])
+def test_a_file_that_has_the_notes_name_is_not_touched(tmp_path, content):
+    """Other programs have locks of their own: ``ledger="poetry"`` is beside their ``poetry.lock``."""
+    own = tmp_path / "poetry.lock"
+    own.write_text(content)
+    with ledger(tmp_path / "poetry") as file:
+        file.append([row(1)])
+        assert own.read_text() == content
+        with pytest.raises(LedgerInUseError, match="in use by another process"):
+            ledger(tmp_path / "poetry")
+    assert own.read_text() == content
+
+
+def test_the_note_of_a_process_that_was_killed_is_replaced(written):
+    note = written.parent / "l.jsonl.lock"
+    note.write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    with ledger(written):
+        assert json.loads(note.read_text())["pid"] == os.getpid()
+    assert not note.exists()
+
+
 class NoLocks:
     """The lock calls of a file system that has none."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,15 @@ def test_a_name_that_is_none_is_an_attribute_error():
             getattr(layershap, name)
     with pytest.raises(ImportError, match="cannot import name 'LayerPrunner'"):
         exec("from layershap import LayerPrunner")
+
+
+def test_the_readme_links_to_nothing_beside_it():
+    """A package index shows it alone: a relative link would lead nowhere."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]+)\)|^\[[^\]]+\]:\s*(\S+)|(?:href|src)=[\"']([^\"']+)", text, re.MULTILINE)
+    targets = ["".join(groups) for groups in links]
+    assert targets
+    assert not [target for target in targets if not target.startswith(("https://", "#"))]
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")

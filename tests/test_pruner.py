@@ -23,7 +23,9 @@ from layershap import (
     PairwiseRidge,
     PaperMLP,
     ShapleyRanking,
+    ShapleyValues,
     StratifiedSampler,
+    StratifiedValues,
     SurrogateQualityWarning,
     UnsupportedModelError,
     shapley,
@@ -88,9 +90,7 @@ def test_values_agree_with_enumeration(stories, stories_calibration):
         sampler=sampler,
         surrogate=PairwiseRidge([1e-6]),
         selector=ShapleyRanking(),
-        weights="shapley",
-        keep_veto=False,
-        unbiased=False,
+        values=ShapleyValues(keep_veto=False, unbiased=False),
         random_state=0,
     ).fit(stories[0], stories_calibration)
     exact = shapley.exact(game)
@@ -104,7 +104,9 @@ def test_values_agree_with_enumeration(stories, stories_calibration):
 
 def test_a_seed_gives_the_same_bits(tiny):
     runs = [
-        LayerPruner(n_masks=20, surrogate=PaperMLP(epochs=30), n_marginals=500, random_state=seed).fit(tiny, IDS)
+        LayerPruner(
+            n_masks=20, surrogate=PaperMLP(epochs=30), values=StratifiedValues(n_marginals=500), random_state=seed
+        ).fit(tiny, IDS)
         for seed in (3, 3, 4)
     ]
     assert np.array_equal(runs[0].contributions_, runs[1].contributions_)
@@ -115,14 +117,16 @@ def test_a_seed_gives_the_same_bits(tiny):
 def test_paper_is_the_published_recipe(stories, stories_calibration):
     pruner = LayerPruner.paper(random_state=0)
     assert pruner.n_masks == 8000
-    assert pruner.n_marginals == 80_000
+    assert pruner.values.n_marginals == 80_000
     assert isinstance(pruner.sampler, StratifiedSampler)
     assert pruner.sampler.replace
     assert isinstance(pruner.surrogate, PaperMLP)
     network = pruner.surrogate.get_params()
     assert (network["epochs"], network["batch_size"], network["learning_rate"]) == (300, 300, 0.008)
     assert isinstance(pruner.selector, ShapleyRanking)
-    pruner.set_params(n_masks=100, surrogate__epochs=20, n_marginals=1000).fit(stories[0], stories_calibration)
+    pruner.set_params(n_masks=100, surrogate__epochs=20, values=StratifiedValues(n_marginals=1000)).fit(
+        stories[0], stories_calibration
+    )
     assert pruner.masks_.shape == (100, 5)
     assert set(pruner.masks_.sum(axis=1)) == {5, 4, 3}
     assert pruner.diagnostics_["n_evaluated"] <= 16
@@ -225,7 +229,9 @@ def test_in_place(tiny):
 
 def test_any_scikit_learn_regressor_and_any_object_with_the_methods(tiny):
     forest = RandomForestRegressor(20)
-    pruner = LayerPruner(n_masks=25, surrogate=forest, n_marginals=200, random_state=0).fit(tiny, IDS)
+    pruner = LayerPruner(n_masks=25, surrogate=forest, values=StratifiedValues(n_marginals=200), random_state=0).fit(
+        tiny, IDS
+    )
     assert np.isfinite(pruner.contributions_).all()
     assert not hasattr(forest, "estimators_")
 
@@ -246,7 +252,9 @@ def test_any_scikit_learn_regressor_and_any_object_with_the_methods(tiny):
         def select(self, evidence, n_remove):
             return np.arange(1, 1 + n_remove)
 
-    ranking = LayerPruner(n_masks=20, sampler=Pairs(), selector=ShapleyRanking(), keep_veto=False, random_state=0)
+    ranking = LayerPruner(
+        n_masks=20, sampler=Pairs(), selector=ShapleyRanking(), values=StratifiedValues(keep_veto=False), random_state=0
+    )
     assert ranking.fit(tiny, IDS).masks_.sum() == 60
     adaptive = Adaptive()
     ranking.set_params(sampler=adaptive).fit(tiny, IDS)
@@ -274,7 +282,9 @@ def test_protected_layers_are_never_removed(tiny):
 
 def test_a_poor_surrogate_warns(tiny):
     with pytest.warns(SurrogateQualityWarning, match="held-out masks poorly"):
-        LayerPruner(n_masks=20, surrogate=PaperMLP(epochs=1), n_marginals=100, random_state=0).fit(tiny, IDS)
+        LayerPruner(
+            n_masks=20, surrogate=PaperMLP(epochs=1), values=StratifiedValues(n_marginals=100), random_state=0
+        ).fit(tiny, IDS)
 
 
 def test_non_finite_scores_stay_with_their_masks(tiny):
@@ -289,7 +299,9 @@ def test_non_finite_scores_stay_with_their_masks(tiny):
         return float(logits.mean()) if seen else float("nan")
 
     with pytest.warns(NonFiniteScoreWarning, match="no finite score"):
-        pruner = LayerPruner(n_masks=20, utility=utility, random_state=0, keep_veto=False).fit(tiny, IDS)
+        pruner = LayerPruner(n_masks=20, utility=utility, random_state=0, values=StratifiedValues(keep_veto=False)).fit(
+            tiny, IDS
+        )
     assert np.array_equal(np.isnan(pruner.scores_), ~pruner.masks_[:, 1])
     assert pruner.diagnostics_["n_non_finite"] == np.isnan(pruner.scores_).sum() > 0
     assert np.isfinite(pruner.contributions_).all()
@@ -349,8 +361,8 @@ def test_bad_use(fitted, tiny, gpt2):
         LayerPruner(n_masks=20, protect=[0, 1, 2, 3]).fit(tiny, IDS)
     with pytest.raises(ValueError, match=r"\[0, 5\)"):
         LayerPruner(n_masks=20, protect=[7]).fit(tiny, IDS)
-    with pytest.raises(ValueError, match="weights"):
-        LayerPruner(weights="banzhaf").fit(tiny, IDS)
+    with pytest.raises(TypeError, match=r"values must be StratifiedValues\(\) or ShapleyValues\(\), got 'banzhaf'"):
+        LayerPruner(values="banzhaf").fit(tiny, IDS)
     with pytest.raises(UnsupportedModelError):
         LayerPruner().fit(torch.nn.Linear(3, 3), IDS)
 
@@ -368,3 +380,14 @@ def test_model_on_another_device(gpt2, gpt2_calibration, fitted):
     pruner = LayerPruner(n_masks=128, random_state=0).fit(model, gpt2_calibration)
     assert np.abs(pruner.contributions_ - fitted.contributions_).max() < 1e-2
     assert pruner.transform(model, 3).device.type == "cuda"
+
+
+def test_former_parameters_are_taken_with_a_warning_that_names_the_new_spelling():
+    with pytest.warns(FutureWarning, match=r"write values=ShapleyValues\(keep_veto=False\)"):
+        pruner = LayerPruner(2, weights="shapley", keep_veto=False)
+    assert isinstance(pruner.values, ShapleyValues)
+    assert not pruner.values.keep_veto
+    assert "weights" not in pruner.get_params()
+    assert 16 <= len(pruner.get_params(deep=False)) <= 18
+    with pytest.raises(TypeError, match="values says what"):
+        LayerPruner(values=ShapleyValues(), n_marginals=10)

@@ -49,6 +49,26 @@ def test_efficiency_and_dummy():
     assert values.sum() == pytest.approx(game(np.ones((1, 6), bool))[0] - game(np.zeros((1, 6), bool))[0], abs=1e-12)
 
 
+@pytest.mark.parametrize("n_players", [2, 3, 5, 8])
+def test_the_axioms_hold_to_rounding_on_random_games(n_players):
+    masks = shapley.all_masks(n_players)
+    weights = 2 ** np.arange(n_players)
+    for seed in range(25):
+        first, second = (np.random.default_rng([seed, k]).normal(size=2**n_players) for k in (0, 1))
+
+        def values(table):
+            return shapley.exact(lambda asked: table[np.asarray(asked) @ weights], n_players)
+
+        efficient = values(first).sum() - (first[-1] - first[0])
+        linear = values(2 * first - 3 * second) - (2 * values(first) - 3 * values(second))
+        swapped = masks[:, [1, 0, *range(2, n_players)]] @ weights
+        symmetric = np.empty_like(first)
+        symmetric[masks @ weights] = first[masks @ weights] + first[swapped]
+        one, other = values(symmetric)[:2]
+        without_last = values(first[np.arange(2**n_players) % 2 ** (n_players - 1)])[-1]  # the last player does nothing
+        assert np.abs([efficient, one - other, without_last, *linear]).max() < 1e-13
+
+
 @pytest.mark.parametrize("antithetic", [True, False])
 def test_permutation_sampling_agrees_within_its_error(antithetic):
     game = random_game(8, seed=3)

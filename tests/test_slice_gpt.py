@@ -60,7 +60,9 @@ def test_other_architectures_are_refused(gpt2, gpt2_calibration):
 
 
 def test_bad_numbers(stories, fitted):
-    with pytest.raises(ValueError, match=r"n_remove must lie in \[1, 4\]"):
+    with pytest.raises(ValueError, match="how many layers"):
         fitted.transform(stories[0])
+    with pytest.raises(TypeError, match="n_remove must be an int, or a fraction"):
+        fitted.transform(stories[0], 1.5)
     with pytest.raises(ValueError, match="got 5"):
         fitted.transform(stories[0], 5)

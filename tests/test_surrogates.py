@@ -126,6 +126,21 @@ def test_no_penalty_to_try_is_named(surrogate):
         surrogate(alphas=[]).fit(masks, pairwise_game(5)(masks))
 
 
+@pytest.mark.parametrize("surrogate", [PairwiseRidge, LinearRidge])
+@pytest.mark.parametrize("alphas", [(0,), (1.0, -1), ("a",), (float("nan"),), (float("inf"),), (True,), (1j,), 3, "ab"])
+def test_penalties_are_positive_numbers(surrogate, alphas):
+    masks = drawn(5, 20)
+    with pytest.raises(ValueError, match="alphas must"):
+        surrogate(alphas=alphas).fit(masks, pairwise_game(5)(masks))
+
+
+@pytest.mark.parametrize("n_members", [0, 1, -3, 2.5, "3", True, None])
+def test_an_ensemble_has_two_members_at_least(n_members):
+    masks = drawn(5, 20)
+    with pytest.raises(ValueError, match="n_members must be an int of at least 2"):
+        BootstrapEnsemble(n_members=n_members).fit(masks, pairwise_game(5)(masks))
+
+
 def test_quality_per_stratum():
     masks = drawn(8, 90)
     truth = pairwise_game(8)(masks)

@@ -113,6 +113,73 @@ def test_bad_utilities(stories, stories_calibration):
             KLDivergence(wrong)
 
 
+class Returns:
+    """A utility whose score is whatever it is made with."""
+
+    statistics = ("nll",)
+
+    def __init__(self, found):
+        self.found = found
+
+    def score(self, statistics):
+        return self.found
+
+
+@pytest.mark.parametrize("found", [1.0, [1.0], [[1.0], [2.0]], ["a", "b"], [1j, 2j], None, [None, None]])
+def test_what_a_utility_returns_is_one_number_for_each_mask(stories, stories_calibration, found):
+    game = LayerGame(stories[0], stories_calibration, utility=Returns(found))
+    with pytest.raises(ValueError, match=r"one real number for each mask, \[2\]; Returns\.score gave"):
+        game(MASKS[:2])
+
+
+def test_what_a_function_returns_is_one_number(stories, stories_calibration):
+    numbers = [1, 1.0, True, np.float32(1), np.ones(1), torch.tensor(1), torch.ones(1, 1, dtype=torch.bfloat16)]
+    numbers.append(torch.ones((), requires_grad=True))
+    for number in numbers:
+        game = LayerGame(stories[0], stories_calibration, utility=lambda model, number=number: number)
+        assert game(MASKS[:2]).tolist() == [1, 1]
+    for wrong in (None, "1.0", 1j, [1.0, 2.0], torch.ones(2), {"score": 1.0}, {1.0}, np.array(None)):
+
+        def utility(model, wrong=wrong):
+            return wrong
+
+        game = LayerGame(stories[0], stories_calibration, utility=utility)
+        with pytest.raises(TypeError, match=r"one real number for each model, .*utility returned"):
+            game(MASKS)
+        assert game.n_evaluated == 0
+
+
+def test_standard_errors_of_scores(stories, stories_calibration):
+    game = LayerGame(stories[0], stories_calibration, utility=NegativeLogLikelihood())
+    statistics = game.statistics(MASKS)
+    means = statistics.sums["nll"] / statistics.counts
+    assert len(set(statistics.counts)) == 1
+    expected = means.std(axis=1) / np.sqrt(stories_calibration.n_sequences)  # of a bootstrap of a mean, exactly
+    n_evaluated = game.n_evaluated
+    assert game.standard_errors(MASKS, n_resamples=4000) == pytest.approx(expected, rel=0.05)
+    assert np.array_equal(game.standard_errors(MASKS), game.standard_errors(MASKS))
+    assert game.n_evaluated == n_evaluated
+
+    whole = LayerGame(stories[0], stories_calibration).standard_errors(np.ones(stories[0].config.num_hidden_layers))
+    assert whole.tolist() == [0]  # a ratio to itself
+    for made in (
+        LayerGame(stories[0], stories_calibration, utility=lambda model: 1.0),
+        LayerGame(stories[0], stories_calibration.ids_ST[:1]),
+    ):
+        with pytest.raises(ValueError, match="two sequences at least"):
+            made.standard_errors(MASKS)
+
+
+def test_standard_errors_of_a_task_are_of_its_questions(gpt2):
+    task = tasks.multiple_choice(load_task("copa")[:30], gpt2[1], name="copa")
+    game = LayerGame(gpt2[0], task)
+    whole = np.ones((1, 12), dtype=bool)
+    per_question = task.utility.per_question(game.statistics(whole))[0]
+    assert game.standard_errors(whole, n_resamples=2000)[0] == pytest.approx(
+        per_question.std() / np.sqrt(len(per_question)), rel=0.1
+    )
+
+
 def test_a_score_has_a_name_not_its_arrays(gpt2):
     tokenizer = gpt2[1]
     copa = tasks.multiple_choice(load_task("copa")[:40], tokenizer, name="copa", normalise="tokens")

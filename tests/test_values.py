@@ -16,7 +16,9 @@ from layershap import (
     LayerPruner,
     PairwiseRidge,
     ShapleyRanking,
+    ShapleyValues,
     StratifiedSampler,
+    StratifiedValues,
     shapley,
 )
 from layershap.datasets import tiny_random
@@ -105,7 +107,7 @@ def test_a_surrogate_that_knows_nothing_leaves_the_values_unbiased(rough):
         drawn = StratifiedSampler([6, 4], neighbours=True).sample(8, 80, rng)
         found = np.array([value[mask.tobytes()] for mask in drawn])
         for surrogate in (DummyRegressor(), PairwiseRidge()):
-            estimates.append(fit_values(surrogate, drawn, found, np.empty((0, 80)), settings, rng).values)
+            estimates.append(fit_values(surrogate, drawn, found, settings, rng).values)
     errors = np.std(estimates, axis=0) / np.sqrt(len(estimates))
     assert (np.abs(np.mean(estimates, axis=0) - exact) < 4 * errors).all()
 
@@ -160,12 +162,14 @@ def test_veto_players_are_those_without_which_less_than_a_third_is_left():
 def test_values_are_exact_where_all_coalitions_are_affordable(stories, stories_calibration):
     masks = all_masks(5)
     scores = LayerGame(stories[0], stories_calibration)(masks)
-    pruner = LayerPruner(n_masks=64, keep_veto=False, selector=ShapleyRanking(), random_state=0)
+    pruner = LayerPruner(
+        n_masks=64, values=StratifiedValues(keep_veto=False), selector=ShapleyRanking(), random_state=0
+    )
     pruner.fit(stories[0], stories_calibration)
     expected = Semivalue.of_strata(5, pruner.diagnostics_["strata"]).of_table(masks, scores)
     assert pruner.contributions_ == pytest.approx(expected, abs=1e-9)
     assert pruner.diagnostics_["mask_errors"] == pytest.approx(np.zeros(5))
-    everywhere = pruner.set_params(weights="shapley").fit(stories[0], stories_calibration)
+    everywhere = pruner.set_params(values=ShapleyValues()).fit(stories[0], stories_calibration)
     assert everywhere.contributions_ == pytest.approx(shapley.exact_from_table(scores), abs=1e-9)
     values, errors = everywhere.contributions_at(2, width=0, return_std=True)
     assert values == pytest.approx(Semivalue.of_strata(5, [3]).of_table(masks, scores), abs=1e-9)
@@ -189,7 +193,9 @@ def test_veto_players_are_kept_and_reported(stories, stories_calibration):
     assert (pruner.contributions_[veto] > pruner.contributions_[free].max()).all()
     assert np.isnan(pruner.interactions_[veto]).all()
     assert pruner.surrogate_.n_features_in_ == 5
-    free_of_it = LayerPruner(random_state=0, keep_veto=False).fit(stories[0], stories_calibration)
+    free_of_it = LayerPruner(random_state=0, values=StratifiedValues(keep_veto=False)).fit(
+        stories[0], stories_calibration
+    )
     assert len(free_of_it.veto_players_) == 0
 
 
@@ -223,7 +229,9 @@ def test_two_removable_layers_and_one_to_remove(tiny):
 
 
 def test_sizes_that_were_not_sampled_are_named(stories, stories_calibration):
-    pruner = LayerPruner(sampler=StratifiedSampler([4, 2]), keep_veto=False, n_masks=24, random_state=0)
+    pruner = LayerPruner(
+        sampler=StratifiedSampler([4, 2]), values=StratifiedValues(keep_veto=False), n_masks=24, random_state=0
+    )
     with pytest.warns(ValueQualityWarning, match=r"lack \[2, 4\] of 5 layers, of which no mask was drawn"):
         pruner.fit(stories[0], stories_calibration)
     assert pruner.diagnostics_["missing_sizes"] == [1, 3]

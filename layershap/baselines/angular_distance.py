@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from layershap.baselines.activations import boundary_states
-from layershap.baselines.base import DepthPruner, FitInput, Outcome
+from layershap.baselines.base import DepthPruner, FitInput, Outcome, check_finite
 
 
 class AngularDistance(DepthPruner):
@@ -39,6 +39,7 @@ class AngularDistance(DepthPruner):
             cosine_BLL = (unit_BLD @ unit_BLD.transpose(1, 2)).clamp(-1, 1)
             sums += (torch.arccos(cosine_BLL) / torch.pi).sum(dim=0).cpu().numpy()
             sequences += len(last_B)
+        check_finite(sums)
         self.distances_ = sums / sequences
         np.fill_diagonal(self.distances_, 0.0)
         return Outcome(layer_runs=len(inputs.stack))

@@ -17,14 +17,14 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.masks import most_removable, resolved_max_remove
+from layershap.fitting.masks import check_n_remove, most_removable, resolved_max_remove
+from layershap.game.players import GameModel
 from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument, check_layer_indices
+from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
-from layershap.surgery import keep_one_of, unremovable_players
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,31 @@ class FitInput:
 
     Attributes
     ----------
-    model : nn.Module
-        To be read only.
-    stack : LayerStack or SublayerStack
-        Its players: the layers, or their sublayers.
+    found : GameModel
+        The model, to be read only, with its players.
     removable : ndarray [L] of bool
         False for protected layers.
+    n_remove : int, float or None
+        The constructor's.
     calib_data, tokenizer : Any
         As given to `fit`; read them as `calibration`.
     """
 
-    model: nn.Module
-    stack: Players
+    found: GameModel
     removable: MaskArray
+    n_remove: Any
     calib_data: Any
     tokenizer: Any
+
+    @property
+    def model(self) -> nn.Module:
+        """To be read only."""
+        return self.found.model
+
+    @property
+    def stack(self) -> Players:
+        """The model's players: the layers, or their sublayers."""
+        return self.found.players
 
     @property
     def most(self) -> int:
@@ -60,11 +70,28 @@ class FitInput:
         Raises
         ------
         ValueError, TypeError
-            Not an int in [1, `most`].
+            Not an int in [1, `most`], or less than the constructor's `n_remove`.
         """
-        if max_remove is None:
-            return self.most
-        return resolved_max_remove(max_remove, int(self.removable.sum()), len(self.removable))
+        limit = self.most
+        if max_remove is not None:
+            limit = resolved_max_remove(max_remove, int(self.removable.sum()), len(self.removable))
+        wanted = self.checked_n_remove()
+        if wanted is not None and wanted > limit:
+            raise ValueError(
+                f"n_remove={self.n_remove} exceeds max_remove={limit}, the most layers that fit looks for; give "
+                f"max_remove={wanted}"
+            )
+        return limit
+
+    def checked_n_remove(self) -> int | None:
+        """The constructor's `n_remove` as a number of layers, so that `transform` has nothing left to refuse.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Neither an int in [1, `most`] nor a fraction.
+        """
+        return None if self.n_remove is None else check_n_remove(self.n_remove, self.removable)
 
     def check_some_removable(self, causes: str) -> None:
         """Raise a ValueError that names what may be why, unless a layer can be removed."""
@@ -104,12 +131,12 @@ class DepthPruner(ModelPruner, ABC):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     protect : sequence of int, default=()
         Layers never removed. Layers that can't be removed alone are protected by themselves.
-    layers : str or sequence of nn.Module, optional
-        Where the layers are, if the rule can't know (`layershap.find_layers`).
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         False lets `transform` prune its argument in place.
 
@@ -132,7 +159,7 @@ class DepthPruner(ModelPruner, ABC):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
@@ -170,19 +197,18 @@ class DepthPruner(ModelPruner, ABC):
         Raises
         ------
         ValueError
-            No layer can be removed.
+            No layer can be removed, or not `n_remove` of them; or the model has no finite activations or scores.
         """
         start = time.perf_counter()
-        stack = self._players(model)
-        removable = np.ones(len(stack), dtype=bool)
-        removable[list(unremovable_players(model, stack))] = False
-        removable[check_layer_indices(self.protect, len(stack))] = False
-        inputs = FitInput(model, stack, removable, calib_data, tokenizer)
+        found = GameModel.of(model, self.layers, self._granularity)
+        removable = found.removable(self.protect)
+        inputs = FitInput(found, removable, self.n_remove, calib_data, tokenizer)
         inputs.check_some_removable(f"protect={self.protect!r} and layershap.inspect(model)")
+        inputs.checked_n_remove()
         outcome = self._fit(inputs)
-        self.n_layers_in_ = len(stack)
+        self.n_layers_in_ = len(found.players)
         self.removable_ = removable
-        self.keep_one_of_ = keep_one_of(model, stack)
+        self.keep_one_of_ = found.keep_one_of
         self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
         self.diagnostics_ = {
             "n_evaluated": outcome.masks,
@@ -199,6 +225,15 @@ class DepthPruner(ModelPruner, ABC):
         # other layer goes.
         depth = -np.arange(self.n_layers_in_, dtype=float)
         return with_one_kept(self._select(n_remove), self.keep_one_of_, depth, self.removable_)
+
+
+def check_finite(ratings: FloatArray) -> None:
+    """Raise unless all ratings are numbers: a layer that can't be rated would be kept, or removed, for no reason."""
+    if np.isnan(ratings).any():
+        raise ValueError(
+            f"{int(np.isnan(ratings).sum())} of {ratings.size} ratings are NaN: is the model sound on this text, in "
+            "this precision?"
+        )
 
 
 class RankingPruner(DepthPruner, ABC):
@@ -218,6 +253,7 @@ class RankingPruner(DepthPruner, ABC):
 
     def _fit(self, inputs: FitInput) -> Outcome:
         importance, outcome = self._importance(inputs)
+        check_finite(importance[inputs.removable])
         self.importance_ = np.where(inputs.removable, importance, np.nan)
         self.removal_order_ = removal_order(self.importance_, inputs.removable)
         return outcome

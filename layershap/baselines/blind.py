@@ -18,8 +18,8 @@ class RandomLayers(RankingPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     random_state : int, RandomState, Generator or None
         Of the order.
     protect, layers, copy
@@ -28,7 +28,7 @@ class RandomLayers(RankingPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         random_state: Any = None,
         protect: Sequence[int] = (),

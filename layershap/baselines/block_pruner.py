@@ -22,8 +22,8 @@ class BlockPruner(DepthPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Sublayers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Sublayers that `transform` removes if it isn't told, or a fraction of them (0.25).
     max_remove : int, optional
         Steps made by `fit`; by default as many as can be.
     protect, layers, copy
@@ -46,7 +46,7 @@ class BlockPruner(DepthPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         max_remove: int | None = None,
         protect: Sequence[int] = (),

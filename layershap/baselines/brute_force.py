@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from itertools import combinations
 from math import comb
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +24,8 @@ class BruteForce(DepthPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     max_remove : int, optional
         Largest number of layers; by default as many as can be removed.
     max_masks : int, default=70000
@@ -43,7 +45,7 @@ class BruteForce(DepthPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         max_remove: int | None = None,
         max_masks: int = 70_000,
@@ -60,8 +62,11 @@ class BruteForce(DepthPruner):
     def _fit(self, inputs: FitInput) -> Outcome:
         players = np.flatnonzero(inputs.removable)
         largest = inputs.checked_max_remove(self.max_remove)
+        most: Any = self.max_masks
+        if isinstance(most, bool) or not isinstance(most, Integral) or most < 1:
+            raise ValueError(f"BruteForce's max_masks must be a positive int, got {most!r}")
         count = sum(comb(len(players), n) for n in range(1, largest + 1))
-        if count > self.max_masks:
+        if count > most:
             raise ValueError(
                 f"{count} sets of up to {largest} of {len(players)} layers exceed max_masks={self.max_masks}; lower "
                 "max_remove, or protect layers"

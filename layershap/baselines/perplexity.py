@@ -11,21 +11,33 @@ import numpy as np
 
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
-from layershap.model.sublayers import SublayerStack
 from layershap.protocols import Game, IntArray, MaskArray
 from layershap.utilities import NegativeLogLikelihood
 
 
 def perplexity_game(inputs: FitInput, ledger: str | os.PathLike[str] | None) -> LayerGame:
-    """Scores are minus the mean NLL per token: the highest is the lowest perplexity."""
-    return LayerGame(
-        inputs.model,
+    """Scores are minus the mean NLL per token: the highest is the lowest perplexity.
+
+    Raises
+    ------
+    ValueError
+        The model with all its layers has no finite one.
+    """
+    game = LayerGame(
+        inputs.found,
         inputs.calibration,
         utility=NegativeLogLikelihood(),
-        layers=inputs.stack.path or inputs.stack.layers,
-        granularity="sublayer" if isinstance(inputs.stack, SublayerStack) else "layer",
         ledger=ledger,
     )
+    # Every score needs the whole model's statistics: asking for its own first costs nothing more.
+    score = float(game(np.ones((1, game.n_players), dtype=bool))[0])
+    if not np.isfinite(score):
+        game.close()
+        raise ValueError(
+            f"the model with all its layers has no finite perplexity on this text (mean NLL {-score}): is the model "
+            "sound, in this precision?"
+        )
+    return game
 
 
 def leave_one_out_masks(removable: MaskArray) -> MaskArray:

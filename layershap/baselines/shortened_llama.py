@@ -34,8 +34,8 @@ class ShortenedLlama(RankingPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     criterion : {'perplexity', 'taylor', 'magnitude'}, default='perplexity'
         'perplexity': of the model without the layer. 'taylor': ``sum |w dL/dw|`` over the layer's weights, L being the
         mean NLL on the calibration text. 'magnitude': ``sum |w|``, which looks at no text.
@@ -60,7 +60,7 @@ class ShortenedLlama(RankingPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         criterion: Criterion = "perplexity",
         protect_ends: bool = False,
@@ -83,6 +83,7 @@ class ShortenedLlama(RankingPruner):
                     f"protect_ends keeps the first {_FIRST} and the last {_LAST} layers; of this model's "
                     f"{len(inputs.stack)} layers none is left to remove. Use protect_ends=False."
                 )
+            inputs.checked_n_remove()
         if self.criterion == "perplexity":
             return self._perplexity(inputs)
         if self.criterion == "taylor":
@@ -95,7 +96,9 @@ class ShortenedLlama(RankingPruner):
     def _perplexity(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         with perplexity_game(inputs, self.ledger) as game:
             importance_L = np.full(len(inputs.stack), np.nan)
-            importance_L[inputs.removable] = -game(leave_one_out_masks(inputs.removable))
+            # A model that breaks without the layer is the worst there is.
+            nll = -game(leave_one_out_masks(inputs.removable))
+            importance_L[inputs.removable] = np.nan_to_num(nll, nan=np.inf, posinf=np.inf, neginf=-np.inf)
             return importance_L, Outcome(game.n_evaluated, game.layer_runs)
 
 

@@ -17,8 +17,8 @@ class SLEB(DepthPruner):
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers that `transform` removes if it isn't told.
+    n_remove : int or float, optional
+        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
     early_barrier, latter_barrier : int, default=1
         First and last layers that are never candidates (the authors' code; 0 and 0 is plain greedy elimination).
     max_remove : int, optional
@@ -42,7 +42,7 @@ class SLEB(DepthPruner):
 
     def __init__(
         self,
-        n_remove: int | None = None,
+        n_remove: int | float | None = None,
         *,
         early_barrier: int = 1,
         latter_barrier: int = 1,

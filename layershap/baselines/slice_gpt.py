@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from layershap.baselines.activations import token_blocks
 from layershap.calibration import IGNORE, as_calibration
 from layershap.exceptions import UnsupportedModelError
+from layershap.fitting.masks import check_n_remove
 from layershap.model.io import evaluation_mode, input_device, token_logits
 
 _INPUTS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
@@ -33,8 +35,8 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
 
     Parameters
     ----------
-    n_remove : int, optional
-        Layers' worth of parameters that `transform` saves if it isn't told.
+    n_remove : int or float, optional
+        Layers' worth of parameters that `transform` saves if it isn't told, or a fraction of the layers' (0.25).
 
     Attributes
     ----------
@@ -54,7 +56,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
     those before it; so one fit serves every width. Tied embeddings are untied, as there, and counted twice.
     """
 
-    def __init__(self, n_remove: int | None = None) -> None:
+    def __init__(self, n_remove: int | float | None = None) -> None:
         self.n_remove = n_remove
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Self:
@@ -68,6 +70,8 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         start = time.perf_counter()
         calibration = as_calibration(calib_data, tokenizer)
         norms = _norms(model)
+        if self.n_remove is not None:
+            _checked(self.n_remove, len(norms) // 2)
         gram = [torch.zeros(n.weight.numel(), n.weight.numel(), dtype=torch.float64, device="cpu") for n in norms]
         counted: list[Tensor] = []
 
@@ -92,19 +96,17 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         self.diagnostics_ = {"n_evaluated": 0, "layer_runs": n_layers, "seconds": time.perf_counter() - start}
         return self
 
-    def width(self, model: nn.Module, n_remove: int | None = None) -> int:
+    def width(self, model: nn.Module, n_remove: int | float | None = None) -> int:
         """Components kept, W, for `n_remove` layers' worth of parameters.
 
         Raises
         ------
-        ValueError
-            Not even one component fits.
+        ValueError, TypeError
+            Not even one component fits; or `n_remove` is neither an int in [1, L - 1] nor a fraction.
         """
         check_is_fitted(self)
-        count = self.n_remove if n_remove is None else n_remove
         layers = _decoder(model).layers
-        if count is None or not 1 <= count < len(layers):
-            raise ValueError(f"n_remove must lie in [1, {len(layers) - 1}] for {len(layers)} layers, got {count}")
+        count = _checked(self.n_remove if n_remove is None else n_remove, len(layers))
         in_layers = sum(p.numel() for p in layers.parameters())
         allowed = sum(p.numel() for p in model.parameters()) - count * in_layers / len(layers)
         vocabulary = _head(model).weight.shape[0]
@@ -122,7 +124,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
                 return width
         raise ValueError(f"a model without {count} layers has fewer parameters than one component needs")
 
-    def transform(self, model: nn.Module, n_remove: int | None = None) -> nn.Module:
+    def transform(self, model: nn.Module, n_remove: int | float | None = None) -> nn.Module:
         """A narrower copy of the model."""
         return sliced(model, self.bases_, self.width(model, n_remove))
 
@@ -207,6 +209,10 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
 def _projections(layer: Any) -> list[tuple[str, Any]]:
     reading = [(name, getattr(getattr(layer, part), name)) for part, names in _INPUTS for name in names]
     return reading + [(name, getattr(getattr(layer, part), name)) for part, name in _OUTPUTS]
+
+
+def _checked(n_remove: Any, n_layers: int) -> int:
+    return check_n_remove(n_remove, np.ones(n_layers, dtype=bool))
 
 
 def _decoder(model: Any) -> Any:

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from typing import Any, Literal
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
+from layershap.escaping import html_text, one_line
 from layershap.exceptions import CalibrationWarning
 
 BosPolicy = Literal["none", "text", "sequence"]
@@ -89,7 +89,7 @@ class Calibration:
         return (scored_ST * positions_T).amax(dim=1)
 
     def __repr__(self) -> str:
-        origin = ", ".join(f"{name} {value}" for name, value in self.provenance.items())
+        origin = one_line(", ".join(f"{name} {value}" for name, value in self.provenance.items()))
         return (
             f"Calibration({self.n_sequences} x {self.seq_len} tokens, {int(self.counts_S.sum()):,} scored"
             f"{'; ' if origin else ''}{origin})"
@@ -101,7 +101,7 @@ class Calibration:
             "scored tokens": f"{int(self.counts_S.sum()):,}",
             **self.provenance,
         }
-        cells = "".join(f"<tr><th>{escape(str(k))}</th><td>{escape(str(v))}</td></tr>" for k, v in rows.items())
+        cells = "".join(f"<tr><th>{html_text(str(k))}</th><td>{html_text(str(v))}</td></tr>" for k, v in rows.items())
         return f"<table><caption>Calibration</caption>{cells}</table>"
 
     @cached_property

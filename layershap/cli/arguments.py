@@ -33,6 +33,20 @@ def at_least(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def count_or_fraction(text: str) -> int | float:
+    """The type of a number of layers, or of a fraction of them."""
+    if text.strip().isdecimal():
+        return at_least(1)(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value < 1:
+        # A number with a point is no count: 2.0 might be meant for 0.2.
+        raise argparse.ArgumentTypeError(f"must be an int of at least 1, or a fraction in (0, 1), got {text!r}")
+    return value
+
+
 def add_overwrite_option(parser: argparse._ActionsContainer, what: str) -> None:
     """``--overwrite``, of every command that writes."""
     parser.add_argument("--overwrite", action="store_true", help=what)

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 from layershap.cli.answer import Answer
-from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
+from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
 from layershap.cli.inputs import add_model_options, has_weights_of, load_model
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.exceptions import CheckpointWarning
@@ -26,7 +26,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled': the one that was fitted")
     parser.add_argument("--report", type=path, metavar="FILE", help="report.json of `layershap fit`")
-    parser.add_argument("--n-remove", type=at_least(1), metavar="N", help="how many layers to remove, with --report")
+    parser.add_argument(
+        "--n-remove",
+        type=count_or_fraction,
+        metavar="N",
+        help="how many layers to remove, or which fraction of them (0.25), with --report",
+    )
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
     parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")
     add_overwrite_option(parser, "replace the checkpoint in OUT, all of it; never the model's own folder")

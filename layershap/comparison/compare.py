@@ -17,13 +17,15 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.comparison.result import Choice, Cost, MethodComparison
+from layershap.estimator import ModelPruner
 from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
-from layershap.model.stack import LayersArgument, LayerStack, find_layers
-from layershap.protocols import FloatArray, MaskArray, Utility
+from layershap.game.players import GameModel
+from layershap.model.stack import LayersArgument
+from layershap.protocols import FloatArray, Utility
 from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
-from layershap.surgery import unremovable_players
 from layershap.tasks import Task
+from layershap.tasks.data import refuse_task
 from layershap.utilities import NegativeLogLikelihood
 
 TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
@@ -87,8 +89,8 @@ def compare(
         How the texts of `eval_data` become sequences (`layershap.PERPLEXITY_PROTOCOLS`).
     n_sequences : int, optional
         Of the texts of `eval_data`, at even distances; by default all.
-    layers : str or sequence of nn.Module, optional
-        Where the layers are, if the rule can't know; methods have a parameter of their own for that.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know. This library's methods whose own `layers` is None are given these.
 
     Raises
     ------
@@ -117,9 +119,9 @@ def compare(
     numbers = _whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
-    stack = find_layers(model, layers)
-    n_layers = len(stack)
-    _check_numbers(numbers, model, stack)
+    whole = GameModel.of(model, layers)
+    n_layers = len(whole.players)
+    _check_numbers(numbers, whole)
     chosen_protocol = resolve_protocol(protocol)
     held_out = as_calibration(
         eval_data,
@@ -134,12 +136,11 @@ def compare(
     narrowed: list[Choice] = []
     refused: dict[tuple[str, int], str] = {}
     for name, method in methods.items():
-        fitted, costs[name] = _fitted(method, model, calibration, tokenizer)
+        fitted, costs[name] = _fitted(method, whole, calibration, tokenizer)
         if not hasattr(fitted, "removed_layers"):
             for n in numbers:
                 narrow = fitted.transform(model, n)
-                full_1L = np.ones((1, len(find_layers(narrow))), dtype=bool)
-                narrowed += _measured(narrow, held_out, {(name, n): ()}, full_1L, tasks or {}, None)
+                narrowed += _measured(GameModel.of(narrow), held_out, {(name, n): ()}, tasks or {})
             continue
         n_players = getattr(fitted, "n_layers_in_", n_layers)
         if n_players != n_layers:
@@ -158,10 +159,7 @@ def compare(
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
         raise ValueError(f"no method can remove {unreached} layers of this model:{reasons}")
-    masks_ML = np.ones((len(chosen), n_layers), dtype=bool)
-    for mask_L, removed in zip(masks_ML, chosen.values()):
-        mask_L[list(removed)] = False
-    dense, *found = _measured(model, held_out, chosen, masks_ML, tasks or {}, layers)
+    dense, *found = _measured(whole, held_out, chosen, tasks or {})
     by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
     ordered = [by_key[name, n] for name in methods for n in numbers if (name, n) in by_key]
     name = held_out.provenance.get("protocol", f"sequences of {held_out.seq_len} tokens as given")
@@ -173,14 +171,19 @@ def _is_fitted(method: Any) -> bool:
     return any(name.endswith("_") and not name.startswith("_") for name in getattr(method, "__dict__", ()))
 
 
-def _fitted(method: Any, model: nn.Module, calibration: Calibration | None, tokenizer: Any) -> tuple[Any, Cost]:
-    """A method, fitted now unless it is, and what its fit cost."""
+def _fitted(method: Any, whole: GameModel, calibration: Calibration | None, tokenizer: Any) -> tuple[Any, Cost]:
+    """A method, fitted now unless it is, and what its fit cost.
+
+    One of this library whose `layers` is left open is given the layers that were found.
+    """
     if _is_fitted(method):
         seconds = getattr(method, "diagnostics_", {}).get("seconds")
     else:
         method = clone(method, safe=False)  # a deep copy of what is no scikit-learn estimator
+        if isinstance(method, ModelPruner) and method.layers is None:
+            method.set_params(layers=whole.players)
         start = time.perf_counter()
-        method.fit(model, calibration, tokenizer=tokenizer)
+        method.fit(whole.model, calibration, tokenizer=tokenizer)
         seconds = time.perf_counter() - start
     diagnostics = getattr(method, "diagnostics_", {})
     masks, runs = diagnostics.get("n_evaluated"), diagnostics.get("layer_runs")
@@ -201,16 +204,16 @@ def _checked_layers(name: str, layers: Any, n: int, n_layers: int) -> tuple[int,
     return tuple(sorted(map(int, found)))
 
 
-def _check_numbers(numbers: Sequence[int], model: nn.Module, stack: LayerStack) -> None:
+def _check_numbers(numbers: Sequence[int], whole: GameModel) -> None:
     """Raise before any method is fitted if some number can't be reached by any."""
-    kept = unremovable_players(model, stack)
-    most = most_removable(len(stack) - len(kept), len(stack))
+    kept, n_layers = whole.unremovable, len(whole.players)
+    most = most_removable(n_layers - len(kept), n_layers)
     wrong = [n for n in numbers if not 1 <= n <= most]
     if wrong:
         why = f", {len(kept)} of which can't be removed alone" if kept else ""
         raise ValueError(
             f"no method can remove {wrong} layers of this model: numbers must lie in [1, {most}], since one of its "
-            f"{len(stack)} layers{why} must stay"
+            f"{n_layers} layers{why} must stay"
         )
 
 
@@ -246,29 +249,26 @@ def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
                 f"task.calibration), or one of its metrics {list(task.metrics)} in place of the utility"
             )
     for argument, value in data.items():
-        if isinstance(value, Task):
-            raise TypeError(
-                f"{argument} must be token sequences or texts, got a Task, whose utility not every method knows; give "
-                "task.calibration, and the utility as LayerPruner(utility=task.utility)"
-            )
+        refuse_task(argument, value)
 
 
 def _measured(
-    model: nn.Module,
+    whole: GameModel,
     held_out: Calibration,
     chosen: Mapping[tuple[str, int], tuple[int, ...]],
-    masks_ML: MaskArray,
     tasks: Mapping[str, TaskLike],
-    layers: LayersArgument,
 ) -> list[Choice]:
-    """Perplexity and task scores of one mask per choice."""
-    with LayerGame(model, held_out, utility=NegativeLogLikelihood(), layers=layers) as game, np.errstate(over="ignore"):
+    """Perplexity and task scores of the model without the layers of each choice."""
+    masks_ML = np.ones((len(chosen), len(whole.players)), dtype=bool)
+    for mask_L, removed in zip(masks_ML, chosen.values()):
+        mask_L[list(removed)] = False
+    with LayerGame(whole, held_out, utility=NegativeLogLikelihood()) as game, np.errstate(over="ignore"):
         perplexity_M = np.exp(-game(masks_ML))
     scores: dict[str, FloatArray] = {}
     for name, task in tasks.items():
         # A game wants data even where a callable brings its own.
         utility, data = task if isinstance(task, tuple) else (task, held_out)
-        with LayerGame(model, data, utility=utility, layers=layers) as game:
+        with LayerGame(whole, data, utility=utility) as game:
             scores[name] = game(masks_ML)
     return [
         Choice(name, n, removed, float(perplexity_M[m]), {task: float(values[m]) for task, values in scores.items()})

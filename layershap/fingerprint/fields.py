@@ -1,11 +1,11 @@
-"""The fields of a fingerprint.
+"""The fields of a fingerprint, which a ledger's header carries.
 
 Shapes: T tokens, V vocabulary, L layers, P players.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,23 +19,33 @@ from layershap.fingerprint.weights import weights_digest
 from layershap.model.io import evaluation_mode, input_device, token_logits
 from layershap.model.sublayers import Players, SublayerStack
 
+_ORDER = (
+    "model",
+    "weights",
+    "config",
+    "modules",
+    "behaviour",
+    "n_layers",
+    "layers",
+    "granularity",
+    "dtype",
+    "device",
+    "calibration",
+    "statistics",
+    "batch_tokens",
+    "threads",
+    "matmul_precision",
+    "torch",
+    "transformers",
+)
+"""In which the fields are written: the checks of a ledger's rows go by the header's bytes."""
+
 _PROBE_TOKENS = 64
 _PROBE_LOGITS = 16
 
 
-def fingerprint(
-    model: nn.Module,
-    stack: Players,
-    calibration: Calibration,
-    statistics: tuple[str, ...],
-    batch_tokens: int,
-    always_kept: Collection[int],
-) -> dict[str, Any]:
-    """The fingerprint that a ledger's header carries: reads all weights once and runs the model twice on a few tokens.
-
-    Memory limits are no part of it: they don't change what is computed, only how much of it at once, and a ledger
-    brings its own along (`LayerGame`).
-    """
+def model_fields(model: nn.Module, stack: Players) -> dict[str, Any]:
+    """The fields about the model and the machine: reads all weights once."""
     parameter = next(model.parameters(), None)
     device = parameter.device.type if parameter is not None else "none"
     return {
@@ -43,20 +53,38 @@ def fingerprint(
         "weights": weights_digest(model),
         "config": config_values(model),
         "modules": module_values(model),
-        "behaviour": behaviour(model, stack, calibration, always_kept),
         "n_layers": len(stack.layers),
         "layers": stack.path,
         "granularity": "sublayer" if isinstance(stack, SublayerStack) else "layer",
         "dtype": str(parameter.dtype) if parameter is not None else "none",
         "device": device,
-        "calibration": calibration.digest,
-        "statistics": list(statistics),
-        "batch_tokens": batch_tokens,
         "threads": torch.get_num_threads() if device == "cpu" else None,
         "matmul_precision": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def fingerprint(
+    of_model: Mapping[str, Any],
+    calibration: Calibration,
+    statistics: tuple[str, ...],
+    batch_tokens: int,
+    logits: list[list[float]],
+) -> dict[str, Any]:
+    """The whole fingerprint: `model_fields`, the calibration text and what is read on it, `logits` from `behaviour`.
+
+    Memory limits are no part of it: they don't change what is computed, only how much of it at once, and a ledger
+    brings its own along (`LayerGame`).
+    """
+    fields = {
+        **of_model,
+        "behaviour": logits,
+        "calibration": calibration.digest,
+        "statistics": list(statistics),
+        "batch_tokens": batch_tokens,
+    }
+    return {name: fields[name] for name in _ORDER}
 
 
 def behaviour(

@@ -7,21 +7,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from layershap.fitting.evidence import Evidence, value_parts
-from layershap.fitting.request import Request
+from layershap.fitting.evidence import Evidence
 from layershap.fitting.resampling import resampled_scores
-from layershap.fitting.text import TextParts
+from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_values
+from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
     MaskArray,
     SelectionEvidence,
-    SequenceStatistics,
     Surrogate,
     UniformSampler,
     Utility,
@@ -103,7 +101,7 @@ class Contributions:
         over_layers[:, self.free] = values, errors
         return over_layers[0], over_layers[1], missing
 
-    def for_selection(self, evidence: Evidence, keep_one_of: tuple[tuple[int, ...], ...]) -> SelectionEvidence:
+    def for_selection(self, evidence: Evidence) -> SelectionEvidence:
         """What a selector chooses by."""
         return SelectionEvidence(
             self.values,
@@ -111,43 +109,31 @@ class Contributions:
             self.surrogate,
             evidence.searched,
             evidence.searched_scores,
-            keep_one_of,
+            evidence.keep_one_of,
             None if evidence.final is None else evidence.final.masks,
         )
 
-    def diagnostics(self) -> dict[str, Any]:
-        """The surrogate's quality and the errors of the values, for ``diagnostics_``."""
-        return {
-            "held_out_r2": self.fit.held_out.r2,
-            "held_out_spearman": self.fit.held_out.spearman,
-            "held_out_strata": self.fit.held_out.strata,
-            "surrogate_choice": self.fit.choice,
-            "mask_errors": self.mask_errors,
-            "calibration_errors": self.calibration_errors,
-            "strata": self.fit.settings.strata,
-            "unbiased": self.fit.settings.unbiased,
-            "missing_sizes": list(self.fit.missing),
-            "doubtful": self.doubtful,
-        }
 
-
-def fit_contributions(
-    game: TextGame, text: TextParts, evidence: Evidence, request: Request, rng: np.random.Generator
+def estimate_contributions(
+    game: TextGame, evidence: Evidence, settings: FitSettings, rng: np.random.Generator
 ) -> Contributions:
     """Estimate the layers' values from the masks that were drawn at random."""
     drawn = evidence.drawn
     finite = np.isfinite(drawn.scores)
     masks = drawn.of_players
-    strata = None if request.weights == "shapley" else drawn.strata
-    uniform = isinstance(request.sampler, UniformSampler) and bool(request.sampler.uniform_within_sizes)
-    settings = ValueSettings(strata, request.n_marginals, request.unbiased and uniform)
+    asked = settings.values
+    strata = None if asked.weights == "shapley" else drawn.strata
+    uniform = isinstance(settings.sampler, UniformSampler) and bool(settings.sampler.uniform_within_sizes)
+    value_settings = ValueSettings(strata, asked.n_marginals, asked.unbiased and uniform)
     statistics = None
     if isinstance(game.utility, Utility):
-        statistics = game.statistics(drawn.masks[finite], value_parts(text))
+        statistics = game.statistics(drawn.masks[finite], game.text.n_value_parts)
     resampled = resampled_scores(game.utility, statistics, N_RESAMPLES, rng)
-    surrogate = request.surrogate if isinstance(request.surrogate, str) else type(request.surrogate).__name__
+    surrogate = settings.surrogate if isinstance(settings.surrogate, str) else type(settings.surrogate).__name__
     game.progress.note(f"fitting the surrogate ({surrogate}) to {int(finite.sum())} masks")
-    fit = fit_values(request.surrogate, masks[finite], drawn.scores[finite], resampled, settings, rng)
+    fit = fit_values(
+        settings.surrogate, masks[finite], drawn.scores[finite], value_settings, rng, resampled_BM=resampled
+    )
     n_layers = len(evidence.removable)
     values, mask_errors, calibration = (np.full(n_layers, np.nan) for _ in range(3))
     values[drawn.free], mask_errors[drawn.free], calibration[drawn.free] = (
@@ -189,8 +175,7 @@ def _of_all_players(fit: ValueFit, evidence: Evidence, rng: np.random.Generator)
     alone = (~evidence.masks).sum(axis=1) == 1
     masks, scores = np.concatenate([masks, evidence.masks[alone]]), np.concatenate([scores, evidence.scores[alone]])
     finite = np.isfinite(scores)
-    _, first = np.unique(masks[finite], axis=0, return_index=True)
-    rows = np.flatnonzero(finite)[np.sort(first)]
+    rows = np.flatnonzero(finite)[first_rows(masks[finite])]
     surrogate: Surrogate = fresh_surrogate(fit.surrogate, seed)
     surrogate.fit(masks[rows][:, evidence.removable], scores[rows])
     return surrogate
@@ -203,24 +188,3 @@ def _leave_one_outs(evidence: Evidence) -> FloatArray:
     for row in alone:
         found[int(np.argmin(evidence.drawn.masks[row]))] = evidence.baseline - evidence.drawn.scores[row]
     return found
-
-
-def resampled_choice(
-    game: TextGame,
-    text: TextParts,
-    evidence: Evidence,
-    selection: SelectionEvidence,
-    rng: np.random.Generator,
-) -> tuple[SelectionEvidence, FloatArray]:
-    """The sets that a selector chooses among, and their scores on resampled calibration sequences [B, M]."""
-    statistics: SequenceStatistics | None = None
-    masks, scores = selection.masks, selection.scores
-    if evidence.final is not None and isinstance(game.utility, Utility):
-        masks, statistics = evidence.final.candidates, evidence.final.statistics
-        scores = game.utility.score(statistics)
-    elif isinstance(game.utility, Utility):
-        statistics = game.statistics(masks, len(text.searched))
-    among = SelectionEvidence(
-        selection.contributions, selection.removable, selection.surrogate, masks, scores, selection.keep_one_of
-    )
-    return among, resampled_scores(game.utility, statistics, N_RESAMPLES, rng)

@@ -15,9 +15,10 @@ from sklearn.base import clone
 
 from layershap.fitting.masks import ROUNDS, check_drawn
 from layershap.fitting.record import widened
+from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.fitting.veto import veto_players
-from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, Weights
+from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector
 from layershap.samplers import strata_of
 
 _MASKS_PER_VETO_PLAYER = 8
@@ -66,14 +67,9 @@ class DrawnMasks:
 
 def draw_masks(
     game: TextGame,
-    sampler: Sampler,
+    settings: FitSettings,
     removable: MaskArray,
     n_masks: int,
-    n_parts: int,
-    weights: Weights,
-    *,
-    keep_veto: bool,
-    leave_one_outs: bool,
     rng: np.random.Generator,
 ) -> DrawnMasks:
     """Score the masks that values are estimated from, on the first parts of the text.
@@ -81,29 +77,24 @@ def draw_masks(
     Parameters
     ----------
     game : TextGame
-        Scores masks.
-    sampler : Sampler
-        Draws over the free players. An adaptive one is asked in rounds and told the scores after each; it should be a
-        clone, as it learns.
+        Scores masks, on the parts of its text that values are estimated on.
+    settings : FitSettings
+        Its sampler draws over the free players; an adaptive one is asked in rounds and told the scores after each. Its
+        values say whether veto players are found, by the leave-one-outs, and which sizes are averaged over. Where its
+        selector searches, the leave-one-outs are scored in any case.
     removable : ndarray [L] of bool
         The players.
     n_masks : int
         What the sampler may draw.
-    n_parts : int
-        Parts of the text to score on.
-    weights : {'strata', 'shapley'}
-        Which sizes the values average over.
-    keep_veto : bool
-        Find the veto players by the leave-one-outs, and keep them in all masks drawn.
-    leave_one_outs : bool
-        Score the leave-one-outs in any case, as a search does anyway.
     rng : numpy.random.Generator
         Of the draws.
     """
+    n_parts = game.text.n_value_parts
+    keep_veto = settings.values.keep_veto
     everyone = np.ones((1, len(removable)), dtype=bool)
     known = beside = everyone[:0]
     veto = np.zeros_like(removable)
-    if keep_veto or leave_one_outs:
+    if keep_veto or isinstance(settings.selector, SearchingSelector):
         alone = widened(~np.eye(int(removable.sum()), dtype=bool), removable)
         first = np.concatenate([everyone, ~removable[None], alone])
         scores = game.scores(first, n_parts)
@@ -114,20 +105,21 @@ def draw_masks(
         known = np.concatenate([everyone, alone[~veto[removable]]])
         beside = np.concatenate([~removable[None], alone[veto[removable]]])
     free = removable & ~veto
-    sampler = _over_free_players(sampler, int(veto.sum()))
+    sampler = _over_free_players(settings.sampler, int(veto.sum()))
     n_veto = max(int(veto.sum()), 1)
     # Two at least, for an error, where that leaves half of the masks for the others.
     per_veto = min(_MASKS_PER_VETO_PLAYER, max(n_masks // (4 * n_veto), 2 if n_masks >= 4 * n_veto else 0))
     n_drawn = n_masks - per_veto * int(veto.sum())
     # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
     n_drawn += int(free.sum()) if len(known) and getattr(sampler, "leave_one_out", False) else 0
-    drawn = _drawn(game, sampler, free, n_drawn, n_parts, rng)
+    drawn = _drawn(game, sampler, free, n_drawn, rng)
     seen = {mask.tobytes() for mask in known}
     new = widened(drawn, free)
     masks = np.concatenate([known, new[[mask.tobytes() not in seen for mask in new]]]) if len(new) else known
     of_players = drawn if len(drawn) else masks[:, free]
-    strata = tuple(range(int(free.sum()) + 1) if weights == "shapley" else strata_of(sampler, of_players))
-    without = _without(masks, free, veto, strata, per_veto, rng)
+    shapley = settings.values.weights == "shapley"
+    strata = tuple(range(int(free.sum()) + 1) if shapley else strata_of(sampler, of_players))
+    without = _without(masks, free, veto, strata, rng, at_most=per_veto)
     veto_scores = game.scores(without.reshape(-1, len(free)), n_parts) if without.size else np.empty(0)
     return DrawnMasks(
         free=free,
@@ -156,9 +148,7 @@ def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
     return free
 
 
-def _drawn(
-    game: TextGame, sampler: Sampler, free: MaskArray, n_masks: int, n_parts: int, rng: np.random.Generator
-) -> MaskArray:
+def _drawn(game: TextGame, sampler: Sampler, free: MaskArray, n_masks: int, rng: np.random.Generator) -> MaskArray:
     """The sampler's masks over the free players [M, F]."""
     n_free = int(free.sum())
     masks = np.empty((0, n_free), dtype=bool)
@@ -167,7 +157,7 @@ def _drawn(
         asked = (n_masks * (index + 1)) // rounds - len(masks)
         masks = np.concatenate([masks, check_drawn(sampler.sample(n_free, asked, rng), n_free, asked)])
         if isinstance(sampler, AdaptiveSampler):
-            sampler.update(masks, game.scores(widened(masks, free), n_parts))
+            sampler.update(masks, game.scores(widened(masks, free), game.text.n_value_parts))
     if n_masks and not len(masks):
         raise ValueError(f"a sampler must return masks, {type(sampler).__name__} returned none of {n_masks}")
     return masks
@@ -178,8 +168,9 @@ def _without(
     free: MaskArray,
     veto: MaskArray,
     strata: tuple[int, ...],
-    at_most: int,
     rng: np.random.Generator,
+    *,
+    at_most: int,
 ) -> MaskArray:
     """For each veto player, masks of the strata in turn without that player too [V, C, L]."""
     kept_M = masks_ML[:, free].sum(axis=1)

@@ -5,34 +5,25 @@ Shapes: M masks, L layers, P players (removable layers), B resamples of the cali
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from layershap.exceptions import TiedSelectionWarning
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks
+from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks, try_sampler
 from layershap.fitting.record import RecordedGame
-from layershap.fitting.request import Request
-from layershap.fitting.text import TextParts
+from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
-from layershap.game import LayerGame
-from layershap.model.stack import check_layer_indices
+from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
-    IntArray,
     MaskArray,
     SearchingSelector,
 )
 from layershap.surrogates import HammingProcess
 from layershap.utilities.naming import score_name
-
-_VALUE_SEQUENCES = 16
-"""Sequences, at least, that values are estimated on where a search races its sets on parts of the text."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +51,8 @@ class Evidence:
         The sets a selector chooses among: scored on all searched text, finite.
     final : FinalChoice or None
         On the text held back, if any was.
+    keep_one_of : tuple of tuple of int
+        Groups of layers of which one must stay.
     """
 
     removable: MaskArray
@@ -73,19 +66,10 @@ class Evidence:
     searched: MaskArray
     searched_scores: FloatArray
     final: FinalChoice | None
+    keep_one_of: tuple[tuple[int, ...], ...]
 
 
-def value_parts(text: TextParts) -> int:
-    """How many parts of the text values are estimated on."""
-    total = 0
-    for count, part in enumerate(text.searched, start=1):
-        total += part.n_sequences
-        if total >= _VALUE_SEQUENCES:
-            return count
-    return len(text.searched)
-
-
-def gather(game: TextGame, text: TextParts, request: Request, rng: np.random.Generator) -> Evidence:
+def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generator) -> Evidence:
     """Draw and score masks for the values, let the selector search, and make the final choice.
 
     Raises
@@ -93,50 +77,43 @@ def gather(game: TextGame, text: TextParts, request: Request, rng: np.random.Gen
     ValueError
         Too few masks, no two finite scores, or scores that are all the same.
     """
-    selector = request.selector
-    protected, removable = protected_layers(game.first, request.protect)
+    selector = settings.selector
+    protected = game.found.protected(settings.protect)
+    removable = game.found.removable(settings.protect)
     n_players = int(removable.sum())
     searches = isinstance(selector, SearchingSelector)
-    limit = check_max_remove(request.max_remove, request.n_remove if searches else None, removable)
-    if request.n_remove is not None:
-        check_n_remove(request.n_remove, removable)
-    total, n_drawn = share_masks(request.n_masks, selector, n_players, limit, keep_veto=request.keep_veto)
+    limit = check_max_remove(settings.max_remove, settings.n_remove if searches else None, removable)
+    if settings.n_remove is not None:
+        check_n_remove(settings.n_remove, removable)
+    keep_veto = settings.values.keep_veto
+    total, n_drawn = share_masks(settings.n_masks, selector, n_players, limit, keep_veto=keep_veto)
+    try_sampler(settings.sampler, n_players, n_drawn)
     game.progress.expect(total)
-    n_parts = value_parts(text)
-    baseline = float(game.scores(np.ones((1, game.n_players), dtype=bool), n_parts)[0])
+    whole = np.ones((1, game.n_players), dtype=bool)
+    baseline = float(game.scores(whole, game.text.n_value_parts)[0])
     if not np.isfinite(baseline):
         raise ValueError(
             f"the model with all its layers has no finite score on this text ({score_name(game.utility)}: {baseline}): "
             "is the model sound, in this precision?"
         )
-    drawn = draw_masks(
-        game,
-        request.sampler,
-        removable,
-        n_drawn,
-        n_parts,
-        request.weights,
-        keep_veto=request.keep_veto,
-        leave_one_outs=searches,
-        rng=rng,
-    )
+    drawn = draw_masks(game, settings, removable, n_drawn, rng)
     record = RecordedGame(
         game,
         removable,
         total - _further(drawn, removable),
-        game.keep_one_of,
-        request.confidence,
-        len(text.searched),
+        keep_one_of=game.keep_one_of,
+        confidence=settings.confidence,
+        n_parts=len(game.text.searched),
     )
     if isinstance(selector, SearchingSelector) and np.isfinite(drawn.scores).any():
         # Which surrogate is best shows once all is evaluated.
-        surrogate = HammingProcess() if isinstance(request.surrogate, str) else request.surrogate
+        surrogate = HammingProcess() if isinstance(settings.surrogate, str) else settings.surrogate
         selector.search(record, surrogate, limit, rng)
     masks, scores = _together(drawn, record)
     finite = finite_scores(masks, scores)
     if np.ptp(scores[finite]) == 0:
         raise ValueError(
-            f"all {len(np.unique(masks, axis=0))} masked models score {scores[finite][0]:g}: the utility does not tell "
+            f"all {len(first_rows(masks))} masked models score {scores[finite][0]:g}: the utility does not tell "
             "one set of layers from another. A constant function? Too few calibration tokens for a count of hits?"
         )
     choosable = np.isfinite(record.scores) & record.complete
@@ -144,19 +121,28 @@ def gather(game: TextGame, text: TextParts, request: Request, rng: np.random.Gen
     if not searches:
         searched, searched_scores = masks[finite], scores[finite]
     allowed = _allowed(searched, game.keep_one_of)
-    final = (
-        final_choice(game, searched[allowed], searched_scores[allowed], limit, len(text.searched)) if searches else None
-    )
+    final = final_choice(game, searched[allowed], searched_scores[allowed], limit) if searches else None
     most = limit if searches else min(n_players, len(removable) - 1)
     return Evidence(
-        removable, protected, most, baseline, drawn, masks, scores, finite, searched, searched_scores, final
+        removable=removable,
+        protected=protected,
+        max_remove=most,
+        baseline=baseline,
+        drawn=drawn,
+        masks=masks,
+        scores=scores,
+        finite=finite,
+        searched=searched,
+        searched_scores=searched_scores,
+        final=final,
+        keep_one_of=game.keep_one_of,
     )
 
 
 def _further(drawn: DrawnMasks, removable: MaskArray) -> int:
     """Distinct masks drawn beyond the leave-one-outs, which a search evaluates too."""
     masks = np.concatenate([drawn.masks[drawn.n_known :], drawn.veto_masks.reshape(-1, len(removable))])
-    return len(np.unique(masks[(~masks).sum(axis=1) > 1], axis=0))
+    return len(first_rows(masks[(~masks).sum(axis=1) > 1]))
 
 
 def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, FloatArray]:
@@ -173,63 +159,3 @@ def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, Float
 def _allowed(masks_ML: MaskArray, groups: Sequence[Sequence[int]]) -> MaskArray:
     """Which masks stand for sets that the model can lose [M]."""
     return np.all([masks_ML.any(axis=1), *(masks_ML[:, list(group)].any(axis=1) for group in groups)], axis=0)
-
-
-def protected_layers(game: LayerGame, protect: Sequence[int]) -> tuple[dict[int, str], MaskArray]:
-    """Protected layers with the reason, and which layers are removable [L]."""
-    protected = {
-        **game.unremovable,
-        **dict.fromkeys(check_layer_indices(protect, game.n_players), "named in protect"),
-    }
-    removable = np.ones(game.n_players, dtype=bool)
-    removable[list(protected)] = False
-    return protected, removable
-
-
-def removal_scores(evidence: Evidence, choose: Callable[[int], Sequence[int] | IntArray]) -> FloatArray:
-    """Scores [N] of the sets that are removed: on text held back, else on all that was searched; NaN if unknown."""
-    known = {mask.tobytes(): score for mask, score in zip(evidence.searched, evidence.searched_scores, strict=True)}
-    found = np.full(evidence.max_remove, np.nan)
-    for n_remove in range(1, evidence.max_remove + 1):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", TiedSelectionWarning)
-                chosen = choose(n_remove)
-        except ValueError:  # a selector need not be able to do every number
-            continue
-        mask = ~np.isin(np.arange(len(evidence.removable)), chosen)
-        compared = None if evidence.final is None else evidence.final.comparisons[n_remove - 1]
-        if evidence.final is not None and compared and (evidence.final.masks[n_remove - 1] == mask).all():
-            found[n_remove - 1] = compared.score
-        else:
-            found[n_remove - 1] = known.get(mask.tobytes(), np.nan)
-    return found
-
-
-def diagnostics_of(game: TextGame, text: TextParts, evidence: Evidence) -> dict[str, Any]:
-    """What the evaluation took and how it went, for ``diagnostics_``."""
-    calibration = game.first.calibration
-    held = text.held_back
-    drawn = evidence.drawn
-    n_drawn = len(drawn.masks) - min(drawn.n_known, 1) + len(drawn.beside) + drawn.veto_scores.size
-    return {
-        "n_evaluated": game.n_evaluated,
-        "n_non_finite": int((~evidence.finite).sum()),
-        "layer_runs": round(game.layer_runs),
-        "layer_run_tokens": game.layer_run_tokens,
-        "n_drawn": n_drawn,
-        "n_searched": len(evidence.masks) - n_drawn,
-        "veto_players": [int(layer) for layer in np.flatnonzero(evidence.drawn.veto)],
-        "utility": score_name(game.utility),
-        "path": game.first.path,
-        "path_note": game.first.path_note,
-        "calibration": {
-            **calibration.provenance,
-            "n_sequences": text.n_searched + (held.n_sequences if held else 0),
-            "seq_len": calibration.seq_len,
-            "n_searched": text.n_searched,
-            "n_held_back": held.n_sequences if held else 0,
-            "n_for_values": sum(part.n_sequences for part in text.searched[: value_parts(text)]),
-        },
-        "protected": evidence.protected,
-    }

@@ -12,11 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from layershap.fitting.evidence import protected_layers, value_parts
 from layershap.fitting.masks import check_max_remove, share_masks
 from layershap.fitting.record import widened
-from layershap.fitting.request import Request
-from layershap.fitting.text import TextParts
+from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.protocols import MaskArray, SearchingSelector
@@ -26,29 +24,30 @@ _FINALISTS = 3
 """Sets of each size that are scored on all of the text, about."""
 
 
-def expected_cost(game: TextGame, text: TextParts, request: Request, rng: np.random.Generator) -> CostEstimate:
+def expected_cost(game: TextGame, settings: FitSettings, rng: np.random.Generator) -> CostEstimate:
     """The cost of the draws for the values and of the selector's search, part by part of the text.
 
     On each part of the text half of the sets in a race are taken to drop out, down to 3 of each size.
     """
-    _, removable = protected_layers(game.first, request.protect)
+    removable = game.found.removable(settings.protect)
+    keep_veto = settings.values.keep_veto
     n_players = int(removable.sum())
-    limit = check_max_remove(request.max_remove, None, removable)
-    total, n_drawn = share_masks(request.n_masks, request.selector, n_players, limit, keep_veto=request.keep_veto)
-    drawn = request.sampler.sample(n_players, n_drawn, rng)
-    known = ~np.eye(n_players, dtype=bool)[: n_players if request.keep_veto else 0]
+    limit = check_max_remove(settings.max_remove, None, removable)
+    total, n_drawn = share_masks(settings.n_masks, settings.selector, n_players, limit, keep_veto=keep_veto)
+    drawn = settings.sampler.sample(n_players, n_drawn, rng)
+    known = ~np.eye(n_players, dtype=bool)[: n_players if keep_veto else 0]
     kept = range(n_players - 1, max(n_players - limit - 2, 0), -1)  # `SurrogateSearch` looks one size further
-    n_searched = total - n_drawn - len(known) if isinstance(request.selector, SearchingSelector) else 0
+    n_searched = total - n_drawn - len(known) if isinstance(settings.selector, SearchingSelector) else 0
     searched = distinct_masks(n_players, dict.fromkeys(kept, 1.0), max(n_searched, 0), rng, drawn)
     dense = np.ones((1, n_players), dtype=bool)
-    known = np.concatenate([known, ~dense]) if request.keep_veto else known
+    known = np.concatenate([known, ~dense]) if keep_veto else known
     finalists = min(len(searched), _FINALISTS * limit)
     estimates = []
     for index in range(game.n_parts):
         racing = searched[rng.permutation(len(searched))[: max(finalists, len(searched) >> index)]]
-        if index >= len(text.searched):
+        if index >= len(game.text.searched):
             racing = racing[:finalists]
-        values = (known, drawn) if index < value_parts(text) else ()
+        values = (known, drawn) if index < game.text.n_value_parts else ()
         calls = [call for call in (dense, *values, *_small(racing, n_players)) if len(call)]
         estimates.append(game.part(index).estimate_cost(*(widened(call, removable) for call in calls)))
     return replace(estimates[0], further=tuple(estimates[1:]))

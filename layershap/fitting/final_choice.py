@@ -74,9 +74,7 @@ class FinalChoice:
     statistics: SequenceStatistics
 
 
-def final_choice(
-    game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_remove: int, n_searched_parts: int
-) -> FinalChoice | None:
+def final_choice(game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_remove: int) -> FinalChoice | None:
     """For each size compare the search's best sets, and greedy's, on the part of the text that was held back.
 
     A set is chosen if it does best on all text, searched and held back, among those that do no worse than greedy's set
@@ -86,13 +84,11 @@ def final_choice(
     Parameters
     ----------
     game : TextGame
-        Its last part is held back.
+        The last part of its text may be held back.
     masks_ML, scores_M : ndarray [M, L], [M]
         Scored on all searched text; sets that the model can lose.
     max_remove : int
         N.
-    n_searched_parts : int
-        Parts before the one held back.
 
     Returns
     -------
@@ -100,7 +96,7 @@ def final_choice(
         None where nothing was held back.
     """
     utility = game.utility
-    if n_searched_parts == game.n_parts or not isinstance(utility, Utility):
+    if game.text.held_back is None or not isinstance(utility, Utility):
         return None
     greedy = {int((~mask).sum()): mask for mask in evaluated_path(masks_ML, scores_M, max_remove)}
     sizes: list[MaskArray] = []
@@ -115,7 +111,7 @@ def final_choice(
         return None
     candidates_CL = np.concatenate([candidates for candidates in sizes if len(candidates)])
     statistics = game.statistics(candidates_CL, game.n_parts)
-    n_searched = game.n_sequences(n_searched_parts)
+    n_searched = game.text.n_searched
     chosen_NL = np.ones((max_remove, masks_ML.shape[1]), dtype=bool)
     comparisons: list[SetComparison | None] = []
     start = 0

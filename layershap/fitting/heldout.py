@@ -13,7 +13,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
-from layershap.protocols import FloatArray, MaskArray, Surrogate
+from layershap.masks import groups
+from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
 from layershap.surrogates import HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
 from layershap.surrogates.fresh import fresh_surrogate
 
@@ -69,8 +70,7 @@ def held_out(
         fold's fit. By default all.
     """
     judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
-    _, mask_M = np.unique(masks_ML, axis=0, return_inverse=True)
-    mask_M = mask_M.reshape(-1)
+    mask_M = groups(masks_ML)
     distinct = np.unique(mask_M[judged_M])
     predictions_GM = []
     unseen_GM = []
@@ -89,21 +89,14 @@ def held_out(
     predictions = of_all_folds.copy()
     for predicted_M, unseen_M in zip(predictions_GM, unseen_GM, strict=True):
         predictions[unseen_M] = predicted_M[unseen_M]
-    return _judged(predictions, of_all_folds, surrogates, masks_ML, scores_M, judged_M)
+    scores, guesses = scores_M[judged_M], predictions[judged_M]
+    strata = _by_stratum(masks_ML[judged_M].sum(axis=1), scores, guesses)
+    return HeldOut(predictions, judged_M, of_all_folds, surrogates, *_quality(scores, guesses), strata)
 
 
-def _judged(
-    predictions: FloatArray,
-    of_all_folds: FloatArray,
-    surrogates: list[Surrogate],
-    masks_ML: MaskArray,
-    scores_M: FloatArray,
-    judged_M: MaskArray,
-) -> HeldOut:
-    """With the quality on the masks that were held out."""
-    masks_ML, scores, guesses = masks_ML[judged_M], scores_M[judged_M], predictions[judged_M]
-    kept_M = masks_ML.sum(axis=1)
-    strata = []
+def _by_stratum(kept_M: IntArray, scores: FloatArray, guesses: FloatArray) -> list[dict[str, float]]:
+    """The quality of predictions for each number of kept layers."""
+    strata: list[dict[str, float]] = []
     for kept in np.unique(kept_M):
         truth, guess = scores[kept_M == kept], guesses[kept_M == kept]
         r2, spearman = _quality(truth, guess)
@@ -119,7 +112,7 @@ def _judged(
                 "slope": slope,
             }
         )
-    return HeldOut(predictions, judged_M, of_all_folds, surrogates, *_quality(scores, guesses), strata)
+    return strata
 
 
 def choose_surrogate(

@@ -5,12 +5,13 @@ Shapes: M masks, L layers, P players (removable layers).
 
 from __future__ import annotations
 
+import copy
 import warnings
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
@@ -113,6 +114,18 @@ def try_surrogate(surrogate: Any) -> None:
             f"a surrogate must predict one finite float for each mask; {type(surrogate).__name__} fitted to 40 made-up "
             f"scores predicts {found.dtype} {list(found.shape)}, finite: {bool(np.isfinite(found).all())}"
         )
+
+
+def try_sampler(sampler: Any, n_players: int, n_masks: int) -> None:
+    """Draw from a copy: a parameter that it can't work with is found before masks are paid for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        The sampler's own errors; or it returns no masks, or more than asked for.
+    """
+    trial = clone(sampler) if hasattr(sampler, "get_params") else copy.deepcopy(sampler)
+    check_drawn(trial.sample(n_players, n_masks, np.random.default_rng(0)), n_players, n_masks)
 
 
 def check_confidence(confidence: Any) -> None:

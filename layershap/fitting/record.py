@@ -43,6 +43,7 @@ class RecordedGame:
         game: TextGame | Game,
         removable: MaskArray,
         max_masks: int,
+        *,
         keep_one_of: Sequence[Sequence[int]] = (),
         confidence: float = 1.0,
         n_parts: int = 1,

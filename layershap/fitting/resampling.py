@@ -5,24 +5,18 @@ Shapes: B resamples, M masks, L layers, S calibration sequences, N numbers of la
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 
-from layershap.exceptions import TiedSelectionWarning
-from layershap.game import LayerGame, UtilityLike
+from layershap.game import LayerGame
 from layershap.protocols import (
     FloatArray,
     MaskArray,
-    SearchingSelector,
-    SelectionEvidence,
-    Selector,
     SequenceStatistics,
     Utility,
 )
-from layershap.selection.validity import select_layers
+from layershap.tasks.data import UtilityLike
 from layershap.utilities import resample_sequences
 
 
@@ -80,44 +74,3 @@ def calibration_errors(
             f"{type(game.utility).__name__}"
         )
     return np.array([values_of(scores_M) for scores_M in resampled_BM]).std(axis=0, ddof=1)
-
-
-def removal_probabilities(
-    selector: Selector,
-    evidence: SelectionEvidence,
-    resampled_BM: FloatArray,
-    resampled_values_BL: FloatArray,
-    max_remove: int,
-) -> FloatArray:
-    """How often each layer is in the set removed, over the resamples [N, L]; row n - 1 is for n layers.
-
-    The selector decides again on each resample, among the masks that were evaluated: by their scores there, and by
-    the values there where the surrogate gives them. NaN where nothing could be resampled, neither
-    scores nor, for a selector that doesn't search, values; and for a number that the selector can't do.
-    """
-    counts_NL = np.full((max_remove, len(evidence.removable)), np.nan)
-    # A rule that goes by values alone says the same on every resample if the values can't be had again.
-    decides_by_scores = isinstance(selector, SearchingSelector) or len(resampled_values_BL) > 0
-    if not len(resampled_BM) or not decides_by_scores:
-        return counts_NL
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TiedSelectionWarning)
-        possible = [n for n in range(1, max_remove + 1) if _selects(selector, evidence, n)]
-        counts_NL[[n - 1 for n in possible]] = 0.0
-        for b, scores_M in enumerate(resampled_BM):
-            contributions = evidence.contributions
-            if len(resampled_values_BL):
-                contributions = resampled_values_BL[b % len(resampled_values_BL)]
-            again = replace(evidence, scores=scores_M, contributions=contributions)
-            for n_remove in possible:
-                counts_NL[n_remove - 1, select_layers(selector, again, n_remove)] += 1
-    return counts_NL / len(resampled_BM)
-
-
-def _selects(selector: Selector, evidence: SelectionEvidence, n_remove: int) -> bool:
-    """Whether the selector can do this number at all."""
-    try:
-        select_layers(selector, evidence, n_remove)
-    except ValueError:
-        return False
-    return True

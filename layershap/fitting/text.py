@@ -15,6 +15,9 @@ from layershap.protocols import IntArray
 _FIRST = 4
 """Sequences of the first part: few, as most sets of layers are out after them; enough for a t-test."""
 
+_FOR_VALUES = 16
+"""Sequences, at least, that values are estimated on where a search races its sets on parts of the text."""
+
 _LEAST_TO_SPLIT = 32
 """Sequences from which on some are held back for the final choice: half a dozen would choose by chance."""
 
@@ -38,6 +41,16 @@ class TextParts:
     def parts(self) -> tuple[Calibration, ...]:
         """All parts, what is held back last."""
         return self.searched if self.held_back is None else (*self.searched, self.held_back)
+
+    @property
+    def n_value_parts(self) -> int:
+        """How many parts of the text values are estimated on: the first ones."""
+        total = 0
+        for count, part in enumerate(self.searched, start=1):
+            total += part.n_sequences
+            if total >= _FOR_VALUES:
+                return count
+        return len(self.searched)
 
     @property
     def n_searched(self) -> int:

@@ -6,16 +6,19 @@ Shapes: M masks, L layers, S calibration sequences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
 from types import TracebackType
 
 import numpy as np
 from scipy.stats import t as student
 
-from layershap.calibration import Calibration
-from layershap.game import LayerGame, UtilityLike
-from layershap.progress import Progress
+from layershap.fitting.text import TextParts
+from layershap.game import LayerGame
+from layershap.game.players import GameModel
+from layershap.game.progress import Progress
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.tasks.data import UtilityLike
+from layershap.utilities.checks import checked_scores
 
 
 class TextGame:
@@ -23,25 +26,25 @@ class TextGame:
 
     Parameters
     ----------
-    parts : sequence of Calibration
-        In the order in which masks are scored on them.
-    open_game : callable
-        ``(part, index) -> LayerGame``.
+    first : LayerGame
+        On the first part of the text: it knows the model's players. Closed with this game.
+    text : TextParts
+        Masks are scored on its parts in their order.
+    ledger : path, optional
+        The first part's; further parts have files of their own beside it.
 
     Attributes
     ----------
-    first : LayerGame
-        On the first part: it knows the model's players.
     progress : Progress
         One bar for all parts.
     """
 
-    def __init__(self, parts: Sequence[Calibration], open_game: Callable[[Calibration, int], LayerGame]) -> None:
-        self._parts = tuple(parts)
-        self._open_game = open_game
-        self._games: list[LayerGame] = []
-        self.first = self.part(0)
-        self.progress = self.first.progress
+    def __init__(self, first: LayerGame, text: TextParts, ledger: str | os.PathLike[str] | None = None) -> None:
+        self.first = first
+        self.text = text
+        self.progress = first.progress
+        self._ledger = ledger
+        self._games = [first]
 
     def __enter__(self) -> TextGame:
         return self
@@ -58,7 +61,12 @@ class TextGame:
     @property
     def n_parts(self) -> int:
         """Parts of the text."""
-        return len(self._parts)
+        return len(self.text.parts)
+
+    @property
+    def found(self) -> GameModel:
+        """The model with its players."""
+        return self.first.found
 
     @property
     def utility(self) -> UtilityLike:
@@ -77,7 +85,7 @@ class TextGame:
 
     def n_sequences(self, n_parts: int) -> int:
         """Sequences of the first parts."""
-        return sum(part.n_sequences for part in self._parts[:n_parts])
+        return sum(part.n_sequences for part in self.text.parts[:n_parts])
 
     @property
     def layer_run_tokens(self) -> int:
@@ -87,7 +95,7 @@ class TextGame:
     @property
     def layer_runs(self) -> float:
         """Layer runs of this process, as if each were on the whole text."""
-        tokens = sum(part.ids_ST.numel() for part in self._parts)
+        tokens = sum(part.ids_ST.numel() for part in self.text.parts)
         return sum(game.layer_runs * game.calibration.ids_ST.numel() for game in self._games) / tokens
 
     def scores(self, masks_ML: MaskArray, n_parts: int) -> FloatArray:
@@ -95,13 +103,7 @@ class TextGame:
         utility = self.utility
         if not isinstance(utility, Utility):
             return self.first(masks_ML)
-        found = np.asarray(utility.score(self.statistics(masks_ML, n_parts)))
-        if found.shape != (len(masks_ML),) or not np.issubdtype(found.dtype, np.number) or np.iscomplexobj(found):
-            raise ValueError(
-                f"the score of a utility must be one real number for each mask, [{len(masks_ML)}]; "
-                f"{type(utility).__name__}.score gave {found.dtype} {list(found.shape)}"
-            )
-        return found.astype(np.float64)
+        return checked_scores(utility.score(self.statistics(masks_ML, n_parts)), len(masks_ML), utility)
 
     def statistics(self, masks_ML: MaskArray, n_parts: int, *, start: int = 0) -> SequenceStatistics:
         """Per-sequence statistics on some parts of the text; evaluates what is missing."""
@@ -131,9 +133,10 @@ class TextGame:
     def part(self, index: int) -> LayerGame:
         """The game on one part of the text, opened if need be."""
         while len(self._games) <= index:
-            game = self._open_game(self._parts[len(self._games)], len(self._games))
-            if self._games:
-                game.progress = _Share(self.progress)
+            part = self.text.parts[len(self._games)]
+            ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.{part.digest[:8]}"
+            game = self.first.on(part, ledger=ledger)
+            game.progress = _Share(self.progress)
             self._games.append(game)
         return self._games[index]
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -23,7 +22,6 @@ from layershap.shapley import SampledMasks, Semivalue, permutation, stratified_m
 from layershap.surrogates.fresh import fresh_surrogate
 
 _N_PERMUTATIONS = 2000
-_MOST_MARGINALS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -95,29 +93,17 @@ class ValueFit:
     def at(self, strata: Sequence[int], seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
         """Values over other strata, their errors by the masks drawn, and the sizes of which none was drawn."""
         settings = ValueSettings(tuple(strata), self.settings.n_marginals, self.settings.unbiased)
-        return _estimate(self.surrogate, self.held_out, self.masks, self.scores, settings, seed)
-
-
-def check_weights(weights: Any, n_marginals: Any) -> None:
-    """Raise unless the values asked for are known and there are masks to average them from, before work is paid for."""
-    if weights not in ("strata", "shapley"):
-        raise ValueError(f"weights must be 'strata' or 'shapley', got {weights!r}")
-    if isinstance(n_marginals, bool) or not isinstance(n_marginals, Integral) or n_marginals < 1:
-        raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {n_marginals!r}")
-    if int(n_marginals) > _MOST_MARGINALS:
-        raise ValueError(
-            f"n_marginals must be at most {_MOST_MARGINALS:,} (the paper's is 80000; their masks are held in memory), "
-            f"got {n_marginals:,}"
-        )
+        return _estimate(self.surrogate, self.held_out, self.masks, self.scores, settings, seed=seed)
 
 
 def fit_values(
     surrogate: Surrogate | Literal["auto"],
     masks_ML: MaskArray,
     scores_M: FloatArray,
-    resampled_BM: FloatArray,
     settings: ValueSettings,
     rng: np.random.Generator,
+    *,
+    resampled_BM: FloatArray | None = None,
 ) -> ValueFit:
     """Fit, cross-fit, and estimate the values.
 
@@ -127,12 +113,12 @@ def fit_values(
         Cloned, never changed. 'auto' chooses by cross-validation (`choose_surrogate`).
     masks_ML, scores_M : ndarray [M, L], [M]
         Uniform within each size; finite scores only.
-    resampled_BM : ndarray [B, M]
-        The scores on resampled calibration sequences; B = 0 if they can't be had.
     settings : ValueSettings
         What values are asked for.
     rng : numpy.random.Generator
         Of folds, seeds and samples.
+    resampled_BM : ndarray [B, M], optional
+        The scores on resampled calibration sequences, if they can be had.
     """
     seed = int(rng.integers(2**31))
     n_layers = masks_ML.shape[1]
@@ -143,10 +129,10 @@ def fit_values(
     quality = held_out(surrogate, masks_ML, scores_M, seed, at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
-    values, errors, missing = _estimate(final, quality, masks_ML, scores_M, settings, seed)
+    values, errors, missing = _estimate(final, quality, masks_ML, scores_M, settings, seed=seed)
     resampled_BL = np.empty((0, n_layers))
     calibration = np.full(n_layers, np.nan)
-    if len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
+    if resampled_BM is not None and len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
         resampled_BL = final.refitted_values(masks_ML, resampled_BM, settings.strata)
         calibration = resampled_BL.std(axis=0, ddof=1)
         # Decisions on resamples are to scatter around the values, not around the surrogate's.
@@ -162,6 +148,7 @@ def _estimate(
     masks_ML: MaskArray,
     scores_M: FloatArray,
     settings: ValueSettings,
+    *,
     seed: int,
 ) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
     """Values [L], their standard errors by the masks drawn, and sizes without a mask."""

@@ -23,8 +23,9 @@ from layershap.forward.batching import ReplayError
 from layershap.forward.fused import FusedForward
 from layershap.forward.head import needs_dense
 from layershap.forward.plain import PlainForward
-from layershap.forward.plan import PrefixPlan, distinct, plan
+from layershap.forward.plan import PrefixPlan, plan
 from layershap.forward.settings import EngineSettings, Progress, Tokens, any_offloaded
+from layershap.masks import distinct
 from layershap.model.io import evaluation_mode, input_device
 from layershap.model.skeleton import on_meta_device, shapes_only
 from layershap.model.sublayers import Players
@@ -74,6 +75,7 @@ class Engine:
         calibration: Calibration,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
+        *,
         always_kept: Collection[int] = (),
     ) -> None:
         self.model = model

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layershap.masks import distinct
 from layershap.protocols import IntArray, MaskArray
 
 
@@ -126,15 +127,6 @@ class PrefixPlan:
     def peak_states(self) -> int:
         """Most hidden states alive at once."""
         return max((sweep.peak_states for sweep in self.sweeps), default=1)
-
-
-def distinct(masks_ML: MaskArray) -> MaskArray:
-    """The distinct masks in lexicographic order [U, L]."""
-    # Not np.unique(axis=0), which turns a Ctrl-C inside its sorting into a TypeError.
-    sorted_ML = masks_ML[np.lexsort(masks_ML.T[::-1])]
-    first_M = np.ones(len(sorted_ML), dtype=bool)
-    first_M[1:] = (sorted_ML[1:] != sorted_ML[:-1]).any(axis=1)
-    return sorted_ML[first_M]
 
 
 def plan(masks_ML: MaskArray, *, max_masks: int, max_states: int) -> PrefixPlan:

@@ -27,6 +27,7 @@ from typing import Any
 
 from layershap.exceptions import LedgerError, LedgerFormatError, LedgerInUseError, LedgerMismatchError
 from layershap.fingerprint import differences
+from layershap.ledger.causes import likely_causes
 from layershap.ledger.lines import FORMAT, HEADER_BYTES, LineError, MaskRow, RowShape, decode, encode, mask_key
 from layershap.ledger.lock import lock, unlock
 from layershap.protocols import MaskArray
@@ -188,7 +189,7 @@ class Ledger:
         if differing:
             raise LedgerMismatchError(
                 f"the ledger {self.path} was written under other conditions ({'; '.join(differing.values())}). Give "
-                f"another ledger path, or restore what differs.{_causes(differing)}"
+                f"another ledger path, or restore what differs.{likely_causes(differing)}"
             )
         self.settings = found["settings"]
         return check
@@ -294,15 +295,3 @@ def _write_at(file: FileIO, position: int, content: bytes) -> None:
     while rest:
         rest = rest[file.write(rest) or 0 :]
     os.fsync(file.fileno())
-
-
-def _causes(differing: Mapping[str, str]) -> str:
-    """What a user may have done, for the fields that don't say it themselves."""
-    causes = {
-        "calibration": " The calibration differs with other data, another number or length of sequences, and between a "
-        "search on text in parts (LayerPruner's default) and an evaluation of all of it (confidence=1, another "
-        "selector, the baselines): each needs a ledger file of its own (another --out on the command line).",
-        "threads": " The number of threads changes the last bits of sums: torch.set_num_threads sets it.",
-        "weights": " Weights and precision of the model must be those that the ledger was written for.",
-    }
-    return "".join(text for name, text in causes.items() if name in differing)

@@ -24,6 +24,9 @@ try:
 except ImportError:  # Windows has no advisory locks.
     fcntl = None
 
+_MOST_BYTES = 4096
+"""No note is longer."""
+
 _HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 
 
@@ -51,14 +54,16 @@ def lock(file: FileIO, path: Path) -> None:
             stacklevel=2,
         )
     with suppress(OSError):  # a folder that can't be written to, say: the ledger does without the note
-        _note(path).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+        if not _note(path).exists() or _noted(path) is not None:  # a program may have locks of this name of its own
+            _note(path).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
 
 
 def unlock(file: FileIO, path: Path) -> None:
     """Remove the note and close the file."""
     if not file.closed:
         with suppress(OSError):
-            _note(path).unlink()
+            if _noted(path) is not None:
+                _note(path).unlink()
         file.close()
 
 
@@ -66,11 +71,22 @@ def _note(path: Path) -> Path:
     return path.with_name(path.name + ".lock")
 
 
-def _holder(path: Path) -> str:
+def _noted(path: Path) -> tuple[int, str] | None:
+    """Process and host in the note; None if there is no note, or another program's file is in its place."""
     try:
-        note = json.loads(_note(path).read_text())
-        pid, host = int(note["pid"]), str(note["host"])
-    except (OSError, ValueError, KeyError, TypeError):
+        with _note(path).open("rb") as file:
+            note = json.loads(file.read(_MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(note, dict) or set(note) != {"pid", "host"}:
+        return None
+    pid, host = note["pid"], note["host"]
+    return (pid, host) if type(pid) is int and isinstance(host, str) else None
+
+
+def _holder(path: Path) -> str:
+    noted = _noted(path)
+    if noted is None:
         return "another process"
-    own = " (this process)" if (pid, host) == (os.getpid(), socket.gethostname()) else ""
-    return f"process {pid} on {host}{own}"
+    own = " (this process)" if noted == (os.getpid(), socket.gethostname()) else ""
+    return f"process {noted[0]} on {noted[1]}{own}"

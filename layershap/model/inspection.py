@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from layershap.calibration import as_calibration
+from layershap.escaping import one_line
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.engine import Engine
 from layershap.forward.settings import EngineSettings
 from layershap.model.calls import probe_ids
 from layershap.model.split import find_players
-from layershap.model.stack import LayersArgument, find_layers
-from layershap.model.sublayers import AbsentSublayer, Granularity, Players, SublayerStack
+from layershap.model.sublayers import AbsentSublayer, Granularity, Players, PlayersArgument, SublayerStack
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players
@@ -115,12 +115,12 @@ class ModelInspection:
         if self.forward:
             why = f" ({self.forward_note})" if self.forward_note else ""
             head += f"\nforward for masked models: {self.forward}{why}"
-        rows = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
+        rows: list[tuple[str, ...]] = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
         for layer in self.layers:
             size = f"{layer.n_bytes / 2**20:,.2f}"
             removable = "yes" if layer.removable else f"no: {layer.reason}"
             row = (layer.name, layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
-            rows.append(row)
+            rows.append(tuple(map(one_line, row)))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         right = (0, 3, 4)
         lines = [
@@ -132,7 +132,7 @@ class ModelInspection:
 
 
 def inspect(
-    model: nn.Module, layers: LayersArgument = None, *, granularity: Granularity = "layer", forward: bool = True
+    model: nn.Module, layers: PlayersArgument = None, *, granularity: Granularity = "layer", forward: bool = True
 ) -> ModelInspection:
     """Describe the decoder layers of a model, or their sublayers.
 
@@ -140,8 +140,9 @@ def inspect(
     ----------
     model : nn.Module
         Any model that `layershap.find_layers` accepts, causal or not.
-    layers : str or sequence of nn.Module, optional
-        Dotted path of the layer list, or the layers themselves, where the rule can't know.
+    layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
+        Dotted path of the layer list, or the layers themselves, where the rule can't know; or the players, if they were
+        found before.
     granularity : {"layer", "sublayer"}, default="layer"
         What to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
     forward : bool, default=True
@@ -166,7 +167,7 @@ def inspect(
     >>> inspect(model).forward
     'fused'
     """
-    players = find_players(model, layers, granularity, causal=False)
+    players, not_causal = _find(model, layers, granularity)
     blocked = unremovable_players(model, players)
     holders = _holders(model, players)
     named = layer_kinds(model, players.path, len(players.layers))
@@ -191,7 +192,9 @@ def inspect(
             )
         )
     parameters = list(model.parameters())
-    found, note = _serving_forward(model, players, blocked) if forward else ("", "")
+    found, note = "", ""
+    if forward:
+        found, note = ("none", not_causal) if not_causal else _serving_forward(model, players, blocked)
     return ModelInspection(
         model_class=type(model).__name__,
         path=players.path,
@@ -203,16 +206,20 @@ def inspect(
     )
 
 
-def _serving_forward(model: nn.Module, players: Players, blocked: Collection[int]) -> tuple[str, str]:
-    """The forward that a game on this model will use, and why not the fused one."""
+def _find(model: nn.Module, layers: PlayersArgument, granularity: Granularity) -> tuple[Players, str]:
+    """The players, and why the model is not causal; '' if it is."""
     try:
-        find_layers(model, players.layers, causal=True)
+        return find_players(model, layers, granularity), ""
     except UnsupportedModelError as error:
-        return "none", str(error)
+        return find_players(model, layers, granularity, causal=False), str(error)
+
+
+def _serving_forward(model: nn.Module, players: Players, blocked: Collection[int]) -> tuple[str, str]:
+    """The forward that a game on this causal model will use, and why not the fused one."""
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     settings = EngineSettings.resolve("auto", "auto", device)
     ids_BT = probe_ids(model, torch.device("cpu"))
-    engine = Engine(model, players, as_calibration(ids_BT, None), ("nll",), settings, blocked)
+    engine = Engine(model, players, as_calibration(ids_BT, None), ("nll",), settings, always_kept=blocked)
     return engine.path, engine.note
 
 

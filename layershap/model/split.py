@@ -16,7 +16,15 @@ from layershap.model.calls import ProbeMismatch, argument_named, call_form, patc
 from layershap.model.io import evaluation_mode, token_logits
 from layershap.model.skeleton import shapes_only
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
-from layershap.model.sublayers import Granularity, Part, Players, Sublayer, SublayerKind, SublayerStack
+from layershap.model.sublayers import (
+    Granularity,
+    Part,
+    Players,
+    PlayersArgument,
+    Sublayer,
+    SublayerKind,
+    SublayerStack,
+)
 
 # Names of a layer's children, as whole words or their beginnings. Class names are read only where a name says nothing,
 # and by their ends: they begin with the family's name, which may itself hold any of these words.
@@ -72,19 +80,23 @@ def find_sublayers(model: nn.Module, layers: LayersArgument = None, *, causal: b
 
 
 def find_players(
-    model: nn.Module, layers: LayersArgument = None, granularity: Granularity = "layer", *, causal: bool = True
+    model: nn.Module, layers: PlayersArgument = None, granularity: Granularity = "layer", *, causal: bool = True
 ) -> Players:
-    """The layers of a model (`layershap.find_layers`) or their sublayers (`find_sublayers`)."""
+    """The layers of a model (`layershap.find_layers`) or their sublayers (`find_sublayers`).
+
+    Players found before are given back as they are, sublayers whatever the granularity; the model is run only if they
+    were found without a check that it is causal, and that is asked for now.
+    """
     if granularity not in ("layer", "sublayer"):
         raise ValueError(f"granularity must be 'layer' or 'sublayer', got {granularity!r}")
+    if isinstance(layers, SublayerStack):
+        return replace(layers, stack=find_layers(model, layers.stack, causal=causal))
     find = find_layers if granularity == "layer" else find_sublayers
     return find(model, layers, causal=causal)
 
 
 @contextmanager
-def skip_sublayers(
-    model: nn.Module, sublayers: Iterable[int], *, stack: SublayerStack | LayersArgument = None
-) -> Iterator[nn.Module]:
+def skip_sublayers(model: nn.Module, sublayers: Iterable[int], *, stack: PlayersArgument = None) -> Iterator[nn.Module]:
     """Run the model without some of its sublayers; weights are neither changed nor copied.
 
     Parameters

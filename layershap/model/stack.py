@@ -21,8 +21,6 @@ from layershap.model.calls import CallForm, ProbeMismatch, probe_calls
 from layershap.model.io import check_is_model, part_of, text_config
 from layershap.model.patching import claimed, patched
 
-LayersArgument: TypeAlias = "str | Sequence[nn.Module] | None"
-
 
 @dataclass(frozen=True)
 class LayerStack:
@@ -36,11 +34,14 @@ class LayerStack:
         The L layers, in the order in which the model calls them.
     forms : tuple of CallForm
         How the parent calls each.
+    causal : bool
+        Whether the probe found that no logit depends on later tokens; False where it was not asked to.
     """
 
     path: str
     layers: tuple[nn.Module, ...]
     forms: tuple[CallForm, ...]
+    causal: bool = False
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -75,6 +76,10 @@ class LayerStack:
         return nullcontext()
 
 
+LayersArgument: TypeAlias = str | Sequence[nn.Module] | LayerStack | None
+"""Where the layers are, if the rule of `find_layers` can't know; or the layers as they were found before."""
+
+
 def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool = True) -> LayerStack:
     """Find the decoder layers of a causal language model and check them with a probe forward.
 
@@ -86,8 +91,9 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
     ----------
     model : nn.Module
         Maps token ids [B, T] to logits.
-    layers : str or sequence of nn.Module, optional
-        Dotted path of the layer list, or the layers themselves, where the rule can't know.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Dotted path of the layer list, or the layers themselves, where the rule can't know. A `LayerStack` of this model
+        is given back as it is, without another forward.
     causal : bool, default=True
         Refuse a model whose earlier logits depend on later tokens. Skipping and removing work for it all the same, its
         next-token scores mean nothing.
@@ -98,6 +104,9 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
         No list of layers passes the probe, or the model is not causal.
     """
     check_is_model(model)
+    if isinstance(layers, LayerStack):
+        check_belongs(layers.layers, model)
+        return layers if layers.causal or not causal else find_layers(model, layers.layers)
     problems = []
     found: LayerStack | None = None
     for path, modules in _given(model, layers) if layers is not None else _candidates(model):
@@ -113,7 +122,7 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
                 f"{type(model).__name__} has two lists of {len(modules)} layers, {found.path!r} and {path!r}, and "
                 "nothing tells which one to prune. Name it: layers='dotted.path.of.the.ModuleList'."
             )
-        found = LayerStack(path, modules, forms)
+        found = LayerStack(path, modules, forms, causal)
     if found is not None:
         return found
     raise UnsupportedModelError(
@@ -150,6 +159,12 @@ def _given(model: nn.Module, layers: str | Sequence[nn.Module]) -> Iterator[tupl
         yield layers, tuple(container)
         return
     modules = tuple(layers)
+    check_belongs(modules, model)
+    yield _common_list(model, modules), modules
+
+
+def check_belongs(modules: Sequence[nn.Module], model: nn.Module) -> None:
+    """Raise `UnsupportedModelError` unless these are all modules of this very model."""
     inside = set(model.modules())
     for index, module in enumerate(modules):
         if not isinstance(module, nn.Module) or module not in inside:
@@ -157,7 +172,6 @@ def _given(model: nn.Module, layers: str | Sequence[nn.Module]) -> Iterator[tupl
                 f"layers[{index}] must be a submodule of the {type(model).__name__} given, "
                 f"got {type(module).__name__}. (Was it taken from another copy of the model?)"
             )
-    yield _common_list(model, modules), modules
 
 
 def _common_list(model: nn.Module, modules: Sequence[nn.Module]) -> str:
@@ -216,9 +230,7 @@ def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def skip_layers(
-    model: nn.Module, layers: Iterable[int], *, stack: LayerStack | LayersArgument = None
-) -> Iterator[nn.Module]:
+def skip_layers(model: nn.Module, layers: Iterable[int], *, stack: LayersArgument = None) -> Iterator[nn.Module]:
     """Run the model without some of its layers; weights are neither changed nor copied.
 
     Parameters
@@ -248,8 +260,7 @@ def skip_layers(
     >>> with skip_layers(model, [3, 7]):
     ...     logits = model(**tokenizer("It was", return_tensors="pt")).logits
     """
-    found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
-    with found.skip(layers):
+    with find_layers(model, stack, causal=False).skip(layers):
         yield model
 
 

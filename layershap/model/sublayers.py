@@ -18,7 +18,7 @@ from torch import nn
 
 from layershap.model.calls import CallForm
 from layershap.model.patching import patched
-from layershap.model.stack import LayerStack, check_layer_indices
+from layershap.model.stack import LayersArgument, LayerStack, check_layer_indices
 
 SublayerKind: TypeAlias = Literal["mixer", "feed_forward", "layer"]
 Granularity: TypeAlias = Literal["layer", "sublayer"]
@@ -175,3 +175,6 @@ class SublayerStack:
 
 Players: TypeAlias = LayerStack | SublayerStack
 """What a game's masks are about: both know their layers, `skip` some players, and run one `alone` in its layer."""
+
+PlayersArgument: TypeAlias = LayersArgument | SublayerStack
+"""Where the layers are, or the players as they were found before."""

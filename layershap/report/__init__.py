@@ -1,11 +1,11 @@
 """The report of a fit and of what pruning did: plain numbers first, tables, pages and cards after."""
 
+from layershap.environment import Environment
 from layershap.report.card import model_card
 from layershap.report.measure import measure_outcome
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
-    Environment,
     FitRecord,
     LayerRecord,
     ModelRecord,

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 PAPER = "https://arxiv.org/abs/2602.07804"
 
 
-def model_card(report: PruningReport, n_remove: int, *, name: str, base_model: str | None = None) -> ModelCard:
+def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
     """The card of the model with `n_remove` layers removed.
 
     Parameters
     ----------
     report : PruningReport
         If it holds an outcome with these layers removed, its figures are in the card.
-    n_remove : int
-        One of the report's removals.
+    n_remove : int or float
+        One of the report's removals, or a fraction of the layers.
     name : str
         Of the pruned model.
     base_model : str, optional

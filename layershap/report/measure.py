@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from layershap.environment import current_environment
 from layershap.model.stack import LayersArgument, find_layers
-from layershap.report.environment import current_environment
 from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
 from layershap.report.speed import measure_speed
 from layershap.scoring.evaluate import Score

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from layershap.environment import Environment
 from layershap.scoring.evaluate import Score
 
 
@@ -182,28 +183,6 @@ class CostRecord:
     seconds: float
     path: str
     path_note: str
-
-
-@dataclass(frozen=True)
-class Environment:
-    """Versions and machine.
-
-    Attributes
-    ----------
-    versions : dict of str to str
-        Python's and the packages' that results depend on.
-    platform : str
-        Operating system and processor.
-    device : str
-        The accelerator's name, "cpu" without one.
-    threads : int
-        Torch's, on the CPU.
-    """
-
-    versions: dict[str, str]
-    platform: str
-    device: str
-    threads: int
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layershap.calibration.sources import read_texts
+from layershap.environment import Environment
 from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
 from layershap.model.stack import LayersArgument
@@ -23,7 +24,6 @@ from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
-    Environment,
     FitRecord,
     LayerRecord,
     PruningOutcome,
@@ -167,16 +167,18 @@ class PruningReport:
         """Names of some layers (or sublayers), separated by commas."""
         return ", ".join(self.layers[layer].name for layer in layers)
 
-    def removal(self, n_remove: int) -> RemovalRecord:
-        """What removing `n_remove` layers means.
+    def removal(self, n_remove: int | float) -> RemovalRecord:
+        """What removing `n_remove` layers means, or that fraction of all of them (0.25), rounded down to at least one.
 
         Raises
         ------
         ValueError
             The fit knows no set of that size.
         """
+        fraction = isinstance(n_remove, float) and 0 < n_remove < 1
+        count = max(1, int(n_remove * len(self.layers))) if fraction else n_remove
         for record in self.removals:
-            if record.n_remove == n_remove:
+            if record.n_remove == count:
                 return record
         known = [record.n_remove for record in self.removals]
         raise ValueError(f"n_remove must be one of {known}, for which the fit has chosen layers; got {n_remove}")
@@ -207,7 +209,7 @@ class PruningReport:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    def to_model_card(self, n_remove: int, *, name: str, base_model: str | None = None) -> ModelCard:
+    def to_model_card(self, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
         """The card of the model with `n_remove` layers removed; see `layershap.report.model_card`."""
         return model_card(self, n_remove, name=name, base_model=base_model)
 

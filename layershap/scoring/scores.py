@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
+
+from layershap.escaping import html_text, one_line
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,12 @@ class EvaluationTable:
         for row in self.to_records():
             cells = [_cell(row.get(name), row.get(f"{name} std_error", math.nan)) for name in names]
             table.append([row["task"], row["metric"], row["protocol"], str(row["n"]), *cells])
-        return table
+        return [[one_line(cell) for cell in line] for line in table]
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        headings = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-        lines = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in body)
+        headings = "".join(f"<th>{html_text(cell)}</th>" for cell in head)
+        lines = "".join("<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in line) + "</tr>" for line in body)
         return f"<table><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>"
 
     def __str__(self) -> str:

@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
+from layershap.masks import distinct, first_rows
 from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence
 
 _TIE = 1e-12
@@ -37,8 +38,7 @@ def best_of_size(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int, count
     Ties go to the mask evaluated first; a score that is not finite is the worst.
     """
     of_size = np.flatnonzero((~masks_ML).sum(axis=1) == n_remove)
-    _, first = np.unique(masks_ML[of_size], axis=0, return_index=True)
-    of_size = of_size[np.sort(first)]
+    of_size = of_size[first_rows(masks_ML[of_size])]
     scores = finite_or_worst(scores_M[of_size])
     order = np.argsort(-scores, kind="stable")[:count]
     return masks_ML[of_size[order]], scores[order]
@@ -90,7 +90,7 @@ def tied_sets(masks_ML: MaskArray, scores_M: FloatArray) -> list[MaskArray]:
     """The masks with the highest score, give or take rounding: the one evaluated first, then the others."""
     highest = np.isclose(scores_M, scores_M.max(), rtol=_TIE, atol=0.0)
     best = masks_ML[int(np.argmax(scores_M))]
-    others = np.unique(masks_ML[highest], axis=0)
+    others = distinct(masks_ML[highest])
     return [best, *(mask for mask in others if (mask != best).any())]
 
 

@@ -6,6 +6,8 @@ Shapes: P players. True = layer kept.
 from __future__ import annotations
 
 from math import comb
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -37,8 +39,11 @@ class Exhaustive(BaseEstimator):
         ValueError
             More than `max_masks`.
         """
+        most: Any = self.max_masks
+        if isinstance(most, bool) or not isinstance(most, Integral) or most < 1:
+            raise ValueError(f"Exhaustive's max_masks must be a positive int, got {most!r}")
         count = sum(comb(n_players, n) for n in range(1, max_remove + 1))
-        if count > self.max_masks:
+        if count > most:
             raise ValueError(
                 f"{count} sets of up to {max_remove} of {n_players} layers exceed Exhaustive's "
                 f"max_masks={self.max_masks}; lower max_remove, protect layers, or use SurrogateSearch()"

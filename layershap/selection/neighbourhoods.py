@@ -11,6 +11,7 @@ from math import comb
 
 import numpy as np
 
+from layershap.masks import distinct
 from layershap.protocols import FloatArray, MaskArray
 
 Predict = Callable[[MaskArray], FloatArray]
@@ -87,5 +88,5 @@ def improved_by_swaps(predict: Predict, masks_NP: MaskArray, free_P: MaskArray, 
 
 def top(predict: Predict, masks_NP: MaskArray, width: int) -> MaskArray:
     """The `width` distinct masks with the highest predictions, best first; ties in lexicographic order."""
-    unique_NP = np.unique(masks_NP, axis=0)
+    unique_NP = distinct(masks_NP)
     return unique_NP[np.argsort(-predict(unique_NP), kind="stable")[:width]] if len(unique_NP) else unique_NP

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from layershap.masks import distinct
 from layershap.protocols import EvaluatedGame, MaskArray
 from layershap.selection.best import best_of_size, race_the_best, removable_sets
 from layershap.selection.bounds import upper_bounds
@@ -54,7 +55,7 @@ def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_p
     found = [children(mask_P, free_P) for mask_P in parents_NP if mask_P[~free_P].all()]
     if not found:
         return masks[:0]
-    sets_NP = np.unique(np.concatenate(found), axis=0)
+    sets_NP = distinct(np.concatenate(found))
     known = {mask.tobytes() for mask in game.masks}
     fresh = game.allowed(sets_NP) & np.array([mask.tobytes() not in known for mask in sets_NP], dtype=bool)
     to_beat = best_scores[-1] if len(best_scores) == n_parents else -np.inf

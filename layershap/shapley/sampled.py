@@ -14,6 +14,7 @@ from math import comb
 
 import numpy as np
 
+from layershap.masks import first_rows
 from layershap.protocols import FloatArray, IntArray, MaskArray
 from layershap.shapley.semivalues import Semivalue
 
@@ -128,7 +129,7 @@ class SampledMasks:
         return np.unique(self.masks.sum(axis=1))
 
     def _n_distinct(self, size: int) -> int:
-        return len(np.unique(self.masks[self.masks.sum(axis=1) == size], axis=0))
+        return len(first_rows(self.masks[self.masks.sum(axis=1) == size]))
 
     def _rows(self) -> Sequence[tuple[int, IntArray]]:
         """For each size that enters the values, the masks to average over."""
@@ -138,8 +139,8 @@ class SampledMasks:
             rows = np.flatnonzero(size_M == size)
             if not len(rows):
                 continue
-            _, first = np.unique(self.masks[rows], axis=0, return_index=True)
+            first = first_rows(self.masks[rows])
             if len(first) == comb(self.semivalue.n_players, int(size)):
-                rows = rows[np.sort(first)]
+                rows = rows[first]
             found.append((int(size), rows))
         return found

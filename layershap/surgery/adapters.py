@@ -50,7 +50,7 @@ def renumber_adapters(model: nn.Module, path: str, positions: Mapping[int, int])
             _name_parameters(config, root, adapter)
         if getattr(config, "modules_to_save", None):
             _name_saved_modules(config, root, adapter)
-        _name_patterns(config, root, adapter, inner, positions, former)
+        _name_patterns(config, root, adapter, inner, positions=positions, former=former)
     for names in ("targeted_module_names", "targeted_parameter_names"):
         tuner = getattr(model, "base_model", None)
         if isinstance(vars(tuner).get(names) if isinstance(tuner, nn.Module) else None, list):
@@ -160,7 +160,7 @@ def _name_saved_modules(config: Any, root: nn.Module, adapter: str) -> None:
 
 
 def _name_patterns(
-    config: Any, root: nn.Module, adapter: str, inner: str, positions: Mapping[int, int], former: Mapping[int, int]
+    config: Any, root: nn.Module, adapter: str, inner: str, *, positions: Mapping[int, int], former: Mapping[int, int]
 ) -> None:
     """Let ``rank_pattern`` and its like give each adapted module what they gave it under its old name."""
     from peft.utils.other import get_pattern_key

@@ -184,6 +184,12 @@ def finish_model(model: nn.Module, layers: Sequence[Any]) -> None:
             # Only the last layer has this bias; a zero one keeps the mathematics and fits the config.
             attention.use_bias = True
             attention.dense_bias = nn.Parameter(torch.zeros_like(layers[-1].input_layernorm.bias))
+    for index, layer in enumerate(layers):
+        mixer: Any = getattr(layer, "self_attn", None)
+        modes = getattr(getattr(mixer, "config", None), "kv_sharing_modes", None)
+        if modes is not None and hasattr(mixer, "store_full_length_kv"):
+            # The last unshared layer of each attention type hands its keys and values on (gemma3n, gemma4).
+            mixer.store_full_length_kv = modes[index] == "store"
 
 
 def retie_shared_blocks(model: nn.Module, parent: nn.Module, layers: Iterable[nn.Module]) -> None:

@@ -43,9 +43,11 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
     `keep_one_of`). An only attention layer is named here.
     """
     reasons: dict[int, str] = {}
+    last_reuse = max((i for i, layer in enumerate(stack.layers) if _reuses_keys_and_values(layer)), default=-1)
     for index, layer in enumerate(stack.layers):
         attention = getattr(layer, "self_attn", None)
-        if getattr(attention, "store_full_length_kv", False):
+        # Without a layer that reuses them they are stored for another model only, which drafts tokens for this one.
+        if getattr(attention, "store_full_length_kv", False) and index < last_reuse:
             reasons[index] = (
                 "its keys and values are the ones that the layers with shared KV reuse "
                 "(gemma3n, gemma4: the last unshared layer of each attention type)"
@@ -109,6 +111,11 @@ def _layers_fed_by_place(model: nn.Module, stack: LayerStack) -> int:
         targets = [layer for _, layer in fields.get("deepstack_layer_map") or ()]
         counts += [layer + 1 for layer in [*targets, *(fields.get("spatial_target_layers") or ())]]
     return min(max(counts, default=0) or len(stack), len(stack))
+
+
+def _reuses_keys_and_values(layer: nn.Module) -> bool:
+    attention = getattr(layer, "self_attn", None)
+    return bool(getattr(attention, "is_kv_shared_layer", False))
 
 
 def _shares_indexer(layer: nn.Module) -> bool:

@@ -13,8 +13,8 @@ from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
 from layershap.model.io import check_is_model, other_inputs
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
-from layershap.model.stack import LayersArgument, LayerStack, check_layer_indices, find_layers
-from layershap.model.sublayers import Players, Sublayer, SublayerStack
+from layershap.model.stack import LayersArgument, check_layer_indices, find_layers
+from layershap.model.sublayers import Players, PlayersArgument, Sublayer, SublayerStack
 from layershap.surgery.check import (
     Check,
     cache_disagreement,
@@ -36,7 +36,7 @@ def remove_layers(
     layers: Iterable[int],
     *,
     copy: bool = True,
-    stack: LayerStack | LayersArgument = None,
+    stack: LayersArgument = None,
     check: Check = "auto",
 ) -> nn.Module:
     """Physically remove decoder layers.
@@ -96,7 +96,7 @@ def remove_layers(
     check_is_model(model)
     if isinstance(stack, SublayerStack):
         raise TypeError("remove_layers takes a LayerStack; remove_sublayers removes the players of a SublayerStack")
-    found = stack if isinstance(stack, LayerStack) else find_layers(model, stack, causal=False)
+    found = find_layers(model, stack, causal=False)
     return remove_players(model, layers, found, copy=copy, check=check)
 
 
@@ -105,7 +105,7 @@ def remove_sublayers(
     sublayers: Iterable[int],
     *,
     copy: bool = True,
-    stack: SublayerStack | LayersArgument = None,
+    stack: PlayersArgument = None,
     check: Check = "auto",
 ) -> nn.Module:
     """Physically remove sublayers: the mixer (attention, mamba, ...) or the feed-forward part of decoder layers.

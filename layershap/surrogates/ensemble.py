@@ -5,6 +5,7 @@ Shapes: M masks, L layers, E members.
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -48,8 +49,9 @@ class BootstrapEnsemble(RegressorMixin, BaseEstimator):
 
     def fit(self, masks: MaskArray, scores: FloatArray) -> BootstrapEnsemble:
         """Fit on masks [M, L] and scores [M]."""
-        if self.n_members < 2:
-            raise ValueError(f"n_members must be at least 2 for a spread, got {self.n_members}")
+        members: Any = self.n_members
+        if isinstance(members, bool) or not isinstance(members, Integral) or members < 2:
+            raise ValueError(f"n_members must be an int of at least 2 for a spread, got {members!r}")
         masks_ML, scores_M = np.asarray(masks, dtype=bool), np.asarray(scores, dtype=np.float64)
         random = check_random_state(self.random_state)
         prototype = PairwiseRidge() if self.surrogate is None else self.surrogate

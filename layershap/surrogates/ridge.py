@@ -24,11 +24,16 @@ def fit_ridge(
     Raises
     ------
     ValueError
-        No penalty to try.
+        No penalty to try, or one that isn't a positive number.
     """
     penalties = np.asarray(ALPHAS if alphas is None else alphas)
-    if not penalties.size:
-        raise ValueError(f"alphas must hold at least one penalty, got {alphas!r}; None tries {len(ALPHAS)} by default")
+    if penalties.ndim != 1 or not penalties.size:
+        raise ValueError(
+            f"alphas must hold at least one penalty, got {alphas!r}; write (1.0,) for one, None tries {len(ALPHAS)}"
+        )
+    numbers = np.issubdtype(penalties.dtype, np.number) and not np.iscomplexobj(penalties)
+    if not numbers or not (np.isfinite(penalties) & (penalties > 0)).all():
+        raise ValueError(f"alphas must be positive numbers, got {alphas!r}")
     ridge = RidgeCV(alphas=penalties).fit(features_MF, scores_M)
     return float(ridge.alpha_), float(ridge.intercept_), np.asarray(ridge.coef_)
 

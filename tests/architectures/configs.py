@@ -414,7 +414,15 @@ SPECIAL: dict[str, dict[str, Any]] = {
         ]
     },
     "hunyuan_v1_moe": {"moe_topk": [1, 2, 1, 2, 1, 2]},
+    "inkling2_loop_text": {
+        "n_layers_per_attn_res_block": 2,
+        "unpadded_vocab_size": VOCABULARY,
+        "loop_layer_index_start": 2,
+        "loop_layer_index_end": 4,
+        "loop_num_passes": 2,
+    },
     "inkling2_text": {
+        "unpadded_vocab_size": VOCABULARY,
         "n_layers_per_attn_res_block": 2,
         "layer_types": ["hybrid_sliding", "hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid_sliding", "hybrid"],
     },
@@ -663,6 +671,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         "lsh_attn_chunk_length": 14,
     },
     "rwkv": {"rescale_every": 2},
+    "sarvam_mla": {"num_key_value_heads": 4},
     "smollm3": {
         "no_rope_layers": [1, 0, 1, 1, 0, 1],
         "use_sliding_window": True,

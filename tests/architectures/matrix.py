@@ -165,7 +165,7 @@ def _measure_forward(row: Row, model: nn.Module, stack: LayerStack) -> None:
     """Which forward serves, and its largest difference from plain skipping in nats per token."""
     ids = token_ids(rows=3)
     settings = EngineSettings.resolve("auto", "auto", ids.device)
-    engine = Engine(model, stack, as_calibration(ids, None), ("nll",), settings, row.protected)
+    engine = Engine(model, stack, as_calibration(ids, None), ("nll",), settings, always_kept=row.protected)
     n_masks = 2 if row.model_type in SLOW_TYPES else 5
     masks = np.random.default_rng(0).random((n_masks, len(stack))) < 0.6
     masks[:, row.protected] = True

@@ -1,16 +1,37 @@
-"""Versions and machine, for the report."""
+"""Versions and machine: what results depend on beside the code."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
 from torch import nn
 
-from layershap.report.records import Environment
-
 _PACKAGES = ("layershap", "transformers", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Versions and machine.
+
+    Attributes
+    ----------
+    versions : dict of str to str
+        Python's and the packages' that results depend on.
+    platform : str
+        Operating system and processor.
+    device : str
+        The accelerator's name, "cpu" without one.
+    threads : int
+        Torch's, on the CPU.
+    """
+
+    versions: dict[str, str]
+    platform: str
+    device: str
+    threads: int
 
 
 def current_environment(model: nn.Module | None = None) -> Environment:

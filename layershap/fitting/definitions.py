@@ -1,0 +1,90 @@
+"""What a layer's value is, and how it is estimated: a part of `LayerPruner`."""
+
+from __future__ import annotations
+
+from numbers import Integral
+from typing import Any, ClassVar
+
+from sklearn.base import BaseEstimator
+
+from layershap.protocols import Weights
+
+_MOST_MARGINALS = 2_000_000
+
+
+class StratifiedValues(BaseEstimator):
+    """Marginal contributions averaged over the numbers of kept layers that the sampler draws: the paper's values.
+
+    They answer the question at the depths that matter, and rank layers better for removal than true Shapley values.
+
+    Parameters
+    ----------
+    keep_veto : bool, default=True
+        Whether layers without which the model is lost (veto players: less than a third of its worth is left when one of
+        them alone is removed) are found and kept in the masks drawn for the values.
+
+        - True: what a layer is worth is asked among models that still work.
+        - False: masks are drawn from all layers alike, as in the paper.
+    unbiased : bool, default=True
+        Whether the surrogate's values are corrected by what it misses on the masks drawn at random. That needs a
+        sampler that is uniform within each size, as all of `layershap.samplers` are but `AllocatingSampler`.
+
+        - True: the values are unbiased whatever the surrogate, and their standard errors hold.
+        - False: the values are read off the surrogate alone, as in the paper.
+    n_marginals : int, default=80000
+        Number of masks per layer from which the values of a surrogate without a closed form are averaged (the paper's
+        Q).
+
+    See Also
+    --------
+    ShapleyValues : Averages over all coalition sizes.
+
+    References
+    ----------
+    Pruning as a Cooperative Game, arXiv 2602.07804, section 3.
+    """
+
+    weights: ClassVar[Weights] = "strata"
+
+    def __init__(self, *, keep_veto: bool = True, unbiased: bool = True, n_marginals: int = 80_000) -> None:
+        self.keep_veto = keep_veto
+        self.unbiased = unbiased
+        self.n_marginals = n_marginals
+
+    def check(self) -> None:
+        """Raise unless the parameters can be worked with: `fit` asks before masks are paid for."""
+        count: Any = self.n_marginals
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {count!r}")
+        if int(count) > _MOST_MARGINALS:
+            raise ValueError(
+                f"n_marginals must be at most {_MOST_MARGINALS:,} (the paper's is 80000; their masks are held in "
+                f"memory), got {count:,}"
+            )
+
+
+class ShapleyValues(StratifiedValues):
+    """True Shapley values of the layers: marginal contributions averaged over all coalition sizes alike.
+
+    The default sampler then draws from all sizes. Parameters as of `StratifiedValues`.
+
+    See Also
+    --------
+    StratifiedValues : Averages over the sampler's strata only, as the paper does.
+    """
+
+    weights: ClassVar[Weights] = "shapley"
+
+
+def check_values(values: Any) -> StratifiedValues:
+    """The definition, checked.
+
+    Raises
+    ------
+    TypeError
+        Neither of the two.
+    """
+    if not isinstance(values, StratifiedValues):
+        raise TypeError(f"values must be StratifiedValues() or ShapleyValues(), got {values!r}")
+    values.check()
+    return values

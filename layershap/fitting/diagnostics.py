@@ -1,0 +1,126 @@
+"""What a fit took and how it went: `LayerPruner.diagnostics_`.
+
+Shapes: L layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+
+from layershap.fitting.contributions import Contributions
+from layershap.fitting.evidence import Evidence
+from layershap.fitting.text_game import TextGame
+from layershap.protocols import FloatArray
+from layershap.utilities.naming import score_name
+
+
+class Diagnostics(TypedDict):
+    """What a fit took and how it went.
+
+    Attributes
+    ----------
+    n_evaluated : int
+        Distinct masks run on the model by this process, on the first part of the text.
+    n_drawn, n_searched : int
+        Masks drawn at random for the values, and those that only the selector asked for.
+    n_non_finite : int
+        Masks without a finite score.
+    layer_runs : int
+        Layer runs of this process, as if each were on the whole text.
+    layer_run_tokens : int
+        Layer runs times tokens in all, what a ledger supplied included.
+    seconds : float
+        Wall-clock time of the fit.
+    path, path_note : str
+        Which forward scored the masks, 'fused', 'plain' or 'callable', and why it is not the fused one.
+    utility : str
+        What the scores are.
+    calibration : dict
+        Provenance of the text, with ``n_sequences``, ``seq_len``, ``n_searched``, ``n_held_back``, ``n_for_values``.
+    protected : dict of int to str
+        Layers that stay, with the reason.
+    veto_players : list of int
+        Layers without which the model is lost.
+    held_out_r2, held_out_spearman : float
+        How well the surrogate predicts masks drawn at random that it has not seen.
+    held_out_strata : list of dict
+        The same for each number of kept layers (`layershap.fitting.heldout.HeldOut`).
+    surrogate_choice : dict of str to float
+        Held-out R2 of the candidates, if the surrogate was chosen among several.
+    mask_errors, calibration_errors : ndarray [L]
+        Standard errors of the values by the masks drawn, and by the text.
+    strata : tuple of int or None
+        Numbers of kept free players that the values average over; None for all.
+    unbiased : bool
+        Whether the values were corrected by what the surrogate misses.
+    missing_sizes : list of int
+        Numbers of kept players that enter the values and of which no mask was drawn.
+    doubtful : list of int
+        Layers whose value contradicts what they add to all others.
+    """
+
+    n_evaluated: int
+    n_drawn: int
+    n_searched: int
+    n_non_finite: int
+    layer_runs: int
+    layer_run_tokens: int
+    seconds: float
+    path: str
+    path_note: str
+    utility: str
+    calibration: dict[str, Any]
+    protected: dict[int, str]
+    veto_players: list[int]
+    held_out_r2: float
+    held_out_spearman: float
+    held_out_strata: list[dict[str, float]]
+    surrogate_choice: dict[str, float]
+    mask_errors: FloatArray
+    calibration_errors: FloatArray
+    strata: tuple[int, ...] | None
+    unbiased: bool
+    missing_sizes: list[int]
+    doubtful: list[int]
+
+
+def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, seconds: float) -> Diagnostics:
+    """Collect the diagnostics of a fit that took so many seconds."""
+    text = game.text
+    drawn = evidence.drawn
+    n_drawn = len(drawn.masks) - min(drawn.n_known, 1) + len(drawn.beside) + drawn.veto_scores.size
+    fit = contributions.fit
+    return {
+        "n_evaluated": game.n_evaluated,
+        "n_drawn": n_drawn,
+        "n_searched": len(evidence.masks) - n_drawn,
+        "n_non_finite": int((~evidence.finite).sum()),
+        "layer_runs": round(game.layer_runs),
+        "layer_run_tokens": game.layer_run_tokens,
+        "seconds": seconds,
+        "path": game.first.path,
+        "path_note": game.first.path_note,
+        "utility": score_name(game.utility),
+        "calibration": {
+            **game.first.calibration.provenance,
+            "n_sequences": text.n_searched + (text.held_back.n_sequences if text.held_back else 0),
+            "seq_len": game.first.calibration.seq_len,
+            "n_searched": text.n_searched,
+            "n_held_back": text.held_back.n_sequences if text.held_back else 0,
+            "n_for_values": sum(part.n_sequences for part in text.searched[: text.n_value_parts]),
+        },
+        "protected": evidence.protected,
+        "veto_players": [int(layer) for layer in np.flatnonzero(drawn.veto)],
+        "held_out_r2": fit.held_out.r2,
+        "held_out_spearman": fit.held_out.spearman,
+        "held_out_strata": fit.held_out.strata,
+        "surrogate_choice": fit.choice,
+        "mask_errors": contributions.mask_errors,
+        "calibration_errors": contributions.calibration_errors,
+        "strata": fit.settings.strata,
+        "unbiased": fit.settings.unbiased,
+        "missing_sizes": list(fit.missing),
+        "doubtful": contributions.doubtful,
+    }

@@ -1,0 +1,253 @@
+"""Everything that a fit found, in one object, and its parts by the names that users know.
+
+Shapes: L layers, M masks, N numbers of layers removed.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from layershap.environment import Environment
+from layershap.estimator import ModelPruner
+from layershap.exceptions import TiedSelectionWarning
+from layershap.fitting.contributions import Contributions
+from layershap.fitting.diagnostics import Diagnostics
+from layershap.fitting.evidence import Evidence
+from layershap.fitting.final_choice import SetComparison
+from layershap.fitting.masks import check_n_remove, random_generator
+from layershap.model.inspection import ModelInspection
+from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
+from layershap.selection import SurrogateSearch
+from layershap.selection.validity import select_layers
+from layershap.shapley import removal_order
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Everything that a fit found; holds no model.
+
+    Attributes
+    ----------
+    evidence : Evidence
+        The masks, their scores, and what may be removed.
+    contributions : Contributions
+        The layers' values with their errors, and the surrogate.
+    selection : SelectionEvidence
+        What a selector chooses by.
+    removal_probabilities : ndarray [N, L]
+        Over resamples of the calibration text.
+    diagnostics : Diagnostics
+        What the fit took and how it went.
+    fingerprint : dict
+        What the scores depend on.
+    inspection : ModelInspection
+        The model's layers and sizes.
+    environment : Environment
+        Versions and machine.
+    """
+
+    evidence: Evidence
+    contributions: Contributions
+    selection: SelectionEvidence
+    removal_probabilities: FloatArray
+    diagnostics: Diagnostics
+    fingerprint: dict[str, Any]
+    inspection: ModelInspection
+    environment: Environment
+
+    @property
+    def comparisons(self) -> list[SetComparison | None] | None:
+        """What the text held back says of each set chosen [N]."""
+        return None if self.evidence.final is None else self.evidence.final.comparisons
+
+    def removal_scores(self, selector: Selector) -> FloatArray:
+        """Scores [N] of the sets that a selector removes; NaN if unknown.
+
+        On the text held back, if any was, else on all that was searched.
+        """
+        evidence, final = self.evidence, self.evidence.final
+        known = {mask.tobytes(): score for mask, score in zip(evidence.searched, evidence.searched_scores, strict=True)}
+        found = np.full(evidence.max_remove, np.nan)
+        for n_remove in range(1, evidence.max_remove + 1):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", TiedSelectionWarning)
+                    chosen = select_layers(selector, self.selection, n_remove)
+            except ValueError:  # a selector need not be able to do every number
+                continue
+            mask = ~np.isin(np.arange(len(evidence.removable)), chosen)
+            compared = None if final is None else final.comparisons[n_remove - 1]
+            if final is not None and compared and (final.masks[n_remove - 1] == mask).all():
+                found[n_remove - 1] = compared.score
+            else:
+                found[n_remove - 1] = known.get(mask.tobytes(), np.nan)
+        return found
+
+
+class FittedPruner(ModelPruner):
+    """The fitted attributes of `layershap.LayerPruner`, read from its `result_`."""
+
+    result_: FitResult
+    keep_one_of_: tuple[tuple[int, ...], ...]
+    removal_scores_: FloatArray
+    selector: Selector | None
+    random_state: Any
+
+    @property
+    def _result(self) -> FitResult:
+        check_is_fitted(self, "result_")
+        return self.result_
+
+    def _keep(self, result: FitResult) -> None:
+        # A selector of the user's may fail, and Ctrl-C come: before the first attribute is set.
+        scores = result.removal_scores(self._selector)
+        self.result_ = result
+        self.n_layers_in_ = len(result.evidence.removable)
+        self.max_remove_ = result.evidence.max_remove
+        self.removable_ = result.evidence.removable
+        self.keep_one_of_ = result.evidence.keep_one_of
+        self.removal_scores_ = scores
+
+    @property
+    def _selector(self) -> Selector:
+        return SurrogateSearch() if self.selector is None else self.selector
+
+    def _choose(self, n_remove: int) -> Sequence[int] | IntArray:
+        return select_layers(self._selector, self._result.selection, n_remove)
+
+    @property
+    def contributions_(self) -> FloatArray:
+        """Value of each layer [L], NaN for protected ones, which are no players."""
+        return self._result.contributions.values
+
+    @property
+    def contributions_std_(self) -> FloatArray:
+        """Standard errors of the values [L].
+
+        By the masks that were drawn and, where the surrogate can be refitted cheaply (`HammingProcess`, the ridges), by
+        the calibration sequences. `diagnostics_` has them apart.
+        """
+        return self._result.contributions.standard_errors
+
+    @property
+    def veto_players_(self) -> IntArray:
+        """Layers without which the model is lost, kept in the masks drawn for the values.
+
+        Their own values are what the coalitions of the others are worth with them less what they are worth without.
+        """
+        return np.flatnonzero(self._result.contributions.veto)
+
+    @property
+    def interactions_(self) -> FloatArray | None:
+        """Pairwise interactions [L, L] of the surrogate over the values' coalitions; None if it knows none.
+
+        NaN for protected layers and veto players. Computed when first asked for, which takes seconds on many layers.
+        """
+        return self._result.contributions.interactions
+
+    @property
+    def removal_probabilities_(self) -> FloatArray:
+        """How often each layer is among the n removed when the calibration sequences are resampled [N, L].
+
+        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. NaN where the
+        sequences can't be resampled.
+        """
+        return self._result.removal_probabilities
+
+    @property
+    def removal_order_(self) -> IntArray:
+        """Layers by ascending value [L], protected ones last."""
+        return removal_order(self._result.contributions.values, self._result.evidence.removable)
+
+    @property
+    def masks_(self) -> MaskArray:
+        """Masks evaluated [M, L]: the leave-one-outs and the sampler's draws, then what only the selector asked for."""
+        return self._result.evidence.masks
+
+    @property
+    def scores_(self) -> FloatArray:
+        """Their scores [M], each on as much text as its mask was scored on, finite or not."""
+        return self._result.evidence.scores
+
+    @property
+    def predictions_(self) -> FloatArray:
+        """Held-out predictions of the scores [M].
+
+        NaN for what was not drawn at random, and where the score is not finite.
+        """
+        return self._result.contributions.predictions
+
+    @property
+    def final_masks_(self) -> MaskArray | None:
+        """Row n - 1: the set of n layers chosen on text held back from the search [N, L]; None if none was.
+
+        All True where no set of n layers was evaluated.
+        """
+        return self._result.selection.final_masks
+
+    @property
+    def comparisons_(self) -> list[SetComparison | None] | None:
+        """For each n what the text held back says of the set chosen [N].
+
+        Its score, and its lead over greedy's set and over the second best, with standard errors.
+        """
+        return self._result.comparisons
+
+    @property
+    def baseline_score_(self) -> float:
+        """Score of the model with all its layers, on the text that values are estimated on."""
+        return self._result.evidence.baseline
+
+    @property
+    def surrogate_(self) -> Surrogate:
+        """The surrogate, fitted on the columns of the removable layers."""
+        return self._result.contributions.surrogate
+
+    @property
+    def diagnostics_(self) -> Diagnostics:
+        """What the fit took and how it went (`layershap.fitting.diagnostics.Diagnostics`)."""
+        return self._result.diagnostics
+
+    @property
+    def fingerprint_(self) -> dict[str, Any]:
+        """What the scores depend on."""
+        return self._result.fingerprint
+
+    @property
+    def inspection_(self) -> ModelInspection:
+        """The model's layers and sizes."""
+        return self._result.inspection
+
+    @property
+    def environment_(self) -> Environment:
+        """Versions and machine of the fit."""
+        return self._result.environment
+
+    def contributions_at(
+        self, n_remove: int, width: int = 1, *, return_std: bool = False
+    ) -> FloatArray | tuple[FloatArray, FloatArray]:
+        """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
+
+        Estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model is run. NaN for
+        protected layers and veto players.
+
+        Parameters
+        ----------
+        n_remove : int
+            The depth.
+        width : int, default=1
+            Sizes on either side that are averaged too.
+        return_std : bool, default=False
+            Give their standard errors [L] by the masks drawn as well; NaN where no mask of a needed size was drawn, and
+            the surrogate alone is believed.
+        """
+        count = check_n_remove(n_remove, self._result.evidence.removable)
+        seed = int(random_generator(self.random_state).integers(2**31))
+        values, errors, missing = self._result.contributions.at(count, width, seed)
+        return (values, np.full_like(errors, np.nan) if missing else errors) if return_std else values

@@ -1,0 +1,150 @@
+"""The masks of a game, each run on the model once, with the ledger behind them.
+
+Shapes: M masks, U distinct masks, L layers, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+
+from layershap.forward.engine import Engine
+from layershap.game.progress import Progress
+from layershap.ledger import Ledger, MaskRow, mask_key
+from layershap.masks import distinct
+from layershap.model.io import evaluation_mode
+from layershap.model.skeleton import refuse_skeleton
+from layershap.protocols import FloatArray, MaskArray
+from layershap.utilities.checks import checked_score
+
+
+class EvaluatedMasks:
+    """Evaluates masks and keeps what they gave.
+
+    Parameters
+    ----------
+    engine : Engine
+        Runs masked models.
+    masked_score : callable or None
+        ``f(model) -> float``, called on masked models in place of the engine's statistics.
+    ledger : Ledger, optional
+        Where what is evaluated is kept, and found again.
+    progress : Progress
+        Is told of the work.
+
+    Attributes
+    ----------
+    rows : dict of bytes to MaskRow
+        What each mask gave: sums of statistics by sequence, or one score.
+    n_evaluated : int
+        Masks run on the model (not read from the ledger).
+    layer_runs, layer_runs_charged : int
+        Layer runs on the whole text that this took, and that it would have taken had the ledger held nothing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        masked_score: Callable[[nn.Module], float] | None,
+        ledger: Ledger | None,
+        progress: Progress,
+    ) -> None:
+        self.engine = engine
+        self._masked_score = masked_score
+        self._ledger = ledger
+        self.progress = progress
+        self.rows: dict[bytes, MaskRow] = {}
+        self.n_evaluated = 0
+        self.layer_runs = 0
+        self.layer_runs_charged = 0
+
+    def close(self) -> None:
+        """Close the ledger's file and end the progress bar."""
+        self.progress.close()
+        if self._ledger is not None:
+            self._ledger.close()
+
+    def sums(self, masks_ML: MaskArray, name: str) -> FloatArray:
+        """One statistic of masks that were evaluated [M, S]."""
+        return np.array([self.rows[mask_key(mask_L)][name] for mask_L in masks_ML])
+
+    def pending(self, masks_ML: MaskArray) -> MaskArray:
+        """The distinct masks among these that were not evaluated yet [U, L]."""
+        unique_UL = distinct(masks_ML)
+        return unique_UL[[mask_key(m) not in self.rows for m in unique_UL]] if len(unique_UL) else unique_UL
+
+    def cost(self, masks_ML: MaskArray) -> int:
+        """By how much evaluating these masks would raise `layer_runs_charged`."""
+        pending_UL = self.pending(masks_ML)
+        if self._masked_score is not None:
+            return int(pending_UL.sum())
+        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.engine.plan(pending_UL).sweeps)
+
+    def evaluate(self, masks_ML: MaskArray) -> None:
+        """Evaluate what was not seen yet.
+
+        The sweeps are planned without regard to the ledger, which only decides which of them are already done: so an
+        interrupted run that is started again computes the same sweeps, to the last bit, as one never interrupted.
+        """
+        pending_UL = self.pending(masks_ML)
+        if not len(pending_UL):
+            return
+        refuse_skeleton(self.engine.model, "its layers can be inspected and their cost be estimated, but not scored")
+        if self._masked_score is not None:
+            self._call_on_masked_models(pending_UL, self._masked_score)
+            return
+        prefix_plan = self.engine.plan(pending_UL)
+        head_cost = self.engine.settings.head_cost
+        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
+        self.progress.plan(prefix_plan.n_masks, work)
+        for sweep in prefix_plan.sweeps:
+            self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
+            known = self._known(sweep.masks_UL)
+            todo_UL = sweep.masks_UL[~known]
+            if len(todo_UL):
+                self._prepare_ledger()
+                found = self.engine.run(todo_UL, self.progress.update)
+                rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
+                self._keep(todo_UL, rows)
+                self.layer_runs += self.engine.layer_runs(todo_UL)
+            if known.any():
+                self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
+
+    def _call_on_masked_models(self, masks_UL: MaskArray, masked_score: Callable[[nn.Module], float]) -> None:
+        model = self.engine.model
+        self.progress.plan(len(masks_UL), len(masks_UL))
+        for mask_L in masks_UL:
+            self.progress.update(1)
+            self.layer_runs_charged += int(mask_L.sum())
+            if self._known(mask_L[None])[0]:
+                continue
+            self._prepare_ledger()
+            with evaluation_mode(model), torch.no_grad(), self.engine.stack.skip(np.flatnonzero(~mask_L)):
+                score = checked_score(masked_score(model), masked_score)
+            self._keep(mask_L[None], [{"score": np.array([score])}])
+            self.layer_runs += int(mask_L.sum())
+
+    def _known(self, masks_UL: MaskArray) -> MaskArray:
+        """Which masks the ledger holds; they are taken over [U]."""
+        if self._ledger is None:
+            return np.zeros(len(masks_UL), dtype=bool)
+        for mask_L in masks_UL:
+            row = self._ledger.rows.get(mask_key(mask_L))
+            if row is not None:
+                self.rows[mask_key(mask_L)] = row
+        return np.array([mask_key(m) in self.rows for m in masks_UL], dtype=bool)
+
+    def _prepare_ledger(self) -> None:
+        """Fail before a mask is paid for rather than when it is to be kept."""
+        if self._ledger is not None:
+            self._ledger.check_writable()
+
+    def _keep(self, masks_UL: MaskArray, rows: list[MaskRow]) -> None:
+        for mask_L, row in zip(masks_UL, rows, strict=True):
+            self.rows[mask_key(mask_L)] = row
+        if self._ledger is not None:
+            self._ledger.append(zip(masks_UL, rows, strict=True))
+        self.n_evaluated += len(masks_UL)

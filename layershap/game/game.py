@@ -1,0 +1,300 @@
+"""`LayerGame`: masks -> scores, each distinct mask evaluated once, with the ledger behind it.
+
+Shapes: M masks, L layers, S calibration sequences.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from layershap.forward.cost import CostEstimate, estimate_cost
+from layershap.forward.engine import Engine
+from layershap.forward.plan import PrefixPlan
+from layershap.forward.settings import EngineSettings
+from layershap.game.evaluated import EvaluatedMasks
+from layershap.game.players import GameModel
+from layershap.game.progress import Progress
+from layershap.game.resuming import game_fingerprint, open_ledger
+from layershap.ledger import Ledger, RowShape, mask_key
+from layershap.model.io import maximum_length, vocabulary_size
+from layershap.model.sublayers import Granularity, Players, PlayersArgument
+from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.tasks.data import UtilityLike, sequences_and_utility
+from layershap.utilities import resample_sequences
+from layershap.utilities.checks import checked_scores
+
+
+class LayerGame:
+    """The cooperative game whose players are the layers of a model, or their sublayers.
+
+    ``game(masks [M, L]) -> scores [M]``. A mask is True where the layer runs; the empty coalition is allowed. Each
+    distinct mask is evaluated once in the life of the game, and not at all if the ledger holds it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model. Only read; never changed. (Or a `GameModel`, with its players: then `layers` and
+        `granularity` aren't looked at.)
+    calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
+        See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
+    utility : Utility or callable, default=PerplexityRatio()
+        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). With a ledger,
+        its code and all that it closes over, has as attributes or defaults, or names as globals must be the same when
+        the ledger is resumed.
+    layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
+        Where the layers are, if the rule can't know (`find_layers`); or the players, if they were found before.
+    granularity : {"layer", "sublayer"}, default="layer"
+        Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
+    tokenizer : PreTrainedTokenizerBase, optional
+        For texts.
+    ledger : path, optional
+        File that keeps every evaluated mask; a later game with the same fingerprint resumes from it.
+    batch_tokens, memory_budget : int or 'auto'
+        Tokens per layer call; bytes for hidden states. With 'auto', a game that resumes from a ledger takes over the
+        ledger's memory budget where this machine's memory allows it, so that it computes the same bits.
+    verbose : int, default=0
+        1 shows a progress bar of the planned work.
+
+    Attributes
+    ----------
+    found : GameModel
+        The model with its players, and what is known of them.
+    stack : LayerStack or SublayerStack
+        The players.
+    n_players : int
+        L, or the number of sublayers P.
+    unremovable : dict of int to str
+        Players that can't be skipped alone, with the reason.
+    keep_one_of : tuple of tuple of int
+        Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
+        without any are evaluated all the same.
+    n_evaluated, layer_runs, layer_runs_charged : int
+        What was spent.
+    fingerprint : dict
+        Everything that a score depends on, as plain JSON values. Computed when first asked for, which reads all
+        weights; a ledger asks at once.
+
+    Raises
+    ------
+    LedgerError
+        The ledger can't be used (`LedgerMismatchError`, `LedgerFormatError` and `LedgerInUseError` say why).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | GameModel,
+        calib_data: Any,
+        *,
+        utility: UtilityLike | None = None,
+        layers: PlayersArgument = None,
+        granularity: Granularity = "layer",
+        tokenizer: Any = None,
+        ledger: str | os.PathLike[str] | None = None,
+        batch_tokens: int | str = "auto",
+        memory_budget: int | str = "auto",
+        verbose: int = 0,
+    ) -> None:
+        self.found = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
+        self.stack: Players = self.found.players
+        self.calibration, self.utility = sequences_and_utility(calib_data, tokenizer, utility)
+        self.calibration.check_vocabulary(vocabulary_size(self.found.model))
+        limit = maximum_length(self.found.model)
+        if limit is not None and self.calibration.seq_len > limit:
+            raise ValueError(
+                f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
+                "tokens; use a smaller seq_len (for a task, max_length)"
+            )
+        self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
+        device = next((p.device for p in self.found.model.parameters()), torch.device("cpu"))
+        self._asked = batch_tokens, memory_budget
+        self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
+        self.unremovable = self.found.unremovable
+        self.keep_one_of = self.found.keep_one_of
+        opened: Ledger | None = None
+        if ledger is not None:
+            n_values = self.calibration.n_sequences if self._statistics else 1
+            shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
+            pinned = memory_budget == "auto"
+            opened, self._settings = open_ledger(ledger, self.fingerprint, shape, self._settings, pinned=pinned)
+        self.engine = Engine(
+            self.found.model,
+            self.stack,
+            self.calibration,
+            self._statistics,
+            self._settings,
+            always_kept=self.unremovable,
+        )
+        masked_score = None if isinstance(self.utility, Utility) else self.utility
+        self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that a score depends on, as plain JSON values."""
+        return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
+
+    def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
+        """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
+
+        Parameters
+        ----------
+        calib_data : Calibration, Tensor [S, T] or texts
+            As in the constructor; texts need a tokenizer, so give a `Calibration` of them.
+        ledger : path, optional
+            A file of its own.
+        """
+        return LayerGame(
+            self.found,
+            calib_data,
+            utility=self.utility,
+            ledger=ledger,
+            batch_tokens=self._asked[0],
+            memory_budget=self._asked[1],
+        )
+
+    @property
+    def n_players(self) -> int:
+        """L, or the number of sublayers P."""
+        return len(self.stack)
+
+    @property
+    def path(self) -> str:
+        """Which forward serves: 'fused', 'plain', or 'callable' for a utility that is called on masked models."""
+        return self.engine.path if self._statistics else "callable"
+
+    @property
+    def path_note(self) -> str:
+        """Why it is not the fused one; '' if it is."""
+        return self.engine.note if self._statistics else "the utility is a plain callable"
+
+    def __enter__(self) -> LayerGame:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the ledger's file and end the progress bar."""
+        self._evaluated.close()
+
+    @property
+    def progress(self) -> Progress:
+        """The progress bar."""
+        return self._evaluated.progress
+
+    @progress.setter
+    def progress(self, progress: Progress) -> None:
+        self._evaluated.progress = progress
+
+    @property
+    def n_evaluated(self) -> int:
+        """Masks run on the model by this game (not read from the ledger)."""
+        return self._evaluated.n_evaluated
+
+    @property
+    def layer_runs(self) -> int:
+        """Layer runs on the whole calibration set that this took."""
+        return self._evaluated.layer_runs
+
+    @property
+    def layer_runs_charged(self) -> int:
+        """Layer runs including those that the ledger supplied: so a fit that is resumed counts as one that was not."""
+        return self._evaluated.layer_runs_charged
+
+    def __call__(self, masks: MaskArray) -> FloatArray:
+        """Scores [M] of masks [M, L] (or one mask [L])."""
+        masks_ML = self._checked(masks)
+        if not len(masks_ML):
+            return np.empty(0)
+        self._evaluated.evaluate(masks_ML)
+        if isinstance(self.utility, Utility):
+            return checked_scores(self.utility.score(self.statistics(masks_ML)), len(masks_ML), self.utility)
+        return self._evaluated.sums(masks_ML, "score")[:, 0]
+
+    def statistics(self, masks: MaskArray) -> SequenceStatistics:
+        """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
+        masks_ML = self._checked(masks)
+        full_1L = np.ones((1, self.n_players), dtype=bool)
+        self._evaluated.evaluate(full_1L)
+        self._evaluated.evaluate(masks_ML)
+        shape = len(masks_ML), len(self.calibration.ids_ST)
+        return SequenceStatistics(
+            sums={name: self._evaluated.sums(masks_ML, name).reshape(shape) for name in self._statistics},
+            dense={name: self._evaluated.sums(full_1L, name)[0] for name in self._statistics},
+            counts=self.calibration.counts_S.numpy().astype(np.float64),
+        )
+
+    def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
+        """Standard errors [M] of the scores of masks [M, L]: how much they depend on the calibration sequences.
+
+        A bootstrap over the sequences (of whole questions, for a task) from what was measured of each; masks that were
+        not evaluated yet are. Two masks see the same text, so that their difference is surer than their errors say.
+
+        Parameters
+        ----------
+        masks : ndarray [M, L] of bool
+            True = layer kept.
+        n_resamples : int, default=200
+            B; an error is then known to a twentieth of itself.
+        random_state : int, default=0
+            Seed of the resamples.
+
+        Raises
+        ------
+        ValueError
+            A single sequence, or a utility that is a plain callable: nothing to resample.
+        """
+        n_sequences = self.calibration.n_sequences
+        if not isinstance(self.utility, Utility) or n_sequences < 2:
+            raise ValueError(
+                "standard errors need a utility that reads statistics of sequences, and two sequences at least; got "
+                f"{type(self.utility).__name__} on {n_sequences}"
+            )
+        statistics = self.statistics(masks)
+        rng = np.random.default_rng(random_state)
+        draws = [resample_sequences(self.utility, n_sequences, rng) for _ in range(n_resamples)]
+        with np.errstate(invalid="ignore"):
+            return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
+
+    def plan(self, masks: MaskArray) -> PrefixPlan:
+        """What evaluating these masks would run, beyond those this game has evaluated."""
+        return self.engine.plan(self._evaluated.pending(self._checked(masks)))
+
+    def charge(self, masks: MaskArray) -> int:
+        """By how much evaluating these masks would raise `layer_runs_charged`."""
+        return self._evaluated.cost(self._checked(masks))
+
+    def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:
+        """What evaluating masks [M, L] will cost, from their plan and a short timing; nothing is evaluated.
+
+        Further arrays stand for further calls of the game, which share no layer runs.
+
+        Raises
+        ------
+        ValueError
+            The utility is a plain callable, whose cost can't be known.
+        """
+        if not self._statistics:
+            raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
+        calls = [self._checked(call_ML) for call_ML in (masks, *further)]
+        new = [
+            np.array([mask_key(mask_L) not in self._evaluated.rows for mask_L in call_ML], dtype=bool)
+            for call_ML in calls
+        ]
+        return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
+
+    def _checked(self, masks: MaskArray) -> MaskArray:
+        masks_ML = np.atleast_2d(np.asarray(masks))
+        if masks_ML.dtype != np.bool_:
+            if not np.isin(masks_ML, (0, 1)).all():
+                raise ValueError(f"masks must be boolean (True = layer kept), got dtype {masks_ML.dtype}")
+            masks_ML = masks_ML.astype(bool)
+        if masks_ML.ndim != 2 or masks_ML.shape[1] != self.n_players:
+            raise ValueError(f"masks must be [M, {self.n_players}], one column per layer, got {np.shape(masks)}")
+        return masks_ML

@@ -1,0 +1,65 @@
+"""A model as games see it: its players, found once, which of them can't go, and what its scores depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from layershap.fingerprint import model_fields
+from layershap.model.split import find_players
+from layershap.model.stack import check_layer_indices
+from layershap.model.sublayers import Granularity, Players, PlayersArgument
+from layershap.protocols import MaskArray
+from layershap.surgery import keep_one_of, unremovable_players
+
+
+@dataclass(frozen=True)
+class GameModel:
+    """A model with its players. Finding them runs it once; everything else is found when first asked for, and kept.
+
+    Attributes
+    ----------
+    model : nn.Module
+        Causal language model; only read.
+    players : LayerStack or SublayerStack
+        Its layers, or their sublayers.
+    """
+
+    model: nn.Module
+    players: Players
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: PlayersArgument = None, granularity: Granularity = "layer") -> GameModel:
+        """Find the players (`layershap.model.split.find_players`)."""
+        return cls(model, find_players(model, layers, granularity))
+
+    @cached_property
+    def unremovable(self) -> dict[int, str]:
+        """Players that can't be removed alone, with the reason."""
+        return unremovable_players(self.model, self.players)
+
+    @cached_property
+    def keep_one_of(self) -> tuple[tuple[int, ...], ...]:
+        """Groups of players of which one must stay (`layershap.surgery.keep_one_of`)."""
+        return keep_one_of(self.model, self.players)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """What scores depend on of the model itself; reads all weights."""
+        return model_fields(self.model, self.players)
+
+    def protected(self, protect: Sequence[int]) -> dict[int, str]:
+        """Players that must stay, with the reason: those that can't go, and those named."""
+        named = check_layer_indices(protect, len(self.players))
+        return {**self.unremovable, **dict.fromkeys(named, "named in protect")}
+
+    def removable(self, protect: Sequence[int]) -> MaskArray:
+        """Which players may be removed [L]."""
+        found = np.ones(len(self.players), dtype=bool)
+        found[list(self.protected(protect))] = False
+        return found

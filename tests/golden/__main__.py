@@ -1,0 +1,5 @@
+"""``python -m tests.golden`` writes the files anew."""
+
+from . import main
+
+main()
