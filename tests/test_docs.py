@@ -149,6 +149,18 @@ def test_the_answers_to_common_questions_hold(here, capsys):
     assert names["without"].config.layer_types.count("full_attention") == 2
 
 
+def test_big_models_can_be_followed_with_a_small_one(here, gpt2):
+    for part in gpt2:
+        part.save_pretrained("big")
+    text = load_calibration_text()[0]
+    Path("calibration.txt").write_text(text[:1500], encoding="utf-8")  # little, as time counts here
+    Path("held-out.txt").write_text(text[1500:3000], encoding="utf-8")
+    names = follow("big_models.md")
+    assert AutoModelForCausalLM.from_pretrained("small").config.n_layer == 6
+    assert AutoModelForCausalLM.from_pretrained("small-2").config.n_layer == names["small"].config.n_layer == 10
+    assert not (here / "several").exists()  # an estimate writes nothing
+
+
 def test_the_glossary_has_each_word_once_and_says_where_it_is_from():
     page = (DOCS / "glossary.md").read_text(encoding="utf-8")
     entries = dict(re.findall(r"^(\w.*)\n: (.*(?:\n  .*)*)$", page, re.MULTILINE))
