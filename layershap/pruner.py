@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -60,9 +60,8 @@ class LayerPruner(FittedPruner):
         What a masked model is worth; a callable is ``f(model) -> float``.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
         Which masks to draw at random, for the values. The default draws from the paper's strata and their neighbours.
-    surrogate : Surrogate or 'auto', default=HammingProcess()
-        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge`, `HammingProcess`
-        and `PaperMLP` on held-out masks.
+    surrogate : Surrogate, default=HammingProcess()
+        Any regressor from masks to scores; `BestSurrogate()` takes the best of several on held-out masks.
     selector : Selector, default=SurrogateSearch()
         Which layers to remove. A selector that searches evaluates sets of its own in `fit`, apart from the values'
         masks.
@@ -144,7 +143,7 @@ class LayerPruner(FittedPruner):
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
-        surrogate: Surrogate | Literal["auto"] | None = None,
+        surrogate: Surrogate | None = None,
         selector: Selector | None = None,
         values: StratifiedValues | None = None,
         max_remove: int | None = None,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
 from layershap.places import tokenizer_name
 from layershap.tables import html_fields
+from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -287,12 +287,11 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
     if count < _LITTLE:
-        warnings.warn(
+        warn_user(
             f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
             f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "
             f"perplexity on other text than those chosen on {AUTO_SEQUENCES}. Give more text of the kind that matters, "
             "or n_sequences to say that this is meant.",
             CalibrationWarning,
-            stacklevel=4,
         )
     return count
