@@ -49,3 +49,15 @@ def test_a_model_that_is_not_trained_is_skipped_with_the_command_that_trains_it(
     monkeypatch.setattr(sys, "argv", ["selection.py", "--models", "llama24"])
     selection.main()
     assert "python scripts/train_benchmark_models.py llama24" in capsys.readouterr().out
+
+
+def test_costs_of_a_fit_are_told_for_a_model_that_is_not_there(benchmarks):
+    from benchmarks.speed import fit_cost
+
+    costs = list(fit_cost.estimates(fit_cost.skeleton(8, 32, 48, 4, 2, 64)).values())
+    default, quarter, one_shot, paper = costs
+    assert default.layer_run_tokens > quarter.layer_run_tokens > one_shot.layer_run_tokens
+    assert (one_shot.n_masks, paper.n_masks) == (8, 8001)  # the paper's masks and the whole model
+    assert [cost.seconds for cost in costs] == [None] * 4
+    cells = fit_cost.row("tiny", 8, "one-shot", one_shot)
+    assert cells[2:4] == ["8", f"{one_shot.layer_runs * 128 * 128 / 8 / 1e6:,.1f}"]

@@ -14,10 +14,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from layershap import LayerPruner, PruningReport, Score, evaluate, remove_layers
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, PruningReport, Score, evaluate, remove_layers, tasks
 from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
+
+from .conftest import STORIES, STORY
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +95,7 @@ def test_speed_of_a_module_without_generate():
     assert isinstance(speed, SpeedRecord)
     assert speed.prefill_seconds > 0
     assert speed.decode_seconds is None
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="repeats must be an int of at least 1, got 0"):
         measure_speed([Plain()], repeats=0)
 
 
@@ -229,6 +231,29 @@ def test_model_card_of_a_model_measured_for_its_size_only(fitted, gpt2, small):
     assert "3,170,880" in card.text.split("## Before and after")[1]
 
 
+def test_nothing_tells_of_the_folders_of_this_machine(stories, tmp_path):
+    model, tokenizer = stories
+    assert str(STORIES) in tokenizer.name_or_path
+    texts = [STORY * 8]
+    pruner = LayerPruner(n_masks=24, max_remove=1, random_state=0, ledger=tmp_path / "ledger.jsonl")
+    report = pruner.fit(model, texts, tokenizer=tokenizer).report_
+    report.save(tmp_path / "report.json")
+    report.to_html(tmp_path / "page.html")
+    card = report.to_model_card(1, name="small", base_model=str(STORIES))
+    shown = [str(report), card.content, *(path.read_text() for path in tmp_path.glob("*.[jh]*") if path.is_file())]
+    for text in shown:
+        assert str(STORIES.parent) not in text
+        assert str(tmp_path) not in text
+    assert "tokenizer stories260K" in str(report)
+    assert card.data.base_model == "stories260K"
+    assert report.fit.settings["ledger"] == "'ledger.jsonl'"
+    for provenance in (
+        PERPLEXITY_PROTOCOLS["seq128"].sequences(texts, tokenizer).provenance,
+        tasks.last_word([{"text": "It was a ship"}], tokenizer).calibration.provenance,
+    ):
+        assert provenance["tokenizer"] == "stories260K"
+
+
 def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):
     from layershap.display import ContributionDisplay
 
@@ -277,7 +302,7 @@ def test_speed_is_measured_within_the_models_positions():
     assert [(s.prompt_tokens, s.new_tokens) for s in measured.before.speed] == [(6, 3)]
     with pytest.raises(ValueError, match=r"must fit the models' 40 positions together, got 30 \+ 11"):
         pruner.report_.measure(model, pruned, **kept, prompt_tokens=30, new_tokens=11)
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="prompt_tokens must be an int of at least 1, got 0"):
         pruner.report_.measure(model, pruned, **kept, prompt_tokens=0)
 
 

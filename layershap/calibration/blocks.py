@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +16,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
+from layershap.calibration.batches import IGNORE, PadToken, check_labels, no_record, rows_of
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
-from layershap.escaping import html_text, one_line
+from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
+from layershap.places import tokenizer_name
+from layershap.tables import html_fields
+from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -101,8 +103,7 @@ class Calibration:
             "scored tokens": f"{int(self.counts_S.sum()):,}",
             **self.provenance,
         }
-        cells = "".join(f"<tr><th>{html_text(str(k))}</th><td>{html_text(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>Calibration</caption>{cells}</table>"
+        return html_fields("Calibration", rows)
 
     @cached_property
     def digest(self) -> str:
@@ -189,7 +190,7 @@ class Calibration:
             "source": "texts",
             "n_texts": len(found),
             "n_tokens": len(stream),
-            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "tokenizer": tokenizer_name(tokenizer),
             "bos": bos,
         }
         return cls(ids_ST, ids_ST.clone(), provenance | stopped)
@@ -239,13 +240,14 @@ class Calibration:
         Raises
         ------
         ValueError
-            No batches, or without an end; an attention mask with holes; labels that aren't the token ids.
+            No batches, or without an end; an attention mask with holes; labels that aren't the token ids; several
+            arrays without names, of which one may be the mask of another (a tuple, or what holds 0 and 1 only).
         """
         pad = None if tokenizer is None else PadToken.of(text_tokenizer(tokenizer))
         endless = not is_sized(batches)
         rows: list[tuple[Tensor, Tensor]] = []
         n_tokens = n_empty = 0
-        for batch in batches:
+        for batch in no_record(batches):
             found = rows_of(batch, pad)
             rows.extend(row for row in found if len(row[0]))
             n_empty += sum(not len(ids) for ids, _ in found)
@@ -285,12 +287,11 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
     if count < _LITTLE:
-        warnings.warn(
+        warn_user(
             f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
             f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "
             f"perplexity on other text than those chosen on {AUTO_SEQUENCES}. Give more text of the kind that matters, "
             "or n_sequences to say that this is meant.",
             CalibrationWarning,
-            stacklevel=4,
         )
     return count

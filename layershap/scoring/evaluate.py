@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from layershap.calibration import PerplexityProtocol
 from layershap.forward.unmasked import sequence_statistics
+from layershap.limits import check_int
 from layershap.model.io import maximum_length
-from layershap.scoring.harness import harness_scores
-from layershap.scoring.perplexity import PerplexityProtocol, perplexity
+from layershap.protocols import QuestionUtility
+from layershap.scoring.harness import harness_scores, harness_tokenizer, task_manager
+from layershap.scoring.perplexity import perplexity
 from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
 from layershap.tasks import Task, last_word, multiple_choice, read_rows
 
@@ -82,7 +84,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        Nothing to evaluate, bad rows, no tokenizer where one is needed, a `limit` below 1.
+        Nothing to evaluate, bad rows, a name that is no task, no tokenizer where one is needed, a `limit` below 1.
     TypeError
         A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken.
     MissingExtraError
@@ -90,11 +92,17 @@ def evaluate(
     """
     if texts is None and not tasks:
         raise ValueError("nothing to evaluate: give texts, tasks or both")
-    if isinstance(tasks, str | os.PathLike | Task):
-        tasks = [tasks]
+    tasks = [tasks] if isinstance(tasks, str | os.PathLike | Task) else list(tasks)
     if limit is not None:
-        limit = _checked_int("limit", limit, 1, "questions of each task, or None for all")
-    num_fewshot = _checked_int("num_fewshot", num_fewshot, 0, "worked examples before each question")
+        limit = check_int("limit", limit, 1, other="None for all", meaning="the number of questions of each task")
+    num_fewshot = check_int("num_fewshot", num_fewshot, 0, meaning="the number of worked examples before each question")
+    here = [task for task in tasks if isinstance(task, Task) or Path(task).suffix == ".jsonl"]
+    names = [os.fspath(task) for task in tasks if not isinstance(task, Task) and Path(task).suffix != ".jsonl"]
+    manager = None
+    if names:
+        # Before anything is scored: a name that the harness doesn't know must not cost the other figures.
+        harness_tokenizer(model, tokenizer)
+        manager = task_manager(names)
     scores: list[Score] = []
     if texts is not None:
         named = texts if isinstance(texts, Mapping) else {"text": texts}
@@ -105,15 +113,11 @@ def evaluate(
             scores.append(
                 Score(name, "perplexity", found.value, found.std_error, found.n_sequences, False, found.protocol)
             )
-    names: list[str] = []
-    for task in tasks:
-        if isinstance(task, Task) or Path(task).suffix == ".jsonl":
-            bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
-            scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
-        else:
-            names.append(os.fspath(task))
+    for task in here:
+        bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
+        scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
     if names:
-        scores.extend(harness_scores(model, tokenizer, names, limit=limit, num_fewshot=num_fewshot))
+        scores.extend(harness_scores(model, tokenizer, names, manager, limit=limit, num_fewshot=num_fewshot))
     return Evaluation(tuple(scores))
 
 
@@ -124,21 +128,12 @@ def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto
     scores = []
     for metric, utility in task.metrics.items():
         error, n = math.nan, task.calibration.n_sequences
-        per_question = getattr(utility, "per_question", None)
-        if per_question is not None:
-            values = per_question(statistics)[0]
+        if isinstance(utility, QuestionUtility):
+            values = utility.per_question(statistics)[0]
             n = len(values)
             error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         scores.append(Score(task.name, metric, float(utility.score(statistics)[0]), error, n, True, "rows"))
     return scores
-
-
-def _checked_int(name: str, value: Any, least: int, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int (the number of {what}), got {value!r}")
-    if int(value) < least:
-        raise ValueError(f"{name} must be at least {least} (the number of {what}), got {value!r}")
-    return int(value)
 
 
 def _from_file(path: Path, tokenizer: Any, max_length: int | None, limit: int | None) -> Task:

@@ -18,7 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from layershap.model.io import evaluation_mode, is_quantized
+from layershap.model.io import base_model, evaluation_mode, is_quantized
 from layershap.surgery.check import MODEL_ERRORS, plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
@@ -35,12 +35,6 @@ _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "Bi
 _SCALARS = (bool, int, float, str, type(None))
 # Children that PEFT, activation checkpointing and torch.compile put between a module's name and the module.
 _WRAPPED = ("base_layer", "original_module", "token_adapter", "_checkpoint_wrapped_module", "_orig_mod")
-
-
-def base_model(model: nn.Module) -> Any:
-    """The transformers model itself, without PEFT's wrapper."""
-    getter = getattr(model, "get_base_model", None)
-    return getter() if getter is not None and hasattr(model, "peft_config") else model
 
 
 def reload_problem(model: nn.Module, layers_path: str, logits_BTV: Tensor | None) -> str | None:
@@ -171,7 +165,7 @@ def _differ(a: Any, b: Any) -> bool:
 def _rebuilt_difference(base: Any, config: Any, logits_BTV: Tensor) -> str | None:
     device = next(base.parameters()).device
     try:
-        with init_empty_weights(include_buffers=False):
+        with torch.device("cpu"), init_empty_weights(include_buffers=False):
             rebuilt = type(base)(copy.deepcopy(config))
         # The weights are lent, not copied: a large model is compared in the memory that it has.
         rebuilt.load_state_dict(base.state_dict(), strict=True, assign=True)
