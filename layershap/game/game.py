@@ -76,7 +76,7 @@ class LayerGame:
     keep_one_of : tuple of tuple of int
         Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
         without any are evaluated all the same.
-    n_evaluated, layer_runs, layer_runs_charged : int
+    n_evaluated, n_charged, layer_runs, layer_runs_charged : int
         What was spent.
     fingerprint : dict
         Everything that a score depends on, as plain JSON values. Computed when first asked for, which reads all
@@ -197,6 +197,11 @@ class LayerGame:
     def n_evaluated(self) -> int:
         """Masks run on the model by this game (not read from the ledger)."""
         return self._evaluated.n_evaluated
+
+    @property
+    def n_charged(self) -> int:
+        """Distinct masks that were asked for, those that the ledger supplied included."""
+        return self._evaluated.n_charged
 
     @property
     def layer_runs(self) -> int:

@@ -1,6 +1,6 @@
 """What a fit costs on models of published sizes, told by `estimate_cost` on skeletons: no weights, no download, no GPU.
 
-    python benchmarks/fit_cost.py [--models 7b 8b 13b 70b]
+    python -m benchmarks.speed.fit_cost [--models 7b 8b 13b 70b]
 
 Prints the table of docs/big_models.md. The limits that depend on the machine are fixed here, so that every machine
 prints the same figures. Seconds are unknown: a skeleton can't be timed.
@@ -14,9 +14,9 @@ import argparse
 
 import numpy as np
 import torch
-from common import markdown, provenance, random_calibration
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from benchmarks.common import markdown, provenance, random_calibration
 from layershap import LayerGame, LayerPruner
 from layershap.forward.cost import CostEstimate
 
