@@ -106,7 +106,9 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     ]
 
 
-def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], title: str = "") -> str:
+def html_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool] | None = None, title: str = ""
+) -> str:
     """An HTML table of text cells, everything escaped.
 
     Parameters
@@ -115,12 +117,12 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
         Headings.
     rows : sequence of sequences of str
         Cells.
-    right : sequence of bool
-        For each column whether it is aligned to the right.
+    right : sequence of bool, optional
+        For each column whether it is aligned to the right. By default the page decides.
     title : str, default=''
         The caption.
     """
-    style = [f' style="text-align:{"right" if r else "left"}"' for r in right]
+    style = [""] * len(columns) if right is None else [f' style="text-align:{"right" if r else "left"}"' for r in right]
     caption = f"<caption>{html_text(title)}</caption>" if title else ""
     head = "".join(f"<th{s}>{html_text(c)}</th>" for c, s in zip(columns, style, strict=True))
     body = "".join(

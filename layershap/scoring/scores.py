@@ -114,7 +114,7 @@ class EvaluationTable:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        return html_table(head, body, self._right())
+        return html_table(head, body)
 
     def __str__(self) -> str:
         return "\n".join(aligned(self._cells(), self._right()))
