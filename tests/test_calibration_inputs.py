@@ -1,9 +1,10 @@
-"""Calibration data as people hand it over: padding, labels, odd rows, streams, processors, chats."""
+"""Calibration data as people hand it over: padding, labels, odd rows, streams, chats."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections import namedtuple
 
 import numpy as np
 import pandas
@@ -16,12 +17,7 @@ from layershap import (
     PERPLEXITY_PROTOCOLS,
     Calibration,
     LayerGame,
-    LayerPruner,
-    UnsupportedModelError,
-    evaluate,
     perplexity,
-    remove_layers,
-    tasks,
 )
 from layershap.calibration import IGNORE, as_calibration
 from layershap.datasets import load_calibration_text
@@ -74,6 +70,48 @@ def test_tuples_are_refused_where_mappings_are_scored_without_padding(stories, p
         with pytest.raises(ValueError, match=f"list of {len(tensors)} tensors doesn't say .* 'attention_mask': mask"):
             as_calibration(DataLoader(TensorDataset(*tensors), batch_size=2))
     assert torch.equal(as_calibration(DataLoader(TensorDataset(ids), batch_size=2)).ids_ST, ids)
+
+
+class Slotted:
+    """Tokens with names, of a class without a ``__dict__``."""
+
+    __slots__ = ("attention_mask", "input_ids")
+
+    def __init__(self, input_ids, attention_mask):
+        self.input_ids, self.attention_mask = input_ids, attention_mask
+
+
+def test_a_mask_without_a_name_is_taken_for_no_text_in_any_container(padded):
+    ids, mask = padded
+    dataset = TensorDataset(ids, mask)
+    for data in (
+        (ids, mask),
+        [ids, mask],
+        (ids.numpy(), mask.numpy()),
+        [ids.numpy(), mask.numpy()],
+        (ids.tolist(), mask.tolist()),
+        [ids.tolist(), mask.tolist()],
+        [(ids.numpy(), mask.numpy())],
+        [[ids.numpy(), mask.numpy()]],
+        [(ids.tolist(), mask.tolist())],
+        zip(ids, mask, strict=True),
+        zip(ids.numpy(), mask.numpy(), strict=True),
+        zip(ids.tolist(), mask.tolist(), strict=True),
+        [[row.tolist(), flags.tolist()] for row, flags in zip(ids, mask, strict=True)],
+        next(iter(DataLoader(dataset, batch_size=2))),
+        [ids, ids, mask],
+    ):
+        with pytest.raises(ValueError, match=r"doesn't say which of them are attention mask and labels\. Name them"):
+            as_calibration(data)
+    with pytest.raises(TypeError, match="got TensorDataset; wrap it in a DataLoader"):
+        as_calibration(dataset)
+    fields = namedtuple("fields", ["input_ids", "attention_mask"])
+    for named in (fields(ids, mask), Slotted(ids, mask)):
+        assert as_calibration([named]).counts_S.tolist() == [8, 4]
+    few = torch.tensor([[1, 0, 1]])
+    for rows, count in (([ids, ids.flip(1)], 4), ([ids.tolist()], 2), ([[ids[0].numpy(), ids[1].numpy()]], 2)):
+        assert as_calibration(rows).n_sequences == count
+    assert as_calibration([few, few]).n_sequences == 2  # all of it may be of two tokens
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -309,76 +347,7 @@ def test_what_holds_names_instead_of_texts_is_refused(gpt2, tmp_path):
         Calibration.from_texts(TEXTS, tokenizer, seq_len=128.0)
 
 
-# -- tokenizers and devices ------------------------------------------------------------------------------------------
-
-
-def test_a_processor_serves_as_its_tokenizer(gpt2):
-    from transformers import CLIPImageProcessor, LlavaProcessor
-
-    model, tokenizer = gpt2
-    processor = LlavaProcessor(
-        image_processor=CLIPImageProcessor(),
-        tokenizer=tokenizer,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-    )
-    for bos in ("none", "text", "sequence"):
-        by_processor, by_tokenizer = (Calibration.from_texts(TEXTS, t, bos=bos) for t in (processor, tokenizer))
-        assert by_processor.digest == by_tokenizer.digest
-    rows = [{"query": "The ship went to", "choices": ["sea", "land"], "gold": 0}]
-    by_processor, by_tokenizer = (tasks.multiple_choice(rows, t) for t in (processor, tokenizer))
-    assert by_processor.calibration.digest == by_tokenizer.calibration.digest
-    scores = [evaluate(model, t, texts=TEXTS, n_sequences=2).scores for t in (processor, tokenizer)]
-    assert scores[0] == scores[1]
-    with pytest.raises(TypeError, match=r"got str; load it first: AutoTokenizer"):
-        as_calibration(TEXTS, "gpt2")
-
-
-def test_a_model_that_needs_an_image_says_so_and_its_language_model_is_taken():
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, IdeficsConfig, IdeficsForVisionText2Text
-
-    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = {"image_size": 16, "patch_size": 8}
-    text = {"vocab_size": 60, "ffn_dim": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "hidden_size": 16}
-    blip = Blip2ForConditionalGeneration(
-        Blip2Config(
-            vision_config=sizes | vision,
-            qformer_config=sizes | {"encoder_hidden_size": 16, "vocab_size": 50},
-            text_config=text | {"model_type": "opt", "word_embed_proj_dim": 16},
-        )
-    ).eval()
-    idefics = IdeficsForVisionText2Text(
-        IdeficsConfig(**sizes | {"num_hidden_layers": 4}, vocab_size=60, vision_config=vision | {"embed_dim": 16})
-    ).eval()
-    ids = torch.arange(5, 45).reshape(2, 20)
-    for model in (blip, idefics):
-        with pytest.raises(UnsupportedModelError, match=r"can't run on token ids alone, it needs pixel_values.*Pass"):
-            LayerGame(model, ids)
-    assert LayerGame(blip.language_model, ids).n_players == 4
-
-
-def test_another_default_device_than_the_models(stories, gpt2):
-    """The meta device stands for a GPU: whatever were made there could not be read."""
-    model, tokenizer = stories[0], gpt2[1]
-    ids = torch.randint(5, 500, (3, 16), generator=torch.Generator().manual_seed(0))
-    rows = [{"query": "The ship went to", "choices": ["sea", "land"], "gold": 0}] * 2
-
-    def results():
-        return (
-            as_calibration([{"input_ids": [[5, 6, 7]], "attention_mask": [[1, 1, 0]]}, {"input_ids": []}]).digest,
-            perplexity(gpt2[0], TEXTS, tokenizer, n_sequences=2).value,
-            evaluate(gpt2[0], tasks=[tasks.multiple_choice(rows, tokenizer)]).scores[0].value,
-            remove_layers(model, [1]).config.num_hidden_layers,
-            LayerPruner(n_masks=24, max_remove=2, random_state=0).fit(model, ids).removed_layers(2),
-        )
-
-    expected = results()
-    torch.set_default_device("meta")
-    try:
-        found = results()
-    finally:
-        torch.set_default_device(None)
-    assert found == expected
+# -- what it shows --------------------------------------------------------------------------------------------------
 
 
 def test_calibration_shows_itself_in_a_line_and_in_a_notebook():

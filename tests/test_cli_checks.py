@@ -18,7 +18,8 @@ from layershap.cli.inputs import PROTOCOLS, read_texts
 from layershap.cli.main import build_parser
 from layershap.cli.report import _PICTURES
 from layershap.report.page import pictures
-from tests.cli_runs import copy_of_the_model, prune, refusal
+from tests.cli_runs import copy_of_the_model, measure, prune, refusal
+from tests.conftest import STORIES
 
 USAGE = [
     (["prune", "M", "--out", "o"], "either by --report and --n-remove, or by --remove"),
@@ -139,6 +140,42 @@ def test_all_models_are_looked_for_before_one_is_evaluated(story_file, monkeypat
     monkeypatch.setattr("layershap.cli.evaluate.load_model", lambda *_: pytest.fail("loaded"))
     assert main(["evaluate", "bundled", "no/such/folder", "--text", str(story_file)]) == 1
     assert "no/such/folder" in refusal(capsys)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("./smal", "there is no such folder"),
+        ("../smal", "there is no such folder"),
+        ("~/smal", "there is no such folder"),
+        ("/nowhere/smal", "there is no such folder"),
+        ("models/of/mine", "there is no such folder"),
+        ("smal/", "there is no such folder"),
+        ("runs/smal", "there is no such folder in runs (for a model of this owner on the Hub, run this elsewhere)"),
+        ("runs/model.safetensors", "it is a file: give the folder it is in"),
+    ],
+)
+def test_the_hub_is_not_asked_for_what_is_a_path(source, reason, story_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_: pytest.fail("the Hub was asked"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "model.safetensors").write_bytes(b"")
+    for command in (
+        ["evaluate", source, "--text", story_file],
+        ["fit", source, "--text", story_file, "--out", "run"],
+        ["prune", source, "--remove", 1, "--out", "out"],
+        ["baselines", source, "--text", story_file, "--eval-text", story_file, "--n-remove", 1],
+    ):
+        assert main(list(map(str, command))) == 1
+        assert f"{source} must be a folder with a checkpoint" in (message := refusal(capsys))
+        assert reason in message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
+
+
+def test_both_models_of_a_report_are_looked_for_before_one_is_loaded(run_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("layershap.cli.report.load_model", lambda *_: pytest.fail("loaded"))
+    assert measure(run_folder, STORIES, tmp_path / "smal") == 1
+    assert "there is no such folder" in refusal(capsys)
 
 
 def test_a_folder_for_a_report_and_damaged_weights(run_folder, tmp_path, capsys):

@@ -336,6 +336,13 @@ def test_bad_harness_tasks(gpt2, tmp_path):
         evaluate(torch.nn.Linear(2, 2), gpt2[1], tasks=["piqa"])
 
 
+def test_a_name_that_is_no_task_is_refused_before_anything_is_scored(gpt2, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setattr("layershap.scoring.evaluate.perplexity", lambda *_, **__: pytest.fail("scored"))
+    with pytest.raises(ValueError, match=r"task 'hellaswagg' .*knows none of this name\. Similar: hellaswag"):
+        evaluate(*gpt2, texts=TEXTS, tasks=["hellaswagg"])
+
+
 def test_the_papers_tasks_are_the_harnesss():
     lm_eval = pytest.importorskip("lm_eval")
     folders = ("super_glue/boolq", "piqa", "hellaswag", "winogrande", "arc", "openbookqa", "lambada")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from layershap import LayerGame, LedgerError, LedgerMismatchError
@@ -95,6 +96,38 @@ def test_a_model_that_computes_something_else_is_refused_by_name(model, stories_
         opened(model, stories_calibration, path)
 
 
+SMALL = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+SMALL |= {"num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("family", "field", "values", "attribute"),
+    [
+        ("Mixtral", "num_experts_per_tok", (1, 2), "top_k"),
+        ("Gemma2", "attn_logit_softcapping", (50.0, 5.0), "attn_logit_softcapping"),
+        ("Gemma2", "final_logit_softcapping", (30.0, 3.0), "config"),
+        ("Mistral", "sliding_window", (128, 4096), "config"),
+        ("Granite", "residual_multiplier", (1.0, 0.22), "residual_multiplier"),
+    ],
+)
+def test_what_a_config_says_beside_the_weights_is_named(family, field, values, attribute, tmp_path):
+    """By the config's field, and by the attribute of the modules that it became."""
+    ids = torch.arange(8, 40).reshape(2, 16)
+    first, second = (
+        getattr(transformers, f"{family}ForCausalLM")(
+            getattr(transformers, f"{family}Config")(**SMALL, **{field: value})
+        ).eval()
+        for value in values
+    )
+    second.load_state_dict(first.state_dict())
+    path = tmp_path / "l.jsonl"
+    LayerGame(first, ids, ledger=path).close()
+    with pytest.raises(LedgerMismatchError, match=f"config, {field}: {values[0]} there, {values[1]} here"):
+        LayerGame(second, ids, ledger=path)
+    with pytest.raises(LedgerMismatchError, match=f"modules, attribute {attribute}:"):
+        LayerGame(second, ids, ledger=path)
+
+
 def test_what_lists_of_attributes_miss_shows_in_the_behaviour(model, stories_calibration, tmp_path):
     class Scale:
         """Neither a number nor a config: not looked at."""
@@ -133,6 +166,12 @@ def test_adapters_that_are_switched_off_are_another_model(model, stories_calibra
             module.scaling["default"] *= 2
     with pytest.raises(LedgerMismatchError, match="attribute scaling"):
         opened(adapted, stories_calibration, path)
+    adapted.add_adapter("other", peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    both = tmp_path / "both.jsonl"
+    opened(adapted.eval(), stories_calibration, both)
+    adapted.set_adapter("other")
+    with pytest.raises(LedgerMismatchError, match=r"attribute _?active_adapter"):
+        opened(adapted.eval(), stories_calibration, both)
 
 
 def test_the_number_of_experts_is_in_it(tmp_path):
@@ -152,13 +191,19 @@ def test_the_number_of_experts_is_in_it(tmp_path):
         score()
 
 
-def test_offloaded_weights_are_hashed_like_others(model):
+@pytest.mark.parametrize("kind", ["cpu", "disk"])
+def test_offloaded_weights_are_hashed_like_others(model, kind, tmp_path):
     accelerate = pytest.importorskip("accelerate")
     plain = weights_digest(model)
     changed = deepcopy(model)
     changed.model.layers[0].mlp.up_proj.weight.data[0, 0] += 1
-    assert weights_digest(accelerate.cpu_offload(model, execution_device="cpu")) == plain
-    assert weights_digest(accelerate.cpu_offload(changed, execution_device="cpu")) != plain
+    for which, same in ((model, True), (changed, False)):
+        if kind == "cpu":
+            offloaded = accelerate.cpu_offload(which, execution_device="cpu")
+        else:
+            offloaded = accelerate.disk_offload(which, tmp_path / str(same), execution_device=torch.device("cpu"))
+        assert offloaded.model.layers[0].mlp.up_proj.weight.device.type == "meta"
+        assert (weights_digest(offloaded) == plain) is same
 
 
 def test_every_element_of_a_large_tensor_counts():

@@ -27,7 +27,7 @@ from layershap import (
 )
 from layershap.baselines import SLEB
 from layershap.datasets import load_calibration_text, load_task, tiny_random
-from layershap.samplers import AntitheticSampler, StratifiedSampler
+from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
 from layershap.selection.neighbourhoods import subsets
 from layershap.tasks import multiple_choice
 from layershap.utilities import OnSequences, PerplexityRatio, WeightedSum
@@ -238,6 +238,16 @@ class Refuses:
         ({"surrogate": PaperMLP(learning_rate=float("nan"))}, ValueError, "learning_rate must be a positive number"),
         ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),
         ({"values": StratifiedValues(n_marginals=10**9)}, ValueError, "n_marginals must be at most 2,000,000"),
+        ({"sampler": StratifiedSampler([99])}, ValueError, "a stratum must keep between 0 and 5 layers, got 99"),
+        ({"sampler": StratifiedSampler(["a"])}, TypeError, "strata must be ints"),
+        ({"sampler": AllocatingSampler(by="luck")}, ValueError, "by must be 'error' or 'neyman'"),
+        ({"sampler": SubsetSampler(9)}, ValueError, r"max_removed must lie in \[1, 5\]"),
+        ({"selector": Exhaustive(max_masks="all")}, ValueError, "max_masks must be a positive int"),
+        ({"selector": SurrogateSearch(n_parents=0)}, ValueError, "n_parents must be an int of at least 1"),
+        ({"max_remove": 9}, ValueError, r"max_remove must lie in \[1, 4\]"),
+        ({"n_masks": 3}, ValueError, "n_masks must exceed"),
+        ({"protect": [7]}, ValueError, "layer indices must lie in"),
+        ({"random_state": "x"}, ValueError, "cannot be used to seed"),
         ({"n_remove": 0}, ValueError, r"n_remove must lie in \[1, 4\]"),
         ({"n_remove": 1.5}, TypeError, r"a fraction of the layers in \(0, 1\), got 1\.5"),
         ({"n_remove": "2"}, TypeError, "must be an int, or a fraction"),
@@ -293,6 +303,13 @@ class FailsLater:
         return np.full(len(masks), self.mean)
 
 
+class SelectsNothing:
+    """A selector that fails when it is asked: the last step of a fit."""
+
+    def select(self, evidence, n_remove):
+        raise ArithmeticError("no")
+
+
 def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_calibration):
     first = tiny_random("gpt2", n_layers=4)
     pruner = LayerPruner(
@@ -306,6 +323,11 @@ def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_cali
         pruner.set_params(surrogate=FailsLater()).fit(stories[0], stories_calibration)
     assert np.array_equal(pruner.contributions_, before)
     assert pruner.report_.layers == report.layers
+    pruner.set_params(surrogate=None, selector=SelectsNothing())
+    with pytest.raises(ArithmeticError):
+        pruner.fit(stories[0], stories_calibration)
+    assert np.array_equal(pruner.contributions_, before)
+    assert pruner.set_params(selector=ShapleyRanking()).report_.layers == report.layers
     never = LayerPruner(surrogate=FailsLater(), values=StratifiedValues(keep_veto=False), random_state=0)
     with pytest.raises(ArithmeticError):
         never.fit(stories[0], stories_calibration)

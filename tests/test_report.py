@@ -14,10 +14,12 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from layershap import LayerPruner, PruningReport, Score, evaluate, remove_layers
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, PruningReport, Score, evaluate, remove_layers, tasks
 from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
+
+from .conftest import STORIES, STORY
 
 
 @pytest.fixture(scope="module")
@@ -227,6 +229,29 @@ def test_model_card_of_a_model_measured_for_its_size_only(fitted, gpt2, small):
     card = fitted.report_.measure(gpt2[0], small, batch_sizes=()).to_model_card(4, name="minus-4")
     assert card.data.eval_results is None
     assert "3,170,880" in card.text.split("## Before and after")[1]
+
+
+def test_nothing_tells_of_the_folders_of_this_machine(stories, tmp_path):
+    model, tokenizer = stories
+    assert str(STORIES) in tokenizer.name_or_path
+    texts = [STORY * 8]
+    pruner = LayerPruner(n_masks=24, max_remove=1, random_state=0, ledger=tmp_path / "ledger.jsonl")
+    report = pruner.fit(model, texts, tokenizer=tokenizer).report_
+    report.save(tmp_path / "report.json")
+    report.to_html(tmp_path / "page.html")
+    card = report.to_model_card(1, name="small", base_model=str(STORIES))
+    shown = [str(report), card.content, *(path.read_text() for path in tmp_path.glob("*.[jh]*") if path.is_file())]
+    for text in shown:
+        assert str(STORIES.parent) not in text
+        assert str(tmp_path) not in text
+    assert "tokenizer stories260K" in str(report)
+    assert card.data.base_model == "stories260K"
+    assert report.fit.settings["ledger"] == "'ledger.jsonl'"
+    for provenance in (
+        PERPLEXITY_PROTOCOLS["seq128"].sequences(texts, tokenizer).provenance,
+        tasks.last_word([{"text": "It was a ship"}], tokenizer).calibration.provenance,
+    ):
+        assert provenance["tokenizer"] == "stories260K"
 
 
 def test_missing_matplotlib_names_the_pip_command(report, monkeypatch):

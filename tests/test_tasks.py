@@ -9,7 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from layershap import LayerGame, LayerPruner, remove_layers, tasks
+from layershap import Calibration, LayerGame, LayerPruner, Task, remove_layers, tasks
 from layershap.datasets import load_calibration_text, load_task
 from layershap.forward.unmasked import sequence_statistics
 from layershap.protocols import SequenceStatistics
@@ -234,6 +234,20 @@ def test_a_broken_model_is_neither_right_nor_wrong(gpt2):
     found = SequenceStatistics({"nll": broken}, statistics.dense, statistics.counts)
     for utility in (ChoiceAccuracy(task.utility.layout), ChoiceLogProbability(task.utility.layout)):
         assert np.isnan(utility.score(found)).tolist() == [False, True, False]
+
+
+def test_exact_match_is_of_the_sequences_that_ask_something(gpt2):
+    hits = np.array([[2.0, 0.0, 0.0], [2.0, 0.0, 1.0], [np.nan, 0.0, 1.0]])
+    found = SequenceStatistics({"hits": hits}, {"hits": hits[1]}, np.array([2.0, 0.0, 1.0]))
+    assert ExactMatch().per_question(found).shape == (3, 2)
+    np.testing.assert_array_equal(ExactMatch().score(found), [0.5, 1.0, np.nan])
+    nothing = found.resampled(np.array([1, 1]))
+    assert np.isnan(ExactMatch().score(nothing)).all()
+
+    ids = torch.tensor([5, 6, 7])
+    calibration = Calibration.from_rows([(ids, ids), (ids[:1], ids[:1]), (ids, ids)], {})
+    score = task_scores(gpt2[0], Task("t", calibration, PerplexityRatio(), {"acc": ExactMatch()}))[0]
+    assert (score.value, score.n) == (0.0, 2)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Shapes: B rows of a batch, T tokens, t tokens of one row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from torch import Tensor
 
 IGNORE = -100
 """Label of a position that doesn't count (torch's and transformers' convention)."""
+
+
+_MOST_FIELDS = 4
+"""Parts of a batch of tokens: ids, attention mask, labels, positions."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +77,71 @@ def rows_of(batch: Any, pad: PadToken | None = None) -> list[tuple[Tensor, Tenso
 
 def _fields(batch: Any) -> tuple[Any, Any, Any]:
     """Ids, attention mask and labels, whatever they are; None where not given."""
-    if isinstance(batch, Mapping) or hasattr(batch, "input_ids"):
-        fields = batch if isinstance(batch, Mapping) else vars(batch)
-        if "input_ids" not in fields:
-            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(map(str, fields))}")
-        return fields["input_ids"], fields.get("attention_mask"), fields.get("labels")
-    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
-        if len(batch) > 1:
-            raise ValueError(
-                f"a calibration batch that is a {type(batch).__name__} of {len(batch)} tensors doesn't say which of "
-                "them are attention mask and labels. Name them: ({'input_ids': ids, 'attention_mask': mask} for ids, "
-                "mask in loader)"
-            )
+    if isinstance(batch, Mapping):
+        if "input_ids" not in batch:
+            raise ValueError(f"a calibration batch must have 'input_ids', got keys {sorted(map(str, batch))}")
+        return batch["input_ids"], batch.get("attention_mask"), batch.get("labels")
+    if hasattr(batch, "input_ids"):
+        return batch.input_ids, getattr(batch, "attention_mask", None), getattr(batch, "labels", None)
+    if isinstance(batch, tuple | list) and len(batch) > 1:
+        first = batch[0]
+        # A list holds rows, unless its parts have rows themselves; a tuple holds fields.
+        is_record = (
+            isinstance(first, Tensor) or (isinstance(batch, tuple) and not np.isscalar(first)) or _has_rows(first)
+        )
+        if is_record or _is_mask_of(batch[1], first):
+            raise _unnamed_fields(batch)
+    if isinstance(batch, tuple | list) and len(batch) == 1 and isinstance(batch[0], Tensor):
         return batch[0], None, None
     return batch, None, None
+
+
+def no_record(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches, of which none is the attention mask of the first.
+
+    Raises
+    ------
+    ValueError
+        The first of them are the fields of one batch: a tuple of arrays, or tokens and their mask.
+    """
+    if isinstance(batches, tuple) and len(batches) > 1 and isinstance(batches[0], Tensor | np.ndarray | list):
+        raise _unnamed_fields(batches)
+    first: Any = None
+    for number, batch in enumerate(batches):
+        first = batch if number == 0 else first
+        if 0 < number < _MOST_FIELDS and _is_mask_of(batch, first):
+            raise _unnamed_fields((first, batch))
+        yield batch
+
+
+def _unnamed_fields(parts: Sequence[Any]) -> ValueError:
+    """The error for arrays side by side, of which some may be attention mask and labels."""
+    kind = "tensors" if isinstance(parts[0], Tensor) else "arrays"
+    return ValueError(
+        f"a calibration batch that is a {type(parts).__name__} of {len(parts)} {kind} doesn't say which of them are "
+        "attention mask and labels. Name them: ({'input_ids': ids, 'attention_mask': mask} for ids, mask in loader)"
+    )
+
+
+def _is_mask_of(part: Any, first: Any) -> bool:
+    """Whether `part` has the shape of the tokens `first` and holds 0 and 1 only: it is their mask, not more tokens."""
+    if any(np.isscalar(x) or isinstance(x, str | Mapping) or hasattr(x, "input_ids") for x in (part, first)):
+        return False
+    ids, mask = _split("input_ids", first), _split("input_ids", part)
+    if [len(row) for row in ids] != [len(row) for row in mask] or not any(map(len, mask)):
+        return False
+    return _are_flags(mask) and not _are_flags(ids)
+
+
+def _are_flags(rows: Sequence[Tensor]) -> bool:
+    return all(bool(((row == 0) | (row == 1)).all()) for row in rows)
+
+
+def _has_rows(values: Any) -> bool:
+    """Whether an array or list has more than one dimension."""
+    if isinstance(values, Tensor | np.ndarray):
+        return values.ndim > 1
+    return isinstance(values, list | tuple) and len(values) > 0 and not np.isscalar(values[0])
 
 
 def _split(name: str, values: Any) -> list[Tensor]:

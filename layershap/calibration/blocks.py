@@ -16,11 +16,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, PadToken, check_labels, rows_of
+from layershap.calibration.batches import IGNORE, PadToken, check_labels, no_record, rows_of
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
 from layershap.escaping import html_text, one_line
 from layershap.exceptions import CalibrationWarning
+from layershap.places import tokenizer_name
 from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
@@ -189,7 +190,7 @@ class Calibration:
             "source": "texts",
             "n_texts": len(found),
             "n_tokens": len(stream),
-            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "tokenizer": tokenizer_name(tokenizer),
             "bos": bos,
         }
         return cls(ids_ST, ids_ST.clone(), provenance | stopped)
@@ -239,13 +240,14 @@ class Calibration:
         Raises
         ------
         ValueError
-            No batches, or without an end; an attention mask with holes; labels that aren't the token ids.
+            No batches, or without an end; an attention mask with holes; labels that aren't the token ids; several
+            arrays without names, of which one may be the mask of another (a tuple, or what holds 0 and 1 only).
         """
         pad = None if tokenizer is None else PadToken.of(text_tokenizer(tokenizer))
         endless = not is_sized(batches)
         rows: list[tuple[Tensor, Tensor]] = []
         n_tokens = n_empty = 0
-        for batch in batches:
+        for batch in no_record(batches):
             found = rows_of(batch, pad)
             rows.extend(row for row in found if len(row[0]))
             n_empty += sum(not len(ids) for ids, _ in found)

@@ -89,9 +89,11 @@ def source_of(data: Any, column: str | None = None) -> Source:
     if isinstance(data, np.ndarray) and data.dtype.kind in "OUS":
         data = data.tolist()
     if not isinstance(data, Iterable) or isinstance(data, Tensor | np.ndarray):
+        # torch's own datasets can be indexed only.
+        hint = "" if isinstance(data, Iterable) or not hasattr(data, "__getitem__") else "; wrap it in a DataLoader"
         raise TypeError(
             f"calibration data must be texts, a datasets.Dataset, a DataLoader, batches or a token tensor [S, T], "
-            f"got {type(data).__name__}"
+            f"got {type(data).__name__}{hint}"
         )
     features = getattr(data, "features", None)
     if isinstance(features, Mapping) and hasattr(data, "column_names"):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, at_least, path
-from layershap.extras import require
+from layershap.places import is_name, is_path
 
 if TYPE_CHECKING:
     import torch
@@ -111,28 +110,15 @@ def check_tasks(tasks: Sequence[str]) -> None:
     OSError
         No such file.
     """
+    from layershap.scoring.harness import task_manager
     from layershap.tasks import read_rows
 
-    names = []
     for task in tasks:
-        file = Path(task)
-        if file.suffix == ".jsonl":
-            read_rows(file)
-        elif file.suffix in (".yaml", ".yml", ".json"):
-            file.stat()
-        elif not file.is_dir():
-            names.append(task)
-    if not names:
-        return
-    manager = require("lm_eval.tasks", "layershap[eval]", "evaluating lm-evaluation-harness tasks")
-    known = manager.TaskManager().all_tasks
-    for name in names:
-        if name not in known:
-            similar = get_close_matches(name, known, n=3) or ["layershap.PAPER_TASKS names eight"]
-            raise ValueError(
-                f"--tasks {name} must be a .jsonl file, or a task (file) of lm-evaluation-harness, which knows none of "
-                f"this name. Similar: {', '.join(similar)}"
-            )
+        if Path(task).suffix == ".jsonl":
+            read_rows(Path(task))
+    names = [task for task in tasks if Path(task).suffix != ".jsonl"]
+    if names:
+        task_manager(names)
 
 
 def check_device(arguments: argparse.Namespace) -> None:
@@ -179,11 +165,22 @@ def check_model(source: str, arguments: argparse.Namespace) -> None:
     from layershap.checkpoint import RECIPE_FILE
 
     check_device(arguments)
+    _check_folder_of_a_model(source)
     rebuilt = (Path(source) / RECIPE_FILE).is_file()
     if arguments.device_map is not None and (source == BUNDLED or rebuilt):
         raise ValueError(f"--device-map must be left out for {source}: its model is built on one device")
     if source != BUNDLED and not rebuilt:
         AutoConfig.from_pretrained(source)
+
+
+def _check_folder_of_a_model(source: str) -> None:
+    """Raise if `source` can only be a path and no folder is there; the Hub would be asked for it, again and again."""
+    if source == BUNDLED or Path(source).is_dir() or not is_path(source):
+        return
+    found = "it is a file: give the folder it is in" if Path(source).exists() else "there is no such folder"
+    if is_name(source) and not Path(source).exists():
+        found += f" in {source.partition('/')[0]} (for a model of this owner on the Hub, run this elsewhere)"
+    raise FileNotFoundError(f"{source} must be a folder with a checkpoint, a name on the Hub or {BUNDLED!r}; {found}")
 
 
 def load_model(source: str, arguments: argparse.Namespace) -> tuple[Any, Any]:

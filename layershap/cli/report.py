@@ -13,6 +13,7 @@ from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, 
 from layershap.cli.inputs import (
     add_evaluation_options,
     add_model_options,
+    check_model,
     evaluation_options,
     has_weights_of,
     load_model,
@@ -116,6 +117,7 @@ def _check_usage(arguments: argparse.Namespace) -> None:
 
 def _measured(report: PruningReport, arguments: argparse.Namespace) -> PruningReport:
     options = evaluation_options(arguments)
+    check_model(arguments.pruned, arguments)
     model, tokenizer = load_model(arguments.model, arguments)
     if not has_weights_of(model, report):
         raise ValueError(

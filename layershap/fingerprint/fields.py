@@ -104,6 +104,6 @@ def behaviour(
             except (TypeError, RuntimeError, IndexError, KeyError):
                 found.append([])  # a model that can't do without some layer of this half
                 continue
-            index = torch.linspace(0, len(logits_V) - 1, _PROBE_LOGITS).long()
+            index = torch.linspace(0, len(logits_V) - 1, _PROBE_LOGITS, device="cpu").long()
             found.append([*logits_V[index].tolist(), float(logits_V.mean()), float(logits_V.std())])
     return found

@@ -5,10 +5,12 @@ Shapes: L layers, M masks.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layershap.places import public_name
 from layershap.protocols import FloatArray, MaskArray
 from layershap.report.records import (
     CalibrationRecord,
@@ -28,6 +30,8 @@ def fit_record(pruner: LayerPruner) -> FitRecord:
     """What was fitted, and with which settings."""
     model = pruner.inspection_
     settings = {name: repr(value) for name, value in pruner.get_params(deep=False).items()}
+    if pruner.ledger is not None:
+        settings["ledger"] = repr(public_name(os.fspath(pruner.ledger)))
     return FitRecord(
         model_class=model.model_class,
         layers_path=model.path,

@@ -8,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from layershap.checkpoint import RECIPE_FILE
 from layershap.escaping import markdown_code, markdown_text, one_line
+from layershap.places import public_name
 from layershap.report.records import PruningOutcome, RemovalRecord
 from layershap.report.summary import describe, layer_table, outcome_table, speed_table
 
@@ -29,7 +30,7 @@ def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_
     name : str
         Of the pruned model.
     base_model : str, optional
-        Repository or folder of the original.
+        Repository or folder of the original; of a path, the card holds the last part only.
 
     Returns
     -------
@@ -37,6 +38,7 @@ def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_
         ``card.save(folder / "README.md")`` writes it.
     """
     removal = report.removal(n_remove)
+    base_model = None if base_model is None else public_name(base_model)
     outcome = next((o for o in reversed(report.outcomes) if o.removed == removal.layers), None)
     # A model measured for its speed only has no scores; the metadata takes none rather than an empty list of them.
     results = (_eval_results(outcome) or None) if outcome is not None else None

@@ -15,7 +15,7 @@ from torch import nn
 from layershap.forward.unmasked import sequence_statistics
 from layershap.model.io import maximum_length
 from layershap.protocols import QuestionUtility
-from layershap.scoring.harness import harness_scores
+from layershap.scoring.harness import harness_scores, harness_tokenizer, task_manager
 from layershap.scoring.perplexity import PerplexityProtocol, perplexity
 from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
 from layershap.tasks import Task, last_word, multiple_choice, read_rows
@@ -83,7 +83,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        Nothing to evaluate, bad rows, no tokenizer where one is needed, a `limit` below 1.
+        Nothing to evaluate, bad rows, a name that is no task, no tokenizer where one is needed, a `limit` below 1.
     TypeError
         A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken.
     MissingExtraError
@@ -91,11 +91,17 @@ def evaluate(
     """
     if texts is None and not tasks:
         raise ValueError("nothing to evaluate: give texts, tasks or both")
-    if isinstance(tasks, str | os.PathLike | Task):
-        tasks = [tasks]
+    tasks = [tasks] if isinstance(tasks, str | os.PathLike | Task) else list(tasks)
     if limit is not None:
         limit = _checked_int("limit", limit, 1, "questions of each task, or None for all")
     num_fewshot = _checked_int("num_fewshot", num_fewshot, 0, "worked examples before each question")
+    here = [task for task in tasks if isinstance(task, Task) or Path(task).suffix == ".jsonl"]
+    names = [os.fspath(task) for task in tasks if not isinstance(task, Task) and Path(task).suffix != ".jsonl"]
+    manager = None
+    if names:
+        # Before anything is scored: a name that the harness doesn't know must not cost the other figures.
+        harness_tokenizer(model, tokenizer)
+        manager = task_manager(names)
     scores: list[Score] = []
     if texts is not None:
         named = texts if isinstance(texts, Mapping) else {"text": texts}
@@ -106,15 +112,11 @@ def evaluate(
             scores.append(
                 Score(name, "perplexity", found.value, found.std_error, found.n_sequences, False, found.protocol)
             )
-    names: list[str] = []
-    for task in tasks:
-        if isinstance(task, Task) or Path(task).suffix == ".jsonl":
-            bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
-            scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
-        else:
-            names.append(os.fspath(task))
+    for task in here:
+        bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
+        scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
     if names:
-        scores.extend(harness_scores(model, tokenizer, names, limit=limit, num_fewshot=num_fewshot))
+        scores.extend(harness_scores(model, tokenizer, names, manager, limit=limit, num_fewshot=num_fewshot))
     return Evaluation(tuple(scores))
 
 

@@ -17,6 +17,7 @@ from layershap.calibration import Calibration
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import read_texts, text_tokenizer, token_ids
 from layershap.forward.unmasked import sequence_statistics
+from layershap.places import tokenizer_name
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PerplexityProtocol:
             "protocol": self.name,
             "n_texts": len(parts),
             "n_tokens": len(stream),
-            "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+            "tokenizer": tokenizer_name(tokenizer),
             "bos": self.bos,
         }
         return Calibration(ids_ST, ids_ST.clone(), provenance | stopped)

@@ -51,7 +51,8 @@ def rebuild(source: Path, file: RecipeFile, model_class: type[nn.Module] | None,
     chosen = _model_class(recipe, model_class)
     _refuse_other_shapes(chosen, recipe, state, source)
     main = _main_dtype(state)
-    model: Any = chosen._from_config(_original_config(chosen, recipe), dtype=main)
+    with torch.device("cpu"):  # whatever torch's default device is
+        model: Any = chosen._from_config(_original_config(chosen, recipe), dtype=main)
     model.tie_weights()
     _remove_as_before(model, recipe)
     _cast(model, state, main, dtype, file.buffer_dtypes)

@@ -171,7 +171,7 @@ def _differ(a: Any, b: Any) -> bool:
 def _rebuilt_difference(base: Any, config: Any, logits_BTV: Tensor) -> str | None:
     device = next(base.parameters()).device
     try:
-        with init_empty_weights(include_buffers=False):
+        with torch.device("cpu"), init_empty_weights(include_buffers=False):
             rebuilt = type(base)(copy.deepcopy(config))
         # The weights are lent, not copied: a large model is compared in the memory that it has.
         rebuilt.load_state_dict(base.state_dict(), strict=True, assign=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from layershap.calibration import Calibration
+from layershap.places import tokenizer_name
 from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.tasks.encode import encode_pairs
 from layershap.tasks.rows import Question, Rows, choice_question, last_word_question, read_rows
@@ -145,7 +146,7 @@ def _calibration(questions: Sequence[Question], tokenizer: Any, name: str, max_l
         "source": "task",
         "task": name,
         "n_rows": len(questions),
-        "tokenizer": getattr(tokenizer, "name_or_path", None) or type(tokenizer).__name__,
+        "tokenizer": tokenizer_name(tokenizer),
         "bos": "the tokenizer's default",
     }
     return Calibration.from_rows(encode_pairs(pairs, tokenizer, max_length, rows), provenance)

@@ -1,6 +1,6 @@
 """Exact match of a continuation, by greedy decoding.
 
-Shapes: M masks, S calibration sequences.
+Shapes: M masks, S calibration sequences, Q of them with scored tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from layershap.protocols import FloatArray, SequenceStatistics, Statistic
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """Share of the sequences whose scored tokens are all the model's most probable ones.
+    """Share of the sequences whose scored tokens are all the model's most probable ones, of those that have any.
 
     With the context of each sequence unscored and its last word scored (`layershap.tasks.last_word`), this is LAMBADA's
     accuracy as lm-evaluation-harness counts it.
@@ -26,9 +26,12 @@ class ExactMatch:
         return ("hits",)
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
-        """1 where every scored token of a sequence is hit [M, S]."""
-        return (statistics.sums["hits"] == statistics.counts).astype(np.float64)
+        """1 where every scored token of a sequence is hit, NaN where the model gives none [M, Q]."""
+        asked = statistics.counts > 0
+        hits_MQ = statistics.sums["hits"][:, asked]
+        return np.where(np.isnan(hits_MQ), np.nan, hits_MQ == statistics.counts[asked])
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M] in [0, 1]."""
-        return self.per_question(statistics).mean(axis=1)
+        """Scores [M] in [0, 1]; NaN where nothing is asked."""
+        right_MQ = self.per_question(statistics)
+        return right_MQ.mean(axis=1) if right_MQ.shape[1] else np.full(len(right_MQ), np.nan)
