@@ -1,6 +1,7 @@
 """Which layers? Every method on trained models, against the optimum (or the best set that any method found).
 
-    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 ...] [--write docs/choosing.md]
+    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 ...]
+        [--write docs/benchmarks/selection.md]
 
 Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
 model, three calibration sets of 32 x 128 tokens, and every number of removed layers from 1 to two thirds. The models

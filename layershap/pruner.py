@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -25,7 +25,6 @@ from layershap.fitting.evidence import evaluate_masks
 from layershap.fitting.expected import expected_cost
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
-from layershap.fitting.masks import random_generator
 from layershap.fitting.quality import warn_of_quality
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.stability import removal_probabilities
@@ -34,12 +33,13 @@ from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
-from layershap.model.inspection import inspect
+from layershap.inspection import inspect
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
 from layershap.model.split import find_players
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import Sampler, Selector, Surrogate
+from layershap.random_state import random_generator
 from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking
@@ -60,9 +60,8 @@ class LayerPruner(FittedPruner):
         What a masked model is worth; a callable is ``f(model) -> float``.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
         Which masks to draw at random, for the values. The default draws from the paper's strata and their neighbours.
-    surrogate : Surrogate or 'auto', default=HammingProcess()
-        Any regressor from masks to scores. 'auto' takes the best of `LinearRidge`, `PairwiseRidge`, `HammingProcess`
-        and `PaperMLP` on held-out masks.
+    surrogate : Surrogate, default=HammingProcess()
+        Any regressor from masks to scores; `BestSurrogate()` takes the best of several on held-out masks.
     selector : Selector, default=SurrogateSearch()
         Which layers to remove. A selector that searches evaluates sets of its own in `fit`, apart from the values'
         masks.
@@ -144,7 +143,7 @@ class LayerPruner(FittedPruner):
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
-        surrogate: Surrogate | Literal["auto"] | None = None,
+        surrogate: Surrogate | None = None,
         selector: Selector | None = None,
         values: StratifiedValues | None = None,
         max_remove: int | None = None,

@@ -24,7 +24,7 @@ def selection(monkeypatch, tmp_path):
 
 
 def test_quick_selection_benchmark_writes_tables(selection, monkeypatch, tmp_path, capsys):
-    document = tmp_path / "choosing.md"
+    document = tmp_path / "selection.md"
     document.write_text(f"before\n{selection.BEGIN}\nold\n{selection.END}\nafter\n")
     monkeypatch.setattr(sys, "argv", ["selection.py", "--quick", "--models", "stories", "--write", str(document)])
     selection.main()
@@ -44,3 +44,16 @@ def test_a_model_that_is_not_trained_is_skipped_with_the_command_that_trains_it(
     monkeypatch.setattr(sys, "argv", ["selection.py", "--models", "llama24"])
     selection.main()
     assert "python scripts/train_benchmark_models.py llama24" in capsys.readouterr().out
+
+
+def test_costs_of_a_fit_are_told_for_a_model_that_is_not_there(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import fit_cost
+
+    costs = list(fit_cost.estimates(fit_cost.skeleton(8, 32, 48, 4, 2, 64)).values())
+    default, quarter, one_shot, paper = costs
+    assert default.layer_run_tokens > quarter.layer_run_tokens > one_shot.layer_run_tokens
+    assert (one_shot.n_masks, paper.n_masks) == (8, 8001)  # the paper's masks and the whole model
+    assert [cost.seconds for cost in costs] == [None] * 4
+    cells = fit_cost.row("tiny", 8, "one-shot", one_shot)
+    assert cells[2:4] == ["8", f"{one_shot.layer_runs * 128 * 128 / 8 / 1e6:,.1f}"]

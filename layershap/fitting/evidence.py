@@ -12,17 +12,17 @@ import numpy as np
 
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks, try_sampler
+from layershap.fitting.masks import finite_scores, share_masks, try_sampler
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
+from layershap.limits import check_max_remove, check_n_remove
 from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
     MaskArray,
     SearchingSelector,
 )
-from layershap.surrogates import HammingProcess
 from layershap.utilities.naming import score_name
 
 
@@ -106,9 +106,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         n_parts=len(game.text.searched),
     )
     if isinstance(selector, SearchingSelector) and np.isfinite(drawn.scores).any():
-        # Which surrogate is best shows once all is evaluated.
-        surrogate = HammingProcess() if isinstance(settings.surrogate, str) else settings.surrogate
-        selector.search(record, surrogate, limit, rng)
+        selector.search(record, settings.surrogate, limit, rng)
     masks, scores = _together(drawn, record)
     finite = finite_scores(masks, scores)
     if np.ptp(scores[finite]) == 0:

@@ -15,8 +15,8 @@ from layershap.exceptions import PlainForwardWarning
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
 from layershap.game.progress import Progress
-from layershap.ledger import Ledger, MaskRow, mask_key
-from layershap.masks import distinct
+from layershap.ledger import Ledger, MaskRow
+from layershap.masks import distinct, mask_key
 from layershap.model.io import evaluation_mode
 from layershap.model.patching import first_said
 from layershap.model.skeleton import refuse_skeleton

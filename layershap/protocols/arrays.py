@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-MaskArray = NDArray[np.bool_]
-"""[M, L] (or [L]) booleans, True = layer kept."""
-
-FloatArray = NDArray[np.float64]
-"""float64 array; its shape is given where it is used."""
-
-IntArray = NDArray[np.int64]
-"""int64 array; its shape is given where it is used."""
+from layershap.arrays import FloatArray as FloatArray
+from layershap.arrays import IntArray as IntArray
+from layershap.arrays import MaskArray as MaskArray
 
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""

@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from layershap.masks import allowed
 from layershap.protocols.arrays import FloatArray, IntArray, MaskArray
 from layershap.protocols.surrogate import Surrogate
 
@@ -44,8 +45,7 @@ class SelectionEvidence:
 
     def allowed(self) -> MaskArray:
         """Which of the masks are sets that the model can lose [M]."""
-        groups = [self.masks[:, list(group)].any(axis=1) for group in self.keep_one_of]
-        return np.all([self.masks.any(axis=1), *groups], axis=0)
+        return allowed(self.masks, self.keep_one_of)
 
 
 @runtime_checkable
