@@ -15,7 +15,7 @@ from sklearn.base import clone, is_classifier
 
 from layershap.exceptions import NonFiniteScoreWarning
 from layershap.limits import check_int
-from layershap.protocols import FloatArray, MaskArray, SearchingSelector, Selector
+from layershap.protocols import FloatArray, MaskArray, Parametrised, SearchingSelector, Selector
 from layershap.surrogates.fresh import fresh_surrogate
 
 _DRAWN_PER_PLAYER = 9
@@ -115,7 +115,7 @@ def try_sampler(sampler: Any, n_players: int, n_masks: int) -> None:
     ValueError, TypeError
         The sampler's own errors; or it returns no masks, or more than asked for.
     """
-    trial = clone(sampler) if hasattr(sampler, "get_params") else copy.deepcopy(sampler)
+    trial = clone(sampler) if isinstance(sampler, Parametrised) else copy.deepcopy(sampler)
     check_drawn(trial.sample(n_players, n_masks, np.random.default_rng(0)), n_players, n_masks)
 
 
