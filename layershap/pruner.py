@@ -243,7 +243,7 @@ class LayerPruner(FittedPruner):
                     environment=current_environment(model),
                 )
             )
-        warn_of_quality(contributions, stacklevel=2)
+        warn_of_quality(contributions)
         _logger.info(
             "%(n_evaluated)d masks evaluated in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the "
             "surrogate's R2 on held-out masks: %(held_out_r2).3f",

@@ -11,6 +11,7 @@ Shapes: L layers.
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ SIZES = {
     "13b": (40, 5120, 13824, 40, 40, 32000),
     "70b": (80, 8192, 28672, 64, 8, 128256),
 }
-LIMITS = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
+LIMITS: dict[str, Any] = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
 """Tokens per layer call as by default on a GPU; 8 GiB of hidden states."""
 
 

@@ -18,6 +18,7 @@ from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_v
 from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
+    InteractionSurrogate,
     MaskArray,
     SelectionEvidence,
     Surrogate,
@@ -84,11 +85,11 @@ class Contributions:
     @cached_property
     def interactions(self) -> FloatArray | None:
         """Pairwise interactions [L, L] over the values' sizes, NaN beyond the free players; None if unknown."""
-        known = getattr(self.fit.surrogate, "interaction_values", None)
-        if known is None:
+        surrogate = self.fit.surrogate
+        if not isinstance(surrogate, InteractionSurrogate):
             return None
         found = np.full((len(self.free), len(self.free)), np.nan)
-        found[np.ix_(self.free, self.free)] = known(self.fit.settings.strata)
+        found[np.ix_(self.free, self.free)] = surrogate.interaction_values(self.fit.settings.strata)
         return found
 
     def at(self, n_remove: int, width: int, seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:

@@ -5,7 +5,6 @@ Shapes: M masks, L layers, P players (removable layers), B resamples of the cali
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +15,8 @@ from layershap.fitting.masks import finite_scores, share_masks, try_sampler
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
-from layershap.limits import check_max_remove, check_n_remove
-from layershap.masks import first_rows
+from layershap.limits import check_max_remove, check_n_remove, most_removable
+from layershap.masks import allowed, first_rows, is_among, mask_keys
 from layershap.protocols import (
     FloatArray,
     MaskArray,
@@ -118,9 +117,9 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
     searched, searched_scores = record.widened(record.masks[choosable]), record.scores[choosable]
     if not searches:
         searched, searched_scores = masks[finite], scores[finite]
-    allowed = _allowed(searched, game.keep_one_of)
-    final = final_choice(game, searched[allowed], searched_scores[allowed], limit) if searches else None
-    most = limit if searches else min(n_players, len(removable) - 1)
+    possible = allowed(searched, game.keep_one_of)
+    final = final_choice(game, searched[possible], searched_scores[possible], limit) if searches else None
+    most = limit if searches else most_removable(n_players, len(removable))
     return Evidence(
         removable=removable,
         protected=protected,
@@ -148,12 +147,6 @@ def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, Float
     masks = np.concatenate([drawn.masks, drawn.beside, drawn.veto_masks.reshape(-1, drawn.masks.shape[1])])
     scores = np.concatenate([drawn.scores, drawn.beside_scores, drawn.veto_scores.reshape(-1)])
     start = min(drawn.n_known, 1)  # the model as it is, where it is among them
-    seen = {mask.tobytes() for mask in masks}
     searched = record.widened(record.masks)
-    new = np.array([mask.tobytes() not in seen for mask in searched], dtype=bool).reshape(-1)
+    new = ~is_among(searched, set(mask_keys(masks)))
     return np.concatenate([masks[start:], searched[new]]), np.concatenate([scores[start:], record.scores[new]])
-
-
-def _allowed(masks_ML: MaskArray, groups: Sequence[Sequence[int]]) -> MaskArray:
-    """Which masks stand for sets that the model can lose [M]."""
-    return np.all([masks_ML.any(axis=1), *(masks_ML[:, list(group)].any(axis=1) for group in groups)], axis=0)

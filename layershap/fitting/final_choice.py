@@ -181,4 +181,4 @@ def _jackknife(utility: Utility, statistics: SequenceStatistics) -> float:
 def _warn_of_tie(candidates: MaskArray, scores: FloatArray, chosen: int) -> None:
     if np.isclose(scores[chosen], scores.max(), rtol=1e-12, atol=0.0):
         others = [mask for mask in tied_sets(candidates, scores) if (mask != candidates[chosen]).any()]
-        warn_of_tie(candidates[chosen], others, float(scores.max()), stacklevel=6)
+        warn_of_tie(candidates[chosen], others, float(scores.max()))

@@ -22,6 +22,7 @@ from layershap.fitting.evidence import Evidence
 from layershap.fitting.final_choice import SetComparison
 from layershap.inspection import ModelInspection
 from layershap.limits import check_n_remove
+from layershap.masks import mask_key, mask_keys, without
 from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.selection import SurrogateSearch
@@ -73,7 +74,7 @@ class FitResult:
         On the text held back, if any was, else on all that was searched.
         """
         evidence, final = self.evidence, self.evidence.final
-        known = {mask.tobytes(): score for mask, score in zip(evidence.searched, evidence.searched_scores, strict=True)}
+        known = dict(zip(mask_keys(evidence.searched), evidence.searched_scores, strict=True))
         found = np.full(evidence.max_remove, np.nan)
         for n_remove in range(1, evidence.max_remove + 1):
             try:
@@ -82,12 +83,12 @@ class FitResult:
                     chosen = select_layers(selector, self.selection, n_remove)
             except ValueError:  # a selector need not be able to do every number
                 continue
-            mask = ~np.isin(np.arange(len(evidence.removable)), chosen)
+            mask = without(chosen, len(evidence.removable))
             compared = None if final is None else final.comparisons[n_remove - 1]
             if final is not None and compared and (final.masks[n_remove - 1] == mask).all():
                 found[n_remove - 1] = compared.score
             else:
-                found[n_remove - 1] = known.get(mask.tobytes(), np.nan)
+                found[n_remove - 1] = known.get(mask_key(mask), np.nan)
         return found
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from layershap.fitting.definitions import ShapleyValues, StratifiedValues
 from layershap.surrogates import BestSurrogate
+from layershap.warning import warn_user
 
 Given = ParamSpec("Given")
 Instance = TypeVar("Instance")
@@ -28,10 +28,9 @@ def takes_former_parameters(
     def wrapper(self: Instance, /, *args: Given.args, **given: Given.kwargs) -> None:
         former: dict[str, Any] = {name: given.pop(name) for name in _FORMER if name in given}
         if isinstance(given.get("surrogate"), str) and given["surrogate"] == "auto":
-            warnings.warn(
+            warn_user(
                 "surrogate='auto' is surrogate=BestSurrogate() now; the former spelling goes with the next release.",
                 FutureWarning,
-                stacklevel=2,
             )
             given["surrogate"] = BestSurrogate()
         if former:
@@ -41,11 +40,10 @@ def takes_former_parameters(
             if weights not in ("strata", "shapley"):
                 raise ValueError(f"weights must be 'strata' or 'shapley', got {weights!r}")
             values = ShapleyValues(**former) if weights == "shapley" else StratifiedValues(**former)
-            warnings.warn(
+            warn_user(
                 f"weights, keep_veto, unbiased and n_marginals are parameters of values now: write values={values!r}. "
                 "The former spelling goes with the next release.",
                 FutureWarning,
-                stacklevel=2,
             )
             given["values"] = values
         init(self, *args, **given)

@@ -17,6 +17,7 @@ from layershap.exceptions import NonFiniteScoreWarning
 from layershap.limits import check_int
 from layershap.protocols import FloatArray, MaskArray, Parametrised, SearchingSelector, Selector
 from layershap.surrogates.fresh import fresh_surrogate
+from layershap.warning import warn_user
 
 _DRAWN_PER_PLAYER = 9
 """Random masks for each player where n_masks leaves the choice: the values' errors are then a fifth of their
@@ -54,11 +55,10 @@ def finite_scores(masks: MaskArray, scores: FloatArray) -> MaskArray:
     finite = np.isfinite(scores)
     if not finite.all():
         wrong = [np.flatnonzero(~mask).tolist() for mask in masks[~finite][:5]]
-        warnings.warn(
+        warn_user(
             f"{np.count_nonzero(~finite)} of {len(scores)} masked models have no finite score; they stay in masks_ "
             f"and scores_ and are left out of the surrogate's fit. Removed layers of the first: {wrong}",
             NonFiniteScoreWarning,
-            stacklevel=3,
         )
     if finite.sum() < 2:
         raise ValueError("no two masked models have a finite score: is the model itself sound on this text?")

@@ -5,19 +5,18 @@ Shapes: L layers.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from layershap.exceptions import SurrogateQualityWarning, ValueQualityWarning
 from layershap.fitting.contributions import Contributions
+from layershap.warning import warn_user
 
 _POOR_R2 = 0.5
 
 _NEARLY_ALL = 0.9
 
 
-def warn_of_quality(found: Contributions, *, stacklevel: int) -> None:
+def warn_of_quality(found: Contributions) -> None:
     """Judge values and surrogate by the masks drawn at random, stratum by stratum.
 
     Warns
@@ -29,7 +28,7 @@ def warn_of_quality(found: Contributions, *, stacklevel: int) -> None:
         Held-out R2 below 0.5 on all masks drawn, or, where the surrogate alone is believed, below 0 in a stratum.
     """
     for message, category in [*_of_values(found), *_of_surrogate(found)]:
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+        warn_user(message, category)
 
 
 def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from layershap.fitting.definitions import StratifiedValues, check_values
 from layershap.fitting.masks import check_confidence, check_parts, try_surrogate
 from layershap.fitting.text import TextParts, split_text
-from layershap.protocols import HoldsBack, Sampler, SearchingSelector, Selector, Surrogate, Utility
+from layershap.protocols import HoldsBack, Parametrised, Sampler, SearchingSelector, Selector, Surrogate, Utility
 from layershap.samplers import StratifiedSampler
 from layershap.selection import SurrogateSearch
 from layershap.surrogates import HammingProcess
@@ -65,7 +65,7 @@ class FitSettings:
         check_confidence(pruner.confidence)
         return cls(
             # A sampler learns in rounds; the user's own stays as it is.
-            sampler=clone(sampler) if hasattr(sampler, "get_params") else sampler,
+            sampler=clone(sampler) if isinstance(sampler, Parametrised) else sampler,
             surrogate=surrogate,
             selector=selector,
             values=values,

@@ -16,7 +16,7 @@ from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
 from layershap.game.progress import Progress
 from layershap.ledger import Ledger, MaskRow
-from layershap.masks import distinct, mask_key
+from layershap.masks import distinct, is_among, mask_key
 from layershap.model.io import evaluation_mode
 from layershap.model.patching import first_said
 from layershap.model.skeleton import refuse_skeleton
@@ -84,7 +84,7 @@ class EvaluatedMasks:
     def pending(self, masks_ML: MaskArray) -> MaskArray:
         """The distinct masks among these that were not evaluated yet [U, L]."""
         unique_UL = distinct(masks_ML)
-        return unique_UL[[mask_key(m) not in self.rows for m in unique_UL]] if len(unique_UL) else unique_UL
+        return unique_UL[~is_among(unique_UL, self.rows)]
 
     def cost(self, masks_ML: MaskArray) -> int:
         """By how much evaluating these masks would raise `layer_runs_charged`."""
@@ -164,7 +164,7 @@ class EvaluatedMasks:
             row = self._ledger.rows.get(mask_key(mask_L))
             if row is not None:
                 self.rows[mask_key(mask_L)] = row
-        return np.array([mask_key(m) in self.rows for m in masks_UL], dtype=bool)
+        return is_among(masks_UL, self.rows)
 
     def _prepare_ledger(self) -> None:
         """Fail before a mask is paid for rather than when it is to be kept."""

@@ -124,13 +124,9 @@ class LayerGame:
             shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
             pinned = memory_budget == "auto"
             opened, self._settings = open_ledger(ledger, self.fingerprint, shape, self._settings, pinned=pinned)
+        model = self.found.model
         self.engine = Engine(
-            self.found.model,
-            self.stack,
-            self.calibration,
-            self._statistics,
-            self._settings,
-            always_kept=self.unremovable,
+            model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
         )
         masked_score = None if isinstance(self.utility, Utility) else self.utility
         self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))

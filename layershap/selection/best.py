@@ -93,7 +93,7 @@ def tied_sets(masks_ML: MaskArray, scores_M: FloatArray) -> list[MaskArray]:
     return [best, *(mask for mask in others if (mask != best).any())]
 
 
-def warn_of_tie(best: MaskArray, others: list[MaskArray], score: float, stacklevel: int = 0) -> None:
+def warn_of_tie(best: MaskArray, others: list[MaskArray], score: float) -> None:
     """Warn that other sets of layers are as good as the one chosen, if there are any."""
     if others:
         removed = [np.flatnonzero(~mask).tolist() for mask in others[:3]]
