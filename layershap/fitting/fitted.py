@@ -130,8 +130,8 @@ class FittedPruner(ModelPruner):
     def contributions_std_(self) -> FloatArray:
         """Standard errors of the values [L].
 
-        By the masks that were drawn and, where the surrogate can be refitted cheaply (`HammingProcess`, the ridges), by
-        the calibration sequences. `diagnostics_` has them apart.
+        They hold the error by the masks that were drawn and, where the surrogate can be refitted cheaply
+        (`HammingProcess`, the ridges), the error by the calibration sequences. `diagnostics_` has the two apart.
         """
         return self._result.contributions.standard_errors
 
@@ -139,7 +139,8 @@ class FittedPruner(ModelPruner):
     def veto_players_(self) -> IntArray:
         """Layers without which the model is lost, kept in the masks drawn for the values.
 
-        Their own values are what the coalitions of the others are worth with them less what they are worth without.
+        The value of a veto player is what the coalitions of the other layers score with it, less what they score
+        without it.
         """
         return np.flatnonzero(self._result.contributions.veto)
 
@@ -155,8 +156,8 @@ class FittedPruner(ModelPruner):
     def removal_probabilities_(self) -> FloatArray:
         """How often each layer is among the n removed when the calibration sequences are resampled [N, L].
 
-        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. NaN where the
-        sequences can't be resampled.
+        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. The row is NaN where
+        the sequences can't be resampled.
         """
         return self._result.removal_probabilities
 
@@ -172,7 +173,7 @@ class FittedPruner(ModelPruner):
 
     @property
     def scores_(self) -> FloatArray:
-        """Their scores [M], each on as much text as its mask was scored on, finite or not."""
+        """Scores of `masks_` [M], each on the part of the text that its mask was scored on; not all need be finite."""
         return self._result.evidence.scores
 
     @property
@@ -232,20 +233,27 @@ class FittedPruner(ModelPruner):
     def contributions_at(
         self, n_remove: int, width: int = 1, *, return_std: bool = False
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
+        """Values at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
 
-        Estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model is run. NaN for
-        protected layers and veto players.
+        The values are estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model
+        is run. They are NaN for protected layers and veto players.
 
         Parameters
         ----------
         n_remove : int
-            The depth.
+            Number of removed layers: the depth.
         width : int, default=1
-            Sizes on either side that are averaged too.
+            Number of sizes on either side that are averaged too.
         return_std : bool, default=False
-            Give their standard errors [L] by the masks drawn as well; NaN where no mask of a needed size was drawn, and
-            the surrogate alone is believed.
+            True returns standard errors as well.
+
+        Returns
+        -------
+        values : ndarray [L]
+            Values at this depth.
+        standard_errors : ndarray [L]
+            Only with `return_std`: errors by the masks drawn; NaN where no mask of a needed size was drawn, so that the
+            value rests on the surrogate alone.
         """
         count = check_n_remove(n_remove, self._result.evidence.removable)
         seed = int(random_generator(self.random_state).integers(2**31))

@@ -65,7 +65,20 @@ def interactions(
 
 
 def interactions_from_table(scores: FloatArray, index: Index = "k-SII") -> Interactions:
-    """Exact interactions of order 2 from the scores of all coalitions [2^L], in the order of `all_masks`."""
+    """Exact interactions of order 2 from a table of scores.
+
+    Parameters
+    ----------
+    scores : ndarray [2^L]
+        Scores of all coalitions, in the order of `all_masks`.
+    index : {'k-SII', 'STII', 'FSII'}, default='k-SII'
+        Interaction index, as in `interactions`.
+
+    Returns
+    -------
+    Interactions
+        Main effects and pairs; their errors are 0.
+    """
     n_layers = check_table(scores)
     dividends = _dividends(scores)
     member = all_masks(n_layers).astype(np.float64)

@@ -73,7 +73,7 @@ class Semivalue:
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """Number of players L."""
         return len(self.kept) - 1
 
     @property
@@ -96,9 +96,9 @@ class Semivalue:
         return np.sqrt(inside + out)
 
     def coefficients(self, masks_ML: MaskArray) -> FloatArray:
-        """Weight of each mask's score in each player's value, were it the only mask of its size [M, L].
+        """Weight [M, L] of the score of each of `masks_ML` in each player's value, were it the only mask of its size.
 
-        Their mean over all masks of a size is ``kept - lost`` of it.
+        The mean over all masks of a size is ``kept - lost`` of that size.
         """
         size_M = masks_ML.sum(axis=1)
         n_players = self.n_players
@@ -107,7 +107,9 @@ class Semivalue:
         return np.where(masks_ML, inside_M[:, None], -outside_M[:, None])
 
     def of_table(self, masks_ML: MaskArray, scores_M: FloatArray) -> FloatArray:
-        """Exact values [L] from the scores of all masks of the sizes that enter; the order doesn't matter."""
+        """Exact values [L] from `masks_ML`, all masks of the sizes that enter in any order, and their scores
+        `scores_M`.
+        """
         coefficients_ML = self.coefficients(masks_ML)
         size_M = masks_ML.sum(axis=1)
         values = np.zeros(self.n_players)

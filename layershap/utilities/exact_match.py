@@ -32,6 +32,6 @@ class ExactMatch:
         return np.where(np.isnan(hits_MQ), np.nan, hits_MQ == statistics.counts[asked])
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M] in [0, 1]; NaN where nothing is asked."""
+        """Scores [M] from `statistics`: shares of sequences, in [0, 1]."""
         right_MQ = self.per_question(statistics)
         return right_MQ.mean(axis=1) if right_MQ.shape[1] else np.full(len(right_MQ), np.nan)
