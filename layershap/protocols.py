@@ -65,7 +65,7 @@ class SequenceStatistics:
     sequences: IntArray | None = None
 
     def of_masks(self, rows: IntArray) -> SequenceStatistics:
-        """The statistics of some of the masks (indices into M)."""
+        """Statistics of the masks at `rows` (indices into M)."""
         return SequenceStatistics({name: value[rows] for name, value in self.sums.items()}, self.dense, self.counts)
 
     def with_sequences(self, more: SequenceStatistics) -> SequenceStatistics:
@@ -100,7 +100,7 @@ class Utility(Protocol):
         ...
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M]."""
+        """Scores [M] from `statistics` of M masks."""
         ...
 
 
@@ -109,7 +109,10 @@ class Sampler(Protocol):
     """Draws the masks to evaluate. Called once in ``fit``, or once per round if the sampler is adaptive."""
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """At most `n_masks` masks over `n_layers` free layers (protected ones are left out), [M, n_layers]."""
+        """Draw at most `n_masks` masks over `n_layers` free layers with `rng` [M, n_layers].
+
+        Protected layers are left out.
+        """
         ...
 
 
@@ -135,7 +138,7 @@ class Surrogate(Protocol):
         ...
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M]."""
+        """Predicted scores [M] of `masks` [M, L]."""
         ...
 
 
@@ -153,7 +156,7 @@ class RefittableSurrogate(Surrogate, Protocol):
     """A surrogate that is linear in the scores: refitting it to many resamples of them is cheap."""
 
     def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [B, L] had the masks [M, L] scored otherwise [B, M]."""
+        """Values [B, L] over `strata` for B other score vectors `scores` [B, M] of the same `masks` [M, L]."""
         ...
 
 
@@ -196,7 +199,7 @@ class Selector(Protocol):
     """Chooses which layers to remove. It sees no model: ``transform`` needs no calibration data."""
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of `n_remove` removable layers."""
+        """Sorted indices of `n_remove` removable layers, chosen by `evidence`."""
         ...
 
 
@@ -205,7 +208,7 @@ class EvaluatedGame(Protocol):
 
     @property
     def n_players(self) -> int:
-        """P."""
+        """Number of players P."""
         ...
 
     @property
@@ -229,7 +232,7 @@ class EvaluatedGame(Protocol):
         ...
 
     def allowed(self, masks: MaskArray) -> MaskArray:
-        """Whether the model can lose these sets at all [N] (a hybrid must keep one attention layer, say)."""
+        """Whether the model can lose the sets that `masks` remove [N] (a hybrid must keep one attention layer, say)."""
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:
@@ -271,13 +274,17 @@ class SearchingSelector(Selector, Protocol):
     """
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """The most masks that `search` can't do without, the leave-one-outs included."""
+        """Number of masks that `search` can't do without for `n_players` and `max_remove`, the leave-one-outs included.
+        """
         ...
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """The most masks that `search` has a use for, at least `n_required`."""
+        """Number of masks that `search` has a use for with `n_players` and `max_remove`: at least `n_required`."""
         ...
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
-        """Evaluate sets through `game`, at most ``game.n_left`` new ones. `surrogate` is unfitted; clone it."""
+        """Evaluate sets of up to `max_remove` players through `game`, at most ``game.n_left`` new ones.
+
+        The `surrogate` is unfitted and must stay so: clone it. All randomness comes from `rng`.
+        """
         ...

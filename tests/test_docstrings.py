@@ -58,6 +58,9 @@ def problems(name):
     target = layershap
     for part in name.split(".")[1:]:
         target = getattr(target, part, None) or importlib.import_module(f"layershap.{part}")
+    if inspect.isclass(target) and getattr(target, "_is_protocol", False):
+        # A protocol is never constructed: Python gives it an `__init__(*args, **kwargs)`.
+        errors.pop("PR01", None)
     words = set(re.findall(r"\w+", inspect.getdoc(target) or ""))
     has_section = bool(NumpyDocString(inspect.getdoc(target) or "")["Parameters"])
     if "PR01" in errors and inspect.isfunction(target) and not has_section:

@@ -34,16 +34,16 @@ _LITTLE = 32
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """Token blocks on which masked models are scored.
+    """Token sequences on which masked models are scored.
 
     Attributes
     ----------
     ids_ST : Tensor [S, T] of int64
         Token ids. Padding, if there was any, is at the right end: under causal attention it can't reach a real token.
     labels_ST : Tensor [S, T] of int64
-        Equal to `ids_ST` where the token counts, `IGNORE` where it doesn't.
+        Equal to `ids_ST` where the token is scored, `IGNORE` where it isn't.
     provenance : dict
-        Where the tokens come from: source, tokenizer, BOS policy, texts used. Plain JSON values.
+        Origin of the tokens as plain JSON values: source, tokenizer, BOS policy, texts used.
     """
 
     ids_ST: Tensor
@@ -68,12 +68,12 @@ class Calibration:
 
     @property
     def n_sequences(self) -> int:
-        """S."""
+        """Number of sequences S."""
         return int(self.ids_ST.shape[0])
 
     @property
     def seq_len(self) -> int:
-        """T."""
+        """Number of tokens in a sequence T."""
         return int(self.ids_ST.shape[1])
 
     @property
@@ -138,21 +138,21 @@ class Calibration:
         n_sequences: int | Literal["auto"] | None = "auto",
         bos: BosPolicy = "none",
     ) -> Calibration:
-        """Pack texts into full sequences; nothing is padded and what doesn't fill a sequence is dropped.
+        """Pack texts into full sequences without padding; tokens that don't fill a sequence are dropped.
 
         Parameters
         ----------
         texts : iterable of str
-            Joined in order into one stream of tokens.
+            Texts, joined in order into one stream of tokens.
         tokenizer : PreTrainedTokenizerBase
-            Called with ``add_special_tokens=False``.
+            The model's tokenizer, called with ``add_special_tokens=False``.
         seq_len : int, default=128
-            Tokens per sequence, T (the paper's 128).
+            Number of tokens per sequence T (the paper's 128).
         n_sequences : int, 'auto' or None, default='auto'
-            Sequences, S, taken at even distances over the stream. 'auto' is as many as the texts hold, up to 128, and
-            warns where they hold fewer than 32; an int must be there (the paper's is 10); None takes all.
+            Number of sequences S, taken at even distances over the stream. 'auto' takes up to 128 and warns where the
+            texts hold fewer than 32; an int must be there (the paper's is 10); None takes all.
         bos : {'none', 'text', 'sequence'}, default='none'
-            Where a beginning-of-sequence token goes: nowhere (the paper), before each text, or at the start of each
+            Place of a beginning-of-sequence token: none (the paper), before each text, or at the start of each
             sequence (as one of its T tokens). It is context and never scored at position 0.
 
         Raises

@@ -144,18 +144,24 @@ def inspect(
         Dotted path of the layer list, or the layers themselves, where the rule can't know; or the players, if they were
         found before.
     granularity : {"layer", "sublayer"}, default="layer"
-        What to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
+        Players to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
     forward : bool, default=True
-        Also find out which forward will score masked models, at the price of some ten short forwards.
+        True also finds out which forward will score masked models, at the price of some ten short forwards.
 
     Returns
     -------
     ModelInspection
+        Sizes, kinds and removability of the layers; ``print`` shows a table.
 
     Raises
     ------
     UnsupportedModelError
         No list of layers is found, or no layer can be split into sublayers.
+
+    See Also
+    --------
+    layershap.find_layers : The layers as modules.
+    layershap.remove_layers : Removes layers.
 
     Examples
     --------

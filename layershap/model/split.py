@@ -38,22 +38,32 @@ def find_sublayers(model: nn.Module, layers: LayersArgument = None, *, causal: b
     """Find the sublayers of a causal language model and check that each layer is the sum of its own.
 
     The rule: a layer's children that hold weight matrices and are called once are its mixer or its feed-forward part,
-    by their names. With both contributing nothing the layer must give back its input; a layer where that is not so
-    (its residual stream passes through a norm or a scale), or that has one of the two only, is one player.
+    by their names. With both contributing nothing the layer must give back its input. A layer for which this fails
+    (its residual stream passes through a norm or a scale), or that has only one of the two, is one player.
 
     Parameters
     ----------
     model : nn.Module
-        Maps token ids [B, T] to logits.
+        Module that maps token ids [B, T] to logits.
     layers : str or sequence of nn.Module, optional
         As in `layershap.find_layers`.
     causal : bool, default=True
         As in `layershap.find_layers`.
 
+    Returns
+    -------
+    SublayerStack
+        The P sublayers in the order in which they run.
+
     Raises
     ------
     UnsupportedModelError
         No layer has two sublayers that can be skipped one by one; the message says why.
+
+    See Also
+    --------
+    layershap.find_layers : The whole layers.
+    layershap.remove_sublayers : Removes sublayers.
 
     Examples
     --------

@@ -56,7 +56,7 @@ class LayerStack:
 
     @contextmanager
     def skip(self, players: Iterable[int]) -> Iterator[None]:
-        """Run the model without these layers."""
+        """Run the model without these `players`, inside a ``with`` block."""
         skipped = check_layer_indices(players, len(self))
 
         def make(position: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,18 +90,27 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
     Parameters
     ----------
     model : nn.Module
-        Maps token ids [B, T] to logits.
+        Module that maps token ids [B, T] to logits.
     layers : str, sequence of nn.Module or LayerStack, optional
         Dotted path of the layer list, or the layers themselves, where the rule can't know. A `LayerStack` of this model
         is given back as it is, without another forward.
     causal : bool, default=True
-        Refuse a model whose earlier logits depend on later tokens. Skipping and removing work for it all the same, its
-        next-token scores mean nothing.
+        True refuses a model whose earlier logits depend on later tokens. Skipping and removing layers of such a model
+        work, but its next-token scores mean nothing.
+
+    Returns
+    -------
+    LayerStack
+        The L layers in the order in which the model calls them.
 
     Raises
     ------
     UnsupportedModelError
         No list of layers passes the probe, or the model is not causal.
+
+    See Also
+    --------
+    layershap.find_sublayers, layershap.inspect
     """
     check_is_model(model)
     if isinstance(layers, LayerStack):
