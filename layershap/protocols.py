@@ -274,8 +274,7 @@ class SearchingSelector(Selector, Protocol):
     """
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """Number of masks that `search` can't do without for `n_players` and `max_remove`, the leave-one-outs included.
-        """
+        """Number of masks that `search` needs for `n_players` and `max_remove`, the leave-one-outs included."""
         ...
 
     def n_useful(self, n_players: int, max_remove: int) -> int:

@@ -171,8 +171,7 @@ class MethodComparison:
         return Table("Layers removed", columns, ((whole, *[None] * (len(columns) - 1)), *rows))
 
     def display(self, task: str | None = None) -> DepthCurveDisplay:
-        """Display with one curve of perplexity, or of `task`, for each method, from the model with all its layers on.
-        """
+        """Display with one curve per method of perplexity, or of `task`, from the model with all its layers on."""
         return DepthCurveDisplay.from_comparison(self, task)
 
     def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:

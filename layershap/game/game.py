@@ -164,8 +164,7 @@ class LayerGame:
 
     @property
     def path(self) -> str:
-        """Forward that scores the masks: 'fused', 'plain', or 'callable' for a utility that is called on masked models.
-        """
+        """Forward that scores the masks: 'fused', 'plain', or 'callable' for a utility called on masked models."""
         return self.engine.path if self._statistics else "callable"
 
     @property

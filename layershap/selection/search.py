@@ -106,8 +106,7 @@ class SurrogateSearch(BaseEstimator):
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """Most masks that the search has a use for: `n_parents` times ``n_required(n_players, max_remove)``, plus 80.
-        """
+        """Most masks that the search can use: `n_parents` times ``n_required(n_players, max_remove)``, plus 80."""
         self._check_parameters()
         return self.n_parents * greedy_masks(n_players, max_remove) + _SEARCH_MASKS
 
