@@ -21,7 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layershap import Calibration, LayerGame, PairwiseRidge
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
-from layershap.forward.plan import distinct, make_sweep
+from layershap.forward.plan import make_sweep
+from layershap.masks import distinct
 from layershap.protocols import FloatArray, Game, MaskArray
 from layershap.samplers import strata_sizes
 from layershap.shapley import all_masks, sample_strata, stratified_marginals

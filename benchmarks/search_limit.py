@@ -23,9 +23,10 @@ from selection import masks_of
 
 from layershap import LayerGame, PairwiseRidge
 from layershap.fitting.record import RecordedGame
+from layershap.masks import swaps
 from layershap.protocols import MaskArray
 from layershap.selection.best import best_score
-from layershap.selection.neighbourhoods import best_predicted, swaps, top
+from layershap.selection.neighbourhoods import best_predicted, top
 
 RANDOM_SETS, PROPOSALS, WIDTH = 24, 12, 256
 """Random sets of each size; sets of each kind that a round evaluates per size; beam width."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from layershap import shapley, tasks, utilities
-    from layershap.calibration import Calibration
+    from layershap.calibration import PERPLEXITY_PROTOCOLS, Calibration, PerplexityProtocol
     from layershap.checkpoint import load_pruned, save_pruned
     from layershap.comparison import MethodComparison, compare
     from layershap.exceptions import (
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from layershap.fitting.definitions import ShapleyValues, StratifiedValues
     from layershap.game import LayerGame
-    from layershap.model.inspection import inspect
+    from layershap.inspection import inspect
     from layershap.model.split import find_sublayers, skip_sublayers
     from layershap.model.stack import LayerStack, find_layers, skip_layers
     from layershap.model.sublayers import SublayerStack
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from layershap.report import PruningReport
     from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
     from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
-    from layershap.scoring.perplexity import PERPLEXITY_PROTOCOLS, Perplexity, PerplexityProtocol, perplexity
+    from layershap.scoring.perplexity import Perplexity, perplexity
     from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
     from layershap.surgery import remove_layers, remove_sublayers
     from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
@@ -122,7 +122,7 @@ __all__ = [
 
 # Names are imported when they are first used: torch takes seconds, which `layershap --version` need not wait for.
 _HOMES = {
-    "layershap.calibration": ("Calibration",),
+    "layershap.calibration": ("PERPLEXITY_PROTOCOLS", "Calibration", "PerplexityProtocol"),
     "layershap.checkpoint": ("load_pruned", "save_pruned"),
     "layershap.comparison": ("MethodComparison", "compare"),
     "layershap.exceptions": (
@@ -147,7 +147,7 @@ _HOMES = {
     ),
     "layershap.fitting.definitions": ("ShapleyValues", "StratifiedValues"),
     "layershap.game": ("LayerGame",),
-    "layershap.model.inspection": ("inspect",),
+    "layershap.inspection": ("inspect",),
     "layershap.model.split": ("find_sublayers", "skip_sublayers"),
     "layershap.model.stack": ("LayerStack", "find_layers", "skip_layers"),
     "layershap.model.sublayers": ("SublayerStack",),
@@ -155,7 +155,7 @@ _HOMES = {
     "layershap.report": ("PruningReport",),
     "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
     "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),
-    "layershap.scoring.perplexity": ("PERPLEXITY_PROTOCOLS", "Perplexity", "PerplexityProtocol", "perplexity"),
+    "layershap.scoring.perplexity": ("Perplexity", "perplexity"),
     "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
     "layershap.surgery": ("remove_layers", "remove_sublayers"),
     "layershap.surrogates": ("BootstrapEnsemble", "HammingProcess", "LinearRidge", "PairwiseRidge", "PaperMLP"),

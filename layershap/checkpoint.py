@@ -25,7 +25,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
-from layershap.model.io import is_quantized
+from layershap.model.io import base_model, is_quantized
 from layershap.surgery.check import MODEL_ERRORS, check_depth, plain_logits, relative_difference, tolerance
 from layershap.surgery.rebuild import rebuild
 from layershap.surgery.recipe import PruningRecipe, current_recipe
@@ -37,7 +37,7 @@ from layershap.surgery.recipe_file import (
     digest,
     read_recipe,
 )
-from layershap.surgery.reload import base_model, holds_adapters, reload_problem
+from layershap.surgery.reload import holds_adapters, reload_problem
 
 __all__ = ["RECIPE_FILE", "load_pruned", "save_pruned"]
 

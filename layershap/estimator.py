@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.fitting.masks import check_n_remove
+from layershap.limits import check_n_remove
 from layershap.model.sublayers import Players, PlayersArgument
 from layershap.protocols import IntArray, MaskArray
 from layershap.surgery import remove_players

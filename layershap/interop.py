@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from layershap.extras import require
+from layershap.masks import over_layers, without
 from layershap.model.stack import check_layer_indices
 from layershap.protocols import FloatArray, MaskArray
 
@@ -60,13 +61,12 @@ def to_shapiq(game: PlayableGame) -> Any:
     >>> KernelSHAP(n=12).approximate(budget=512, game=to_shapiq(game))           # doctest: +SKIP
     """
     shapiq = require("shapiq", "layershap[shapiq]", "to_shapiq")
-    players = np.array([layer for layer in range(game.n_players) if layer not in game.unremovable])
+    removable = without(game.unremovable, game.n_players)
+    players = np.flatnonzero(removable)
 
     def scores(coalitions_MP: MaskArray) -> FloatArray:
         coalitions_MP = np.atleast_2d(coalitions_MP).astype(bool)
-        masks_ML = np.ones((len(coalitions_MP), game.n_players), dtype=bool)
-        masks_ML[:, players] = coalitions_MP
-        return game(masks_ML)
+        return game(over_layers(coalitions_MP, removable))
 
     class ShapiqLayerGame(shapiq.Game):  # type: ignore[name-defined]
         def value_function(self, coalitions: MaskArray) -> FloatArray:

@@ -16,16 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
-MaskArray = NDArray[np.bool_]
-"""[M, L] (or [L]) booleans, True = layer kept."""
-
-FloatArray = NDArray[np.float64]
-"""float64 array; its shape is given where it is used."""
-
-IntArray = NDArray[np.int64]
-"""int64 array; its shape is given where it is used."""
+from layershap.arrays import FloatArray as FloatArray
+from layershap.arrays import IntArray as IntArray
+from layershap.arrays import MaskArray as MaskArray
+from layershap.masks import allowed
 
 Game = Callable[[MaskArray], FloatArray]
 """A cooperative game over layers: masks [M, L] -> scores [M]."""
@@ -190,8 +185,7 @@ class SelectionEvidence:
 
     def allowed(self) -> MaskArray:
         """Which of the masks are sets that the model can lose [M]."""
-        groups = [self.masks[:, list(group)].any(axis=1) for group in self.keep_one_of]
-        return np.all([self.masks.any(axis=1), *groups], axis=0)
+        return allowed(self.masks, self.keep_one_of)
 
 
 @runtime_checkable

@@ -23,7 +23,6 @@ from layershap.fitting.evidence import evaluate_masks
 from layershap.fitting.expected import expected_cost
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
-from layershap.fitting.masks import random_generator
 from layershap.fitting.quality import warn_of_quality
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.stability import removal_probabilities
@@ -32,12 +31,13 @@ from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
-from layershap.model.inspection import inspect
+from layershap.inspection import inspect
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
 from layershap.model.split import find_players
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import Sampler, Selector, Surrogate
+from layershap.random_state import random_generator
 from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking

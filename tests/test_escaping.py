@@ -18,8 +18,8 @@ from layershap import Calibration, LayerPruner, PruningReport
 from layershap.display import ContributionDisplay, DepthCurveDisplay
 from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.report import Table
-from layershap.report.tables import format_cell
 from layershap.scoring.scores import Evaluation, Score, side_by_side
+from layershap.tables import format_cell
 
 HOSTILE = (
     "<script>alert(1)</script>",

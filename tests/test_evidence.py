@@ -28,10 +28,10 @@ from layershap import (
 from layershap.datasets import tiny_random
 from layershap.fitting.masks import share_masks
 from layershap.fitting.resampling import calibration_errors
+from layershap.masks import subsets
 from layershap.protocols import SearchingSelector, SelectionEvidence
 from layershap.selection.best import select_best
 from layershap.selection.greedy import greedy_masks
-from layershap.selection.neighbourhoods import subsets
 from layershap.utilities import NegativeLogLikelihood
 
 IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))

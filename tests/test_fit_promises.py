@@ -27,8 +27,8 @@ from layershap import (
 )
 from layershap.baselines import SLEB
 from layershap.datasets import load_calibration_text, load_task, tiny_random
-from layershap.samplers import AntitheticSampler, StratifiedSampler
-from layershap.selection.neighbourhoods import subsets
+from layershap.masks import subsets
+from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
 from layershap.tasks import multiple_choice
 from layershap.utilities import OnSequences, PerplexityRatio, WeightedSum
 from tests.conftest import STORY
@@ -192,10 +192,10 @@ def test_bad_input_is_refused_before_work():
             LayerPruner(confidence=wrong).fit(model, IDS)
     with pytest.raises(ValueError, match=r"SurrogateSearch's held_back must lie in \[0, 1\), got 1"):
         LayerPruner(selector=SurrogateSearch(held_back=1)).fit(model, IDS)
-    with pytest.raises(TypeError, match=r"max_remove must be an int, got 2\.5"):
+    with pytest.raises(TypeError, match=r"max_remove must be an int in \[1, 4\] .*, got 2\.5"):
         LayerPruner(max_remove=2.5).fit(model, IDS)
-    for wrong in (0, -1, 2.5):
-        with pytest.raises(ValueError, match="n_marginals must be a positive int"):
+    for wrong, error in ((0, ValueError), (-1, ValueError), (2.5, TypeError)):
+        with pytest.raises(error, match=r"n_marginals must be an int in \[1, 2000000\]"):
             LayerPruner(values=StratifiedValues(n_marginals=wrong)).fit(model, IDS)
     deep = tiny_random("llama", n_layers=24)
     with pytest.raises(ValueError, match=r"sets of up to 16 of 24 layers exceed Exhaustive's max_masks=70000"):
@@ -232,12 +232,22 @@ class Refuses:
     [
         ({"surrogate": PairwiseRidge(alphas=(0,))}, ValueError, "alpha"),
         ({"surrogate": PairwiseRidge(alphas=())}, ValueError, "alphas must hold at least one"),
-        ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be a positive int"),
+        ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be an int of at least 1, got 0"),
         ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be an int of at least 2"),
         ({"surrogate": DecisionTreeClassifier()}, TypeError, "must be a regressor, got the classifier"),
         ({"surrogate": PaperMLP(learning_rate=float("nan"))}, ValueError, "learning_rate must be a positive number"),
         ({"surrogate": KNeighborsRegressor(41)}, ValueError, "n_neighbors"),
-        ({"values": StratifiedValues(n_marginals=10**9)}, ValueError, "n_marginals must be at most 2,000,000"),
+        ({"values": StratifiedValues(n_marginals=10**9)}, ValueError, r"n_marginals must be an int in \[1, 2000000\]"),
+        ({"sampler": StratifiedSampler([99])}, ValueError, "a stratum must keep between 0 and 5 layers, got 99"),
+        ({"sampler": StratifiedSampler(["a"])}, TypeError, "strata must be ints"),
+        ({"sampler": AllocatingSampler(by="luck")}, ValueError, "by must be 'error' or 'neyman'"),
+        ({"sampler": SubsetSampler(9)}, ValueError, r"max_removed must be an int in \[1, 5\], got 9"),
+        ({"selector": Exhaustive(max_masks="all")}, TypeError, "max_masks must be an int of at least 1"),
+        ({"selector": SurrogateSearch(n_parents=0)}, ValueError, "n_parents must be an int of at least 1"),
+        ({"max_remove": 9}, ValueError, r"max_remove must be an int in \[1, 4\]"),
+        ({"n_masks": 3}, ValueError, "n_masks must exceed"),
+        ({"protect": [7]}, ValueError, "layer indices must lie in"),
+        ({"random_state": "x"}, ValueError, "cannot be used to seed"),
         ({"n_remove": 0}, ValueError, r"n_remove must lie in \[1, 4\]"),
         ({"n_remove": 1.5}, TypeError, r"a fraction of the layers in \(0, 1\), got 1\.5"),
         ({"n_remove": "2"}, TypeError, "must be an int, or a fraction"),
@@ -293,6 +303,13 @@ class FailsLater:
         return np.full(len(masks), self.mean)
 
 
+class SelectsNothing:
+    """A selector that fails when it is asked: the last step of a fit."""
+
+    def select(self, evidence, n_remove):
+        raise ArithmeticError("no")
+
+
 def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_calibration):
     first = tiny_random("gpt2", n_layers=4)
     pruner = LayerPruner(
@@ -306,6 +323,11 @@ def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_cali
         pruner.set_params(surrogate=FailsLater()).fit(stories[0], stories_calibration)
     assert np.array_equal(pruner.contributions_, before)
     assert pruner.report_.layers == report.layers
+    pruner.set_params(surrogate=None, selector=SelectsNothing())
+    with pytest.raises(ArithmeticError):
+        pruner.fit(stories[0], stories_calibration)
+    assert np.array_equal(pruner.contributions_, before)
+    assert pruner.set_params(selector=ShapleyRanking()).report_.layers == report.layers
     never = LayerPruner(surrogate=FailsLater(), values=StratifiedValues(keep_veto=False), random_state=0)
     with pytest.raises(ArithmeticError):
         never.fit(stories[0], stories_calibration)

@@ -13,8 +13,8 @@ from layershap.calibration import IGNORE
 from layershap.datasets import tiny_random
 from layershap.forward.engine import Engine
 from layershap.forward.plain import PlainForward
-from layershap.forward.plan import distinct
 from layershap.forward.settings import EngineSettings
+from layershap.masks import distinct
 from layershap.shapley import sample_strata
 
 IDS = torch.randint(1, 60, (5, 12), generator=torch.Generator().manual_seed(0))

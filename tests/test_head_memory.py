@@ -13,8 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layershap.calibration import as_calibration
 from layershap.forward.engine import Engine
-from layershap.forward.plan import distinct
 from layershap.forward.settings import EngineSettings
+from layershap.masks import distinct
 from layershap.model.split import find_players
 
 VOCABULARY = 30_000

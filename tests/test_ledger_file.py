@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from layershap import LedgerError, LedgerFormatError, LedgerInUseError, LedgerMismatchError
-from layershap.ledger import Ledger, RowShape, mask_key
+from layershap.ledger import Ledger, RowShape
 from layershap.ledger import lock as lock_module
+from layershap.masks import mask_key
 
 SHAPE = RowShape(n_players=4, n_sequences=3, statistics=("nll",))
 FINGERPRINT = {"weights": "abc", "statistics": ["nll"]}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layershap.forward.plan import distinct, make_sweep, plan
+from layershap.forward.plan import make_sweep, plan
+from layershap.masks import distinct
 from layershap.shapley import all_masks, sample_strata
 
 UNLIMITED = 10**9

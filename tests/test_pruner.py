@@ -124,9 +124,8 @@ def test_paper_is_the_published_recipe(stories, stories_calibration):
     network = pruner.surrogate.get_params()
     assert (network["epochs"], network["batch_size"], network["learning_rate"]) == (300, 300, 0.008)
     assert isinstance(pruner.selector, ShapleyRanking)
-    pruner.set_params(n_masks=100, surrogate__epochs=20, values=StratifiedValues(n_marginals=1000)).fit(
-        stories[0], stories_calibration
-    )
+    pruner.set_params(n_masks=100, surrogate__epochs=20, values__n_marginals=1000)
+    pruner.fit(stories[0], stories_calibration)
     assert pruner.masks_.shape == (100, 5)
     assert set(pruner.masks_.sum(axis=1)) == {5, 4, 3}
     assert pruner.diagnostics_["n_evaluated"] <= 16

@@ -11,7 +11,7 @@ import torch
 from layershap import Calibration, Exhaustive, Greedy, LayerGame, LayerPruner, SurrogateSearch
 from layershap.fitting.final_choice import final_choice
 from layershap.fitting.record import RecordedGame
-from layershap.fitting.text import split_text
+from layershap.fitting.text import TextParts, split_text
 from layershap.fitting.text_game import TextGame, paired_differences
 from layershap.protocols import SequenceStatistics
 from layershap.shapley import all_masks
@@ -25,7 +25,7 @@ def texts(stories):
 
 
 def opened(stories, text):
-    return TextGame(text.parts, lambda part, index: LayerGame(stories[0], part))
+    return TextGame(LayerGame(stories[0], text.parts[0]), text)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +108,11 @@ class Played:
     utility = PerplexityRatio()
     n_parts = 2
 
-    def __init__(self, nll):
+    def __init__(self, nll, n_held_back=8):
         self.nll = nll
-
-    def n_sequences(self, n_parts):
-        return 24 if n_parts == 1 else 32
+        ids = torch.zeros((32, 2), dtype=torch.long)
+        searched, *held = (Calibration(part, part.clone()) for part in ids.split(32 - n_held_back))
+        self.text = TextParts((searched,), *held or [None])
 
     def statistics(self, masks, n_parts):
         sums = np.array([self.nll[tuple(np.flatnonzero(~mask))] for mask in masks])
@@ -133,7 +133,7 @@ def test_a_set_that_merely_fits_the_searched_text_loses(unseen, chosen):
     nll, masks = played(unseen)
     # On the searched text greedy's path goes by layer 0 here: ties go to the lower layer, and 1 was found later.
     scores = np.array([0.40, 0.39, 0.38, 0.37])
-    found = final_choice(Played(nll), masks, scores, 1, 1)
+    found = final_choice(Played(nll), masks, scores, 1)
     assert np.array_equal(np.flatnonzero(~found.masks[0]), [chosen])
     assert found.n_sequences == 8
     (comparison,) = found.comparisons
@@ -141,7 +141,7 @@ def test_a_set_that_merely_fits_the_searched_text_loses(unseen, chosen):
     assert comparison.score == pytest.approx(np.exp(1 - nll[(chosen,)][24:].mean()), rel=1e-6)
     assert (comparison.over_greedy > 0) == (chosen == 1)
     assert comparison.over_greedy_error >= 0
-    assert final_choice(Played(nll), masks, scores, 1, 2) is None
+    assert final_choice(Played(nll, n_held_back=0), masks, scores, 1) is None
 
 
 def test_comparisons_of_a_fit(stories, texts):

@@ -95,7 +95,7 @@ def test_speed_of_a_module_without_generate():
     assert isinstance(speed, SpeedRecord)
     assert speed.prefill_seconds > 0
     assert speed.decode_seconds is None
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="repeats must be an int of at least 1, got 0"):
         measure_speed([Plain()], repeats=0)
 
 
@@ -302,7 +302,7 @@ def test_speed_is_measured_within_the_models_positions():
     assert [(s.prompt_tokens, s.new_tokens) for s in measured.before.speed] == [(6, 3)]
     with pytest.raises(ValueError, match=r"must fit the models' 40 positions together, got 30 \+ 11"):
         pruner.report_.measure(model, pruned, **kept, prompt_tokens=30, new_tokens=11)
-    with pytest.raises(ValueError, match="must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="prompt_tokens must be an int of at least 1, got 0"):
         pruner.report_.measure(model, pruned, **kept, prompt_tokens=0)
 
 

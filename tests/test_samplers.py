@@ -12,7 +12,7 @@ from layershap import AllocatingSampler, AntitheticSampler, LayerPruner, Stratif
 from layershap.datasets import tiny_random
 from layershap.protocols import AdaptiveSampler, Sampler
 from layershap.samplers import hopeless_layers
-from layershap.samplers.distinct import distinct_masks
+from layershap.samplers.distinct import draw_distinct
 from layershap.testing import check_sampler
 
 
@@ -70,10 +70,10 @@ def test_subsets_of_sizes_that_the_budget_does_not_reach_are_not_listed():
 
 def test_distinct_masks_follow_the_shares_and_avoid_what_is_taken():
     taken = ~np.eye(8, dtype=bool)
-    masks = distinct_masks(8, {6: 3.0, 5: 1.0, 7: 9.0}, 24, rng(), taken)
+    masks = draw_distinct(8, {6: 3.0, 5: 1.0, 7: 9.0}, 24, rng(), taken)
     assert len(np.unique(np.concatenate([taken, masks]), axis=0)) == 8 + 24
     assert [(masks.sum(axis=1) == k).sum() for k in (7, 6, 5)] == [0, 18, 6]
-    assert len(distinct_masks(4, {3: 1.0, 2: 1.0}, 100, rng(), taken[:0, :4])) == 4 + 6
+    assert len(draw_distinct(4, {3: 1.0, 2: 1.0}, 100, rng(), taken[:0, :4])) == 4 + 6
 
 
 def ruined_without_layer_2(masks):

@@ -7,10 +7,12 @@ import pytest
 
 from layershap import Exhaustive, Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
 from layershap.fitting.record import RecordedGame
+from layershap.masks import children, over_layers, parents, subsets, swaps, without
 from layershap.protocols import SelectionEvidence
 from layershap.selection.bounds import largest_rise, upper_bounds
-from layershap.selection.greedy import greedy_masks, greedy_path
-from layershap.selection.neighbourhoods import best_predicted, children, parents, subsets, swaps
+from layershap.selection.exhaustive import all_sets, count_sets
+from layershap.selection.greedy import evaluated_path, greedy_masks, greedy_order, greedy_path
+from layershap.selection.neighbourhoods import best_predicted
 from layershap.selection.widening import widen
 from layershap.testing import check_selector
 
@@ -153,7 +155,8 @@ def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_the
 )
 def test_wrong_parameters_of_the_search_are_refused_before_work(stories, stories_calibration, name, wrong, least):
     pruner = LayerPruner(selector=SurrogateSearch(**{name: wrong}), random_state=0)
-    with pytest.raises(ValueError, match=f"{name} must be an int of at least {least}, got {wrong!r}"):
+    error = ValueError if isinstance(wrong, int) else TypeError
+    with pytest.raises(error, match=f"{name} must be an int of at least {least}, got {wrong!r}"):
         pruner.fit(stories[0], stories_calibration)
 
 
@@ -226,3 +229,39 @@ def test_the_known_optimum_of_a_trained_model_at_a_fraction_of_its_masks(gpt2, g
             found = game(pruner.get_support(n_remove)[None])[0]
             assert found == pytest.approx(scores[removed == n_remove].max(), abs=1e-6)
     assert pruner.diagnostics_["n_evaluated"] <= 65
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_greedy_of_selectors_and_of_baselines_is_one(seed):
+    """One layer is protected: the one walks over the other five, the other over all six."""
+    scores = random_table(6, seed, monotone=False)
+    scores[np.random.default_rng(seed).integers(64, size=8)] = np.nan
+    removable = np.arange(6) != 2
+    record = RecordedGame(table_game(scores), removable, 100)
+    path = over_layers(np.array(greedy_path(record, 4, bounded=False)), removable)
+    order = greedy_order(table_game(scores), removable, 4)
+    assert len(set(order)) == 4
+    np.testing.assert_array_equal(path, [without(order[:n], 6) for n in (1, 2, 3, 4)])
+    calls = []
+    greedy_order(lambda masks: calls.append(masks) or np.zeros(len(masks)), removable, 2)
+    assert [masks.tolist() for masks in calls] == [
+        [without([layer], 6).tolist() for layer in (0, 1, 3, 4, 5)],
+        [without([0, layer], 6).tolist() for layer in (1, 3, 4, 5)],
+    ]
+
+
+def test_greedy_is_followed_again_over_what_was_evaluated():
+    scores = random_table(5, 1, monotone=False)
+    record = RecordedGame(table_game(scores), np.ones(5, dtype=bool), 100)
+    path = greedy_path(record, 3, bounded=False)
+    np.testing.assert_array_equal(evaluated_path(record.masks, record.scores, 4), path)
+
+
+def test_all_sets_are_as_many_as_were_counted():
+    free = np.array([True, True, False, True, True])
+    sets = all_sets(free, 3)
+    assert len(sets) == count_sets(4, 3, max_masks=14, owner="a test") == 4 + 6 + 4
+    assert sets[:, 2].all()
+    assert (np.diff((~sets).sum(axis=1)) >= 0).all()
+    with pytest.raises(ValueError, match="14 sets of up to 3 of 4 layers exceed a test's max_masks=13"):
+        count_sets(4, 3, max_masks=13, owner="a test")

@@ -29,7 +29,7 @@ from layershap.exceptions import (
     LedgerMismatchError,
     UnsupportedModelError,
 )
-from layershap.model.inspection import inspect
+from layershap.inspection import inspect
 from layershap.surgery import keep_one_of, unremovable_players
 from layershap.utilities import NegativeLogLikelihood
 

@@ -137,7 +137,8 @@ def test_penalties_are_positive_numbers(surrogate, alphas):
 @pytest.mark.parametrize("n_members", [0, 1, -3, 2.5, "3", True, None])
 def test_an_ensemble_has_two_members_at_least(n_members):
     masks = drawn(5, 20)
-    with pytest.raises(ValueError, match="n_members must be an int of at least 2"):
+    error = ValueError if type(n_members) is int else TypeError
+    with pytest.raises(error, match="n_members must be an int of at least 2"):
         BootstrapEnsemble(n_members=n_members).fit(masks, pairwise_game(5)(masks))
 
 

@@ -108,8 +108,8 @@ def test_bad_utilities(stories, stories_calibration):
 
     with pytest.raises(ValueError, match="'nll', 'hits', 'kl' or 'kl_top' and a number, got 'entropy'"):
         LayerGame(stories[0], stories_calibration, utility=Unknown())(MASKS)
-    for wrong in (0, -1, 1.5, True):
-        with pytest.raises(ValueError, match="top_k must be a positive int"):
+    for wrong, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), (True, TypeError)):
+        with pytest.raises(error, match="top_k must be an int of at least 1, or None for all tokens"):
             KLDivergence(wrong)
 
 

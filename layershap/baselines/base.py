@@ -17,8 +17,8 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.estimator import ModelPruner
-from layershap.fitting.masks import check_n_remove, most_removable, resolved_max_remove
 from layershap.game.players import GameModel
+from layershap.limits import check_n_remove, most_removable, resolved_max_remove
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity, Players

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
-from layershap.fitting.masks import random_generator
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
+from layershap.random_state import random_generator
 
 
 class RandomLayers(RankingPruner):

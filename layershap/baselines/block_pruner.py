@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
-from layershap.baselines.perplexity import greedy_order, perplexity_game
+from layershap.baselines.perplexity import perplexity_game
 from layershap.model.stack import LayersArgument
 from layershap.model.sublayers import Granularity
 from layershap.protocols import IntArray
+from layershap.selection.greedy import greedy_order
 
 
 class BlockPruner(DepthPruner):

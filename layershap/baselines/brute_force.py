@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import combinations
-from math import comb
-from numbers import Integral
-from typing import Any
 
 import numpy as np
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import perplexity_game
 from layershap.model.stack import LayersArgument
+from layershap.selection.best import best_of_size
+from layershap.selection.exhaustive import all_sets, count_sets
 
 
 class BruteForce(DepthPruner):
@@ -69,29 +67,15 @@ class BruteForce(DepthPruner):
         self.ledger = ledger
 
     def _fit(self, inputs: FitInput) -> Outcome:
-        players = np.flatnonzero(inputs.removable)
         largest = inputs.checked_max_remove(self.max_remove)
-        most: Any = self.max_masks
-        if isinstance(most, bool) or not isinstance(most, Integral) or most < 1:
-            raise ValueError(f"BruteForce's max_masks must be a positive int, got {most!r}")
-        count = sum(comb(len(players), n) for n in range(1, largest + 1))
-        if count > most:
-            raise ValueError(
-                f"{count} sets of up to {largest} of {len(players)} layers exceed max_masks={self.max_masks}; lower "
-                "max_remove, or protect layers"
-            )
-        sets = [chosen for n in range(1, largest + 1) for chosen in combinations(players.tolist(), n)]
-        masks_ML = np.ones((count, len(inputs.stack)), dtype=bool)
-        for mask_L, chosen in zip(masks_ML, sets):
-            mask_L[list(chosen)] = False
+        count_sets(int(inputs.removable.sum()), largest, max_masks=self.max_masks, owner="BruteForce")
+        masks_ML = all_sets(inputs.removable, largest)
         with perplexity_game(inputs, self.ledger) as game:
-            nll_M = -np.asarray(game(masks_ML))
+            scores_M = game(masks_ML)
             outcome = Outcome(game.n_evaluated, game.layer_runs, largest)
-        sizes_M = (~masks_ML).sum(axis=1)
-        ranked_M = np.nan_to_num(nll_M, nan=np.inf)
-        best = [int(np.where(sizes_M == n, ranked_M, np.inf).argmin()) for n in range(1, largest + 1)]
-        self.best_sets_ = [sets[index] for index in best]
-        self.best_nll_ = nll_M[best]
+        best = [best_of_size(masks_ML, scores_M, n, 1) for n in range(1, largest + 1)]
+        self.best_sets_ = [tuple(np.flatnonzero(~masks_1L[0]).tolist()) for masks_1L, _ in best]
+        self.best_nll_ = np.array([-scores_1[0] for _, scores_1 in best])
         return outcome
 
     def _select(self, n_remove: int) -> tuple[int, ...]:

@@ -1,7 +1,4 @@
-"""The game that the perplexity-based baselines play, and greedy elimination in it.
-
-Shapes: M masks, L layers.
-"""
+"""The game that the perplexity-based baselines play."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import numpy as np
 
 from layershap.baselines.base import FitInput
 from layershap.game import LayerGame
-from layershap.protocols import Game, IntArray, MaskArray
 from layershap.utilities import NegativeLogLikelihood
 
 
@@ -38,22 +34,3 @@ def perplexity_game(inputs: FitInput, ledger: str | os.PathLike[str] | None) -> 
             "sound, in this precision?"
         )
     return game
-
-
-def leave_one_out_masks(removable: MaskArray) -> MaskArray:
-    """One mask per removable layer, without it [M, L]."""
-    return ~np.eye(len(removable), dtype=bool)[removable]
-
-
-def greedy_order(game: Game, removable: MaskArray, n_remove: int) -> IntArray:
-    """Remove `n_remove` players one by one, each time the one whose removal leaves the best score [n_remove]."""
-    kept_L = np.ones(len(removable), dtype=bool)
-    order: list[int] = []
-    for _ in range(n_remove):
-        candidates = np.flatnonzero(kept_L & removable)
-        masks_ML = np.repeat(kept_L[None], len(candidates), axis=0)
-        masks_ML[np.arange(len(candidates)), candidates] = False
-        scores_M = np.nan_to_num(np.asarray(game(masks_ML)), nan=-np.inf)
-        order.append(int(candidates[scores_M.argmax()]))
-        kept_L[order[-1]] = False
-    return np.array(order, dtype=np.int64)

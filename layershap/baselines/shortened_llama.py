@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from layershap.baselines.activations import token_blocks
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
-from layershap.baselines.perplexity import leave_one_out_masks, perplexity_game
+from layershap.baselines.perplexity import perplexity_game
 from layershap.calibration import IGNORE
+from layershap.masks import leave_one_out_masks
 from layershap.model.io import evaluation_mode, input_device, token_logits
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
@@ -105,7 +106,7 @@ class ShortenedLlama(RankingPruner):
         with perplexity_game(inputs, self.ledger) as game:
             importance_L = np.full(len(inputs.stack), np.nan)
             # A model that breaks without the layer is the worst there is.
-            nll = -game(leave_one_out_masks(inputs.removable))
+            nll = -game(leave_one_out_masks(len(inputs.stack))[inputs.removable])
             importance_L[inputs.removable] = np.nan_to_num(nll, nan=np.inf, posinf=np.inf, neginf=-np.inf)
             return importance_L, Outcome(game.n_evaluated, game.layer_runs)
 

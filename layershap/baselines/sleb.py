@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
-from layershap.baselines.perplexity import greedy_order, perplexity_game
+from layershap.baselines.perplexity import perplexity_game
+from layershap.limits import check_int
 from layershap.model.stack import LayersArgument
 from layershap.protocols import IntArray
+from layershap.selection.greedy import greedy_order
 
 
 class SLEB(DepthPruner):
@@ -72,8 +74,8 @@ class SLEB(DepthPruner):
 
     def _fit(self, inputs: FitInput) -> Outcome:
         n_layers = len(inputs.stack)
-        if self.early_barrier < 0 or self.latter_barrier < 0:
-            raise ValueError(f"barriers must not be negative, got {self.early_barrier} and {self.latter_barrier}")
+        for name in ("early_barrier", "latter_barrier"):
+            check_int(name, getattr(self, name), 0)
         inputs.removable[: self.early_barrier] = False
         inputs.removable[max(0, n_layers - self.latter_barrier) :] = False
         inputs.check_some_removable(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from layershap.baselines.activations import token_blocks
 from layershap.calibration import IGNORE, as_calibration
 from layershap.exceptions import UnsupportedModelError
-from layershap.fitting.masks import check_n_remove
+from layershap.limits import check_n_remove
 from layershap.model.io import evaluation_mode, input_device, token_logits
 
 _INPUTS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))

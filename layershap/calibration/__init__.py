@@ -4,5 +4,15 @@ from layershap.calibration.batches import IGNORE
 from layershap.calibration.blocks import BosPolicy, Calibration
 from layershap.calibration.convert import as_calibration
 from layershap.calibration.mixed import mixed_texts
+from layershap.calibration.perplexity_protocol import PERPLEXITY_PROTOCOLS, PerplexityProtocol, resolve_protocol
 
-__all__ = ["IGNORE", "BosPolicy", "Calibration", "as_calibration", "mixed_texts"]
+__all__ = [
+    "IGNORE",
+    "PERPLEXITY_PROTOCOLS",
+    "BosPolicy",
+    "Calibration",
+    "PerplexityProtocol",
+    "as_calibration",
+    "mixed_texts",
+    "resolve_protocol",
+]

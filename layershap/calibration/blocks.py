@@ -20,9 +20,10 @@ from torch import Tensor
 from layershap.calibration.batches import IGNORE, PadToken, check_labels, no_record, rows_of
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
-from layershap.escaping import html_text, one_line
+from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
 from layershap.places import tokenizer_name
+from layershap.tables import html_fields
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -102,8 +103,7 @@ class Calibration:
             "scored tokens": f"{int(self.counts_S.sum()):,}",
             **self.provenance,
         }
-        cells = "".join(f"<tr><th>{html_text(str(k))}</th><td>{html_text(str(v))}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>Calibration</caption>{cells}</table>"
+        return html_fields("Calibration", rows)
 
     @cached_property
     def digest(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layershap.calibration.blocks import AUTO_SEQUENCES, BosPolicy, Calibration
+from layershap.limits import check_int
 
 
 def mixed_texts(
@@ -63,8 +64,7 @@ def mixed_texts(
     shares = dict.fromkeys(sources, 1.0) if weights is None else dict(weights)
     if set(shares) != set(sources) or not all(np.isfinite(w) and w > 0 for w in shares.values()):
         raise ValueError(f"weights must give each of {list(sources)} a positive number, got {shares}")
-    if n_sequences < len(sources):
-        raise ValueError(f"n_sequences must be at least one for each of {len(sources)} sources, got {n_sequences}")
+    check_int("n_sequences", n_sequences, len(sources), meaning="one for each source")
     bounds = np.cumsum([0.0, *(shares[name] for name in sources)]) / sum(shares.values())
     counts = np.maximum(np.diff((bounds * n_sequences).round().astype(int)), 1)
     counts[int(counts.argmax())] -= counts.sum() - n_sequences

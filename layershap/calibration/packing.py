@@ -6,26 +6,20 @@ Shapes: S sequences, T tokens in a sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from layershap.limits import check_int
+
 
 def check_sizes(seq_len: int, n_sequences: int | Literal["auto"] | None) -> None:
     """Raise unless a sequence has a token of context and one to score, and there is at least one."""
-    sizes: dict[str, Any] = {"seq_len": seq_len, "n_sequences": n_sequences}
-    for name, value in sizes.items():
-        known = value is None or (name == "n_sequences" and value == "auto")
-        if not known and (isinstance(value, bool) or not isinstance(value, Integral)):
-            raise TypeError(f"{name} must be an int, got {value!r}")
-    if seq_len < 2:
-        raise ValueError(f"seq_len must be at least 2 (one token of context, one to score), got {seq_len}")
-    count = sizes["n_sequences"]
-    if isinstance(count, Integral) and int(count) < 1:
-        raise ValueError(f"n_sequences must be at least 1, 'auto', or None for all, got {n_sequences!r}")
+    check_int("seq_len", seq_len, 2, meaning="one token of context, one to score")
+    if n_sequences is not None and n_sequences != "auto":
+        check_int("n_sequences", n_sequences, 1, other="'auto', or None for all")
 
 
 def pack(

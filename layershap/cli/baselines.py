@@ -71,10 +71,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> Answer:
     """Fit and compare."""
+    from layershap.calibration import resolve_protocol
     from layershap.comparison import compare
     from layershap.display import DepthCurveDisplay
     from layershap.model.stack import find_layers
-    from layershap.scoring.perplexity import resolve_protocol
 
     _check_picture(arguments)
     held_out = read_texts(arguments.eval_text)

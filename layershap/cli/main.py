@@ -111,10 +111,18 @@ def _send_messages_to_stderr() -> None:
     logger = logging.getLogger("layershap")
     logger.setLevel(logging.INFO)
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        logger.addHandler(_ToStandardError())
     # One bar, that of the fit, is enough; transformers shows one for every file it reads or writes.
     transformers.utils.logging.disable_progress_bar()
     warnings.showwarning = _show_warning
+
+
+class _ToStandardError(logging.Handler):
+    """Writes to what standard error is when something is logged: a caller may have set it to another stream since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the message on a line of its own."""
+        print(self.format(record), file=sys.stderr)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -15,15 +15,14 @@ import numpy as np
 from sklearn.base import clone
 from torch import nn
 
-from layershap.calibration import Calibration, as_calibration
+from layershap.calibration import Calibration, PerplexityProtocol, as_calibration, resolve_protocol
 from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.estimator import ModelPruner
-from layershap.fitting.masks import most_removable
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
+from layershap.limits import most_removable
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray, Utility
-from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.tasks import Task
 from layershap.tasks.data import refuse_task
 from layershap.utilities import NegativeLogLikelihood

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from layershap.display import DepthCurveDisplay
-from layershap.report.tables import Table, format_cell
+from layershap.tables import Table, format_cell
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any, ClassVar
 
 from sklearn.base import BaseEstimator
 
+from layershap.limits import check_int
 from layershap.protocols import Weights
 
 _MOST_MARGINALS = 2_000_000
@@ -54,14 +54,8 @@ class StratifiedValues(BaseEstimator):
 
     def check(self) -> None:
         """Raise a ValueError unless the parameters are valid; `fit` checks them before it evaluates any mask."""
-        count: Any = self.n_marginals
-        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
-            raise ValueError(f"n_marginals must be a positive int (the paper's is 80000), got {count!r}")
-        if int(count) > _MOST_MARGINALS:
-            raise ValueError(
-                f"n_marginals must be at most {_MOST_MARGINALS:,} (the paper's is 80000; their masks are held in "
-                f"memory), got {count:,}"
-            )
+        held = "the paper's is 80000; their masks are held in memory"
+        check_int("n_marginals", self.n_marginals, 1, _MOST_MARGINALS, meaning=held)
 
 
 class ShapleyValues(StratifiedValues):

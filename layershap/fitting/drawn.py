@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 
 from layershap.fitting.masks import ROUNDS, check_drawn
-from layershap.fitting.record import widened
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.fitting.veto import veto_players
+from layershap.limits import is_int
+from layershap.masks import is_among, leave_one_out_masks, mask_keys, over_layers
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector
 from layershap.samplers import strata_of
 
@@ -95,7 +95,7 @@ def draw_masks(
     known = beside = everyone[:0]
     veto = np.zeros_like(removable)
     if keep_veto or isinstance(settings.selector, SearchingSelector):
-        alone = widened(~np.eye(int(removable.sum()), dtype=bool), removable)
+        alone = over_layers(leave_one_out_masks(int(removable.sum())), removable)
         first = np.concatenate([everyone, ~removable[None], alone])
         scores = game.scores(first, n_parts)
         without = np.full(len(removable), np.nan)
@@ -113,9 +113,8 @@ def draw_masks(
     # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
     n_drawn += int(free.sum()) if len(known) and getattr(sampler, "leave_one_out", False) else 0
     drawn = _drawn(game, sampler, free, n_drawn, rng)
-    seen = {mask.tobytes() for mask in known}
-    new = widened(drawn, free)
-    masks = np.concatenate([known, new[[mask.tobytes() not in seen for mask in new]]]) if len(new) else known
+    new = over_layers(drawn, free)
+    masks = np.concatenate([known, new[~is_among(new, set(mask_keys(known)))]]) if len(new) else known
     of_players = drawn if len(drawn) else masks[:, free]
     shapley = settings.values.weights == "shapley"
     strata = tuple(range(int(free.sum()) + 1) if shapley else strata_of(sampler, of_players))
@@ -138,7 +137,7 @@ def draw_masks(
 def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
     """A sampler whose strata are numbers of kept layers, the veto players among them, for the free players alone."""
     strata = getattr(sampler, "strata", None)
-    if not n_veto or isinstance(strata, str) or strata is None or not all(isinstance(k, Integral) for k in strata):
+    if not n_veto or isinstance(strata, str) or strata is None or not all(map(is_int, strata)):
         return sampler
     fewer = [max(int(k) - n_veto, 0) for k in strata]
     if hasattr(sampler, "set_params"):
@@ -157,7 +156,7 @@ def _drawn(game: TextGame, sampler: Sampler, free: MaskArray, n_masks: int, rng:
         asked = (n_masks * (index + 1)) // rounds - len(masks)
         masks = np.concatenate([masks, check_drawn(sampler.sample(n_free, asked, rng), n_free, asked)])
         if isinstance(sampler, AdaptiveSampler):
-            sampler.update(masks, game.scores(widened(masks, free), game.text.n_value_parts))
+            sampler.update(masks, game.scores(over_layers(masks, free), game.text.n_value_parts))
     if n_masks and not len(masks):
         raise ValueError(f"a sampler must return masks, {type(sampler).__name__} returned none of {n_masks}")
     return masks

@@ -12,10 +12,11 @@ import numpy as np
 
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
-from layershap.fitting.masks import check_max_remove, check_n_remove, finite_scores, share_masks, try_sampler
+from layershap.fitting.masks import finite_scores, share_masks, try_sampler
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
+from layershap.limits import check_max_remove, check_n_remove
 from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,

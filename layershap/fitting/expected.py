@@ -12,13 +12,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from layershap.fitting.masks import check_max_remove, share_masks
-from layershap.fitting.record import widened
+from layershap.fitting.masks import share_masks
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.forward.cost import CostEstimate
+from layershap.limits import check_max_remove
+from layershap.masks import leave_one_out_masks, over_layers
 from layershap.protocols import MaskArray, SearchingSelector
-from layershap.samplers.distinct import distinct_masks
+from layershap.samplers.distinct import draw_distinct
 
 _FINALISTS = 3
 """Sets of each size that are scored on all of the text, about."""
@@ -35,10 +36,10 @@ def expected_cost(game: TextGame, settings: FitSettings, rng: np.random.Generato
     limit = check_max_remove(settings.max_remove, None, removable)
     total, n_drawn = share_masks(settings.n_masks, settings.selector, n_players, limit, keep_veto=keep_veto)
     drawn = settings.sampler.sample(n_players, n_drawn, rng)
-    known = ~np.eye(n_players, dtype=bool)[: n_players if keep_veto else 0]
+    known = leave_one_out_masks(n_players)[: n_players if keep_veto else 0]
     kept = range(n_players - 1, max(n_players - limit - 2, 0), -1)  # `SurrogateSearch` looks one size further
     n_searched = total - n_drawn - len(known) if isinstance(settings.selector, SearchingSelector) else 0
-    searched = distinct_masks(n_players, dict.fromkeys(kept, 1.0), max(n_searched, 0), rng, drawn)
+    searched = draw_distinct(n_players, dict.fromkeys(kept, 1.0), max(n_searched, 0), rng, drawn)
     dense = np.ones((1, n_players), dtype=bool)
     known = np.concatenate([known, ~dense]) if keep_veto else known
     finalists = min(len(searched), _FINALISTS * limit)
@@ -49,7 +50,7 @@ def expected_cost(game: TextGame, settings: FitSettings, rng: np.random.Generato
             racing = racing[:finalists]
         values = (known, drawn) if index < game.text.n_value_parts else ()
         calls = [call for call in (dense, *values, *_small(racing, n_players)) if len(call)]
-        estimates.append(game.part(index).estimate_cost(*(widened(call, removable) for call in calls)))
+        estimates.append(game.part(index).estimate_cost(*(over_layers(call, removable) for call in calls)))
     return replace(estimates[0], further=tuple(estimates[1:]))
 
 

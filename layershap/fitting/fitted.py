@@ -20,9 +20,10 @@ from layershap.fitting.contributions import Contributions
 from layershap.fitting.diagnostics import Diagnostics
 from layershap.fitting.evidence import Evidence
 from layershap.fitting.final_choice import SetComparison
-from layershap.fitting.masks import check_n_remove, random_generator
-from layershap.model.inspection import ModelInspection
+from layershap.inspection import ModelInspection
+from layershap.limits import check_n_remove
 from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
+from layershap.random_state import random_generator
 from layershap.selection import SurrogateSearch
 from layershap.selection.validity import select_layers
 from layershap.shapley import removal_order

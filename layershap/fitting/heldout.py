@@ -71,14 +71,14 @@ def held_out(
     """
     judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
     mask_M = groups(masks_ML)
-    distinct = np.unique(mask_M[judged_M])
+    held_out_U = np.unique(mask_M[judged_M])
     predictions_GM = []
     unseen_GM = []
     surrogates = []
-    n_folds = min(_FOLDS, len(distinct))
-    folds = KFold(n_folds, shuffle=True, random_state=seed).split(distinct) if n_folds > 1 else [((), ())]
+    n_folds = min(_FOLDS, len(held_out_U))
+    folds = KFold(n_folds, shuffle=True, random_state=seed).split(held_out_U) if n_folds > 1 else [((), ())]
     for _, test in folds:
-        unseen_M = np.isin(mask_M, distinct[list(test)]) & judged_M
+        unseen_M = np.isin(mask_M, held_out_U[list(test)]) & judged_M
         model = fresh_surrogate(surrogate, seed)
         model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
         predictions_GM.append(np.asarray(model.predict(masks_ML), dtype=np.float64))

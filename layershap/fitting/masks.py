@@ -1,20 +1,20 @@
-"""How many masks, how many layers: the checks on what `fit` is asked for and on what its parts return.
+"""How many masks: the checks on what `fit` is asked for and on what its parts return.
 
-Shapes: M masks, L layers, P players (removable layers).
+Shapes: M masks, P players (removable layers).
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_classifier
-from sklearn.utils import check_random_state
 
 from layershap.exceptions import NonFiniteScoreWarning
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, MaskArray, SearchingSelector, Selector
 from layershap.surrogates.fresh import fresh_surrogate
 
@@ -63,13 +63,6 @@ def finite_scores(masks: MaskArray, scores: FloatArray) -> MaskArray:
     if finite.sum() < 2:
         raise ValueError("no two masked models have a finite score: is the model itself sound on this text?")
     return finite
-
-
-def random_generator(random_state: Any) -> np.random.Generator:
-    """A generator from scikit-learn's kinds of `random_state`; a Generator is used as it is."""
-    if isinstance(random_state, np.random.Generator):
-        return random_state
-    return np.random.default_rng(int(check_random_state(random_state).randint(2**31)))
 
 
 def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
@@ -134,55 +127,6 @@ def check_confidence(confidence: Any) -> None:
         raise ValueError(f"confidence must lie in (0.5, 1]; 1 scores all sets on all of the text. Got {confidence!r}")
 
 
-def check_max_remove(max_remove: Any, n_remove: Any, removable: MaskArray) -> int:
-    """The most layers that `fit` searches for: two thirds of the removable ones, rounded up, unless told otherwise.
-
-    Raises
-    ------
-    ValueError
-        More than can be removed; or less than the constructor's `n_remove`, which `transform` would find too late.
-    """
-    n_players = int(removable.sum())
-    if n_players < 2:
-        raise ValueError(f"a game needs at least 2 removable layers, this model leaves {n_players}; see protect")
-    limit = resolved_max_remove(max_remove, n_players, len(removable))
-    if n_remove is None:
-        return limit
-    wanted = check_n_remove(n_remove, removable)
-    if limit < wanted:
-        raise ValueError(
-            f"n_remove={n_remove} exceeds max_remove={limit}, the most layers that fit searches for"
-            f"{' (by default two thirds of the removable ones)' if max_remove is None else ''}; "
-            f"give max_remove={wanted}"
-        )
-    return limit
-
-
-def most_removable(n_players: int, n_layers: int) -> int:
-    """The most of P removable layers that can be removed from L: one layer stays."""
-    return min(n_players, n_layers - 1)
-
-
-def resolved_max_remove(max_remove: Any, n_players: int, n_layers: int) -> int:
-    """The largest number of layers to look for: two thirds of the P removable ones of L, rounded up, unless told.
-
-    Raises
-    ------
-    ValueError, TypeError
-        Not an int from 1 to `most_removable`.
-    """
-    most = most_removable(n_players, n_layers)
-    if max_remove is None:
-        return min(-(-2 * n_players // 3), most)
-    if isinstance(max_remove, bool) or not isinstance(max_remove, Integral):
-        raise TypeError(f"max_remove must be an int, got {max_remove!r}")
-    if not 1 <= int(max_remove) <= most:
-        raise ValueError(
-            f"max_remove must lie in [1, {most}] with {n_players} of {n_layers} layers removable, got {max_remove}"
-        )
-    return int(max_remove)
-
-
 def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
     """Masks that `fit` may evaluate unless told: 256 without a search, or 10 for each player; with one, what it can use
     and 9 for each player to estimate values from.
@@ -206,9 +150,7 @@ def share_masks(
     ValueError
         Too few to tell the layers apart, or for the search; the message says what each part needs.
     """
-    if n_masks is not None and (isinstance(n_masks, bool) or not isinstance(n_masks, Integral)):
-        raise TypeError(f"n_masks must be an int, got {n_masks!r}")
-    total = default_masks(selector, n_players, max_remove) if n_masks is None else int(n_masks)
+    total = default_masks(selector, n_players, max_remove) if n_masks is None else check_int("n_masks", n_masks)
     known = n_players if keep_veto or isinstance(selector, SearchingSelector) else 0  # the leave-one-outs
     if not isinstance(selector, SearchingSelector):
         if total <= n_players:
@@ -229,31 +171,3 @@ def share_masks(
     spare = total - required
     beyond_use = total - selector.n_useful(n_players, max_remove)
     return total, min(spare, max(min(spare // 2, _DRAWN_PER_PLAYER * n_players), beyond_use))
-
-
-def check_n_remove(n_remove: Any, removable: MaskArray, max_remove: int | None = None) -> int:
-    """The number of layers to remove as an int, at least 1, all of them removable and at least one layer left.
-
-    A fraction is one of all layers, rounded down to at least 1.
-    """
-    if n_remove is None:
-        raise ValueError("how many layers? Give n_remove to transform, or to LayerPruner(n_remove=...)")
-    whole = isinstance(n_remove, Integral) and not isinstance(n_remove, bool | np.bool_)
-    if not whole and not (isinstance(n_remove, float | np.floating) and 0 < n_remove < 1):
-        raise TypeError(
-            f"n_remove must be an int, or a fraction of the layers in (0, 1), got {n_remove!r} of type "
-            f"{type(n_remove).__name__}. To remove layers of your own choice: layershap.remove_layers(model, [...])"
-        )
-    most = most_removable(int(removable.sum()), len(removable))
-    count = int(n_remove) if whole else max(1, int(n_remove * len(removable)))
-    if not 1 <= count <= most:
-        raise ValueError(
-            f"n_remove must lie in [1, {most}] for a model of {len(removable)} layers, {int(removable.sum())} of them "
-            f"removable; got {count}"
-        )
-    if max_remove is not None and count > max_remove:
-        raise ValueError(
-            f"this pruner searched for sets of 1 to {max_remove} layers, got n_remove={count}; fit again with "
-            f"max_remove={count} (with the same ledger, what was evaluated is not evaluated again)"
-        )
-    return count

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from layershap.fitting.text_game import TextGame
-from layershap.ledger import mask_key
+from layershap.masks import allowed, mask_keys, over_layers
 from layershap.protocols import FloatArray, Game, IntArray, MaskArray
 
 
@@ -51,7 +51,7 @@ class RecordedGame:
         self._game = game
         self._n_parts = n_parts
         self._removable = removable
-        self._groups = [np.isin(np.arange(len(removable)), group) for group in keep_one_of]
+        self._groups = keep_one_of
         self._confidence = confidence
         self.max_masks = max_masks
         self._row: dict[bytes, int] = {}
@@ -76,8 +76,7 @@ class RecordedGame:
 
     def allowed(self, masks_NP: MaskArray) -> MaskArray:
         """Whether the model can lose these sets [N]: it keeps at least one layer, and one of each group."""
-        full_NL = self.widened(masks_NP)
-        return np.all([full_NL.any(axis=1), *(full_NL[:, group_L].any(axis=1) for group_L in self._groups)], axis=0)
+        return allowed(self.widened(masks_NP), self._groups)
 
     def __call__(self, masks: MaskArray) -> FloatArray:
         """Scores [N] of masks [N, P] on all of the text.
@@ -149,7 +148,7 @@ class RecordedGame:
         masks_NP = np.asarray(masks)
         if masks_NP.ndim != 2 or masks_NP.shape[1] != self.n_players or masks_NP.dtype != np.bool_:
             raise ValueError(f"masks must be booleans [N, {self.n_players}], got {masks_NP.dtype} {masks_NP.shape}")
-        keys = [mask_key(mask) for mask in masks_NP]
+        keys = mask_keys(masks_NP)
         new = {key: mask for key, mask in zip(keys, masks_NP, strict=True) if key not in self._row}
         if len(new) > self.n_left:
             raise ValueError(
@@ -171,11 +170,4 @@ class RecordedGame:
 
     def widened(self, masks_NP: MaskArray) -> MaskArray:
         """Masks over all layers [N, L] from masks over the players [N, P]."""
-        return widened(masks_NP, self._removable)
-
-
-def widened(masks_NP: MaskArray, removable: MaskArray) -> MaskArray:
-    """Masks over all layers [N, L] from masks over the removable ones [N, P]; the others are kept."""
-    full_NL = np.ones((len(masks_NP), len(removable)), dtype=bool)
-    full_NL[:, removable] = masks_NP
-    return full_NL
+        return over_layers(masks_NP, self._removable)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from html import escape
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from layershap.forward.fused import FusedForward
 from layershap.forward.head import needs_dense
 from layershap.model.skeleton import on_meta_device
 from layershap.protocols import FloatArray, IntArray, MaskArray
+from layershap.tables import html_lines
 
 
 def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
@@ -115,7 +115,7 @@ class CostEstimate:
         )
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{escape(line)}</p>" for line in str(self).splitlines())
+        return html_lines(str(self))
 
 
 def _duration(seconds: float | None) -> str:

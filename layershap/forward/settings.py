@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from layershap.calibration import IGNORE, Calibration
 from layershap.forward.head import shifted_labels
 from layershap.forward.memory import host_memory
 from layershap.forward.offload import is_offloaded
+from layershap.limits import check_int
 from layershap.model.io import part_of
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, IntArray, Statistic
@@ -59,8 +59,8 @@ class EngineSettings:
     @classmethod
     def resolve(cls, batch_tokens: int | str, memory_budget: int | str, device: torch.device) -> EngineSettings:
         """Turn 'auto' into numbers that depend on the machine's size only, never on its load or on timing."""
-        tokens = None if batch_tokens == "auto" else _positive("batch_tokens", batch_tokens)
-        budget = None if memory_budget == "auto" else _positive("memory_budget", memory_budget)
+        tokens = None if batch_tokens == "auto" else check_int("batch_tokens", batch_tokens, 1, other="'auto'")
+        budget = None if memory_budget == "auto" else check_int("memory_budget", memory_budget, 1, other="'auto'")
         kind = device.type if device.type in _BATCH_TOKENS else "cpu"
         if budget is None:
             total = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else host_memory()
@@ -155,9 +155,3 @@ def any_offloaded(stack: Players) -> bool:
 def empty_sums(statistics: Sequence[Statistic], n_masks: int, n_sequences: int) -> dict[Statistic, FloatArray]:
     """Zeros [M, S] for each statistic."""
     return {name: np.zeros((n_masks, n_sequences)) for name in statistics}
-
-
-def _positive(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive int or 'auto', got {value!r}")
-    return int(value)

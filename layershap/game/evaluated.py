@@ -13,8 +13,8 @@ from torch import nn
 
 from layershap.forward.engine import Engine
 from layershap.game.progress import Progress
-from layershap.ledger import Ledger, MaskRow, mask_key
-from layershap.masks import distinct
+from layershap.ledger import Ledger, MaskRow
+from layershap.masks import distinct, mask_key
 from layershap.model.io import evaluation_mode
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import FloatArray, MaskArray

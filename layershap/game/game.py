@@ -22,7 +22,8 @@ from layershap.game.evaluated import EvaluatedMasks
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
 from layershap.game.resuming import game_fingerprint, open_ledger
-from layershap.ledger import Ledger, RowShape, mask_key
+from layershap.ledger import Ledger, RowShape
+from layershap.masks import is_among
 from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
@@ -282,10 +283,7 @@ class LayerGame:
         if not self._statistics:
             raise ValueError("the cost of a utility that is a plain callable can't be known before it is called")
         calls = [self._checked(call_ML) for call_ML in (masks, *further)]
-        new = [
-            np.array([mask_key(mask_L) not in self._evaluated.rows for mask_L in call_ML], dtype=bool)
-            for call_ML in calls
-        ]
+        new = [~is_among(call_ML, self._evaluated.rows) for call_ML in calls]
         return estimate_cost(self.engine, [call_ML[new_M] for call_ML, new_M in zip(calls, new, strict=True)])
 
     def _checked(self, masks: MaskArray) -> MaskArray:

@@ -28,8 +28,9 @@ from typing import Any
 from layershap.exceptions import LedgerError, LedgerFormatError, LedgerInUseError, LedgerMismatchError
 from layershap.fingerprint import differences
 from layershap.ledger.causes import likely_causes
-from layershap.ledger.lines import FORMAT, HEADER_BYTES, LineError, MaskRow, RowShape, decode, encode, mask_key
+from layershap.ledger.lines import FORMAT, HEADER_BYTES, LineError, MaskRow, RowShape, decode, encode
 from layershap.ledger.lock import lock, unlock
+from layershap.masks import mask_key
 from layershap.protocols import MaskArray
 
 _OLDER = (

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from layershap.masks import mask_key
 from layershap.protocols import FloatArray, MaskArray
 
 FORMAT = 2
@@ -116,11 +117,6 @@ def decode(line: bytes, previous: str) -> tuple[dict[str, Any], str]:
     if not isinstance(record, dict):
         raise LineError(f"it holds a {type(record).__name__} in place of an object")
     return record, check
-
-
-def mask_key(mask_L: MaskArray) -> bytes:
-    """A mask as a dictionary key."""
-    return np.packbits(mask_L).tobytes()
 
 
 def _digest(previous: str, body: str) -> str:

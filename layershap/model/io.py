@@ -34,6 +34,12 @@ def check_is_model(model: object) -> nn.Module:
     return model
 
 
+def base_model(model: nn.Module) -> Any:
+    """The transformers model itself, without PEFT's wrapper."""
+    getter = getattr(model, "get_base_model", None)
+    return getter() if getter is not None and hasattr(model, "peft_config") else model
+
+
 def input_device(model: nn.Module) -> torch.device:
     """Where token ids must be: with the model's embeddings, or on its hooks' device if accelerate dispatched it."""
     hook_map = getattr(model, "hf_device_map", None)

@@ -16,7 +16,7 @@ from layershap.report.records import (
 )
 from layershap.report.report import PruningReport
 from layershap.report.speed import measure_speed
-from layershap.report.tables import Table
+from layershap.tables import Table
 
 __all__ = [
     "CalibrationRecord",

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from layershap.calibration import resolve_protocol
 from layershap.calibration.sources import read_texts
 from layershap.environment import Environment
 from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
+from layershap.limits import is_int
 from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
 from layershap.report.card import model_card
@@ -32,10 +34,9 @@ from layershap.report.records import (
 )
 from layershap.report.speed import speed_lengths
 from layershap.report.store import from_plain, to_plain
-from layershap.report.tables import Table
 from layershap.report.validity import check_report
 from layershap.scoring.evaluate import Score, Texts, evaluate
-from layershap.scoring.perplexity import resolve_protocol
+from layershap.tables import Table
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -252,7 +253,7 @@ class PruningReport:
                 f"{path} must be a report in JSON, written by PruningReport.save: {error}"
             ) from error
         found = content.pop(_MARK, None) if isinstance(content, dict) else None
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        if not is_int(found) or found < 1:
             raise ReportFormatError(
                 f"{path} must be written by PruningReport.save, with {_MARK!r}: {FORMAT}; got {found!r:.40}"
             )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layershap.limits import check_int
 from layershap.model.io import evaluation_mode, input_device, maximum_length, token_logits, vocabulary_size
 from layershap.report.records import SpeedRecord
 
@@ -50,8 +51,9 @@ def measure_speed(
     list of tuple of SpeedRecord
         One tuple per model.
     """
-    if repeats < 1 or any(size < 1 for size in batch_sizes):
-        raise ValueError(f"batch_sizes and repeats must be at least 1, got {list(batch_sizes)}, {repeats}")
+    check_int("repeats", repeats, 1)
+    for size in batch_sizes:
+        check_int("each of batch_sizes", size, 1)
     if not batch_sizes:
         return [() for _ in models]
     prompt_tokens, new_tokens = speed_lengths(models, prompt_tokens, new_tokens)
@@ -102,8 +104,8 @@ def speed_lengths(
         new_tokens = min(_NEW, max(1, positions // 5))
     if prompt_tokens is None:
         prompt_tokens = min(_PROMPT, max(1, positions - new_tokens))
-    if prompt_tokens < 1 or new_tokens < 1:
-        raise ValueError(f"prompt_tokens and new_tokens must be at least 1, got {prompt_tokens}, {new_tokens}")
+    check_int("prompt_tokens", prompt_tokens, 1)
+    check_int("new_tokens", new_tokens, 1)
     if limits and prompt_tokens + new_tokens > positions:
         raise ValueError(
             f"prompt_tokens and new_tokens must fit the models' {positions} positions together, got {prompt_tokens} + "

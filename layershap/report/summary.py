@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layershap.report.records import PruningOutcome
-from layershap.report.tables import Cell, Table
+from layershap.tables import Cell, Table
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport

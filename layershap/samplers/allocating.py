@@ -12,8 +12,9 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.model_selection import KFold
 
+from layershap.masks import is_among, leave_one_out_masks, mask_keys
 from layershap.protocols import FloatArray, MaskArray
-from layershap.samplers.distinct import distinct_masks
+from layershap.samplers.distinct import draw_distinct
 from layershap.samplers.stratified import strata_sizes
 from layershap.surrogates import PairwiseRidge
 
@@ -80,8 +81,8 @@ class AllocatingSampler(BaseEstimator):
         if self.by not in ("error", "neyman"):
             raise ValueError(f"by must be 'error' or 'neyman', got {self.by!r}")
         seen = getattr(self, "seen_", np.empty((0, n_layers), dtype=bool))
-        first = ~np.eye(n_layers, dtype=bool)
-        first = first[~(first[:, None] == seen[None]).all(axis=2).any(axis=1)][:n_masks]
+        first = leave_one_out_masks(n_layers)
+        first = first[~is_among(first, set(mask_keys(seen)))][:n_masks]
         sizes = strata_sizes(self.strata, n_layers)
         shares = getattr(self, "shares_", dict.fromkeys(sizes, 1.0))
         free = np.setdiff1d(np.arange(n_layers), getattr(self, "hopeless_", []))
@@ -92,7 +93,7 @@ class AllocatingSampler(BaseEstimator):
         taken = taken[np.delete(taken, free, axis=1).all(axis=1)][:, free]
         masks = np.ones((0, n_layers), dtype=bool)
         if n_masks > len(first):
-            drawn = distinct_masks(len(free), weights, n_masks - len(first), rng, taken)
+            drawn = draw_distinct(len(free), weights, n_masks - len(first), rng, taken)
             masks = np.ones((len(drawn), n_layers), dtype=bool)
             masks[:, free] = drawn
         return np.concatenate([first, masks])

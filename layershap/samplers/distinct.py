@@ -6,18 +6,18 @@ Shapes: L layers, M masks. True = layer kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
 from math import comb
 
 import numpy as np
 
+from layershap.masks import is_among, mask_key, mask_keys, subsets
 from layershap.protocols import MaskArray
 from layershap.shapley import sample_strata
 
 _ENUMERABLE = 100_000
 
 
-def distinct_masks(
+def draw_distinct(
     n_layers: int, weights: Mapping[int, float], n_masks: int, rng: np.random.Generator, taken: MaskArray
 ) -> MaskArray:
     """Masks [M, L], all different and none of them taken; M < n_masks only if the strata hold no more.
@@ -37,7 +37,7 @@ def distinct_masks(
         Masks not to draw.
     """
     strata = sorted((k for k, weight in weights.items() if weight > 0), reverse=True)
-    known = {mask.tobytes() for mask in taken}
+    known = set(mask_keys(taken))
     taken_sizes = taken.sum(axis=1)
     room = {k: comb(n_layers, k) - int((taken_sizes == k).sum()) for k in strata}
     share = dict.fromkeys(strata, 0)
@@ -57,13 +57,13 @@ def distinct_masks(
 def _draw(n_layers: int, size: int, count: int, rng: np.random.Generator, known: set[bytes]) -> list[MaskArray]:
     total = comb(n_layers, size)
     if total <= _ENUMERABLE and 2 * (count + len(known)) >= total:
-        every = [np.isin(np.arange(n_layers), kept) for kept in combinations(range(n_layers), size)]
-        fresh = [mask for mask in every if mask.tobytes() not in known]
-        return [fresh[i] for i in rng.permutation(len(fresh))[:count]]
+        every = ~subsets(np.ones(n_layers, dtype=bool), size)  # sets of kept layers in place of removed ones
+        fresh = every[~is_among(every, known)]
+        return list(fresh[rng.permutation(len(fresh))[:count]])
     drawn: list[MaskArray] = []
     while len(drawn) < count:
         for mask in sample_strata(n_layers, [size], count - len(drawn), rng):
-            if mask.tobytes() not in known:
-                known.add(mask.tobytes())
+            if (key := mask_key(mask)) not in known:
+                known.add(key)
                 drawn.append(mask)
     return drawn

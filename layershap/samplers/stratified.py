@@ -6,14 +6,16 @@ Shapes: L layers, M masks. True = layer kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from layershap.limits import is_int
+from layershap.masks import leave_one_out_masks
 from layershap.protocols import MaskArray, Sampler
-from layershap.samplers.distinct import distinct_masks
+from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import Semivalue, sample_strata
 
 PAPER_FRACTIONS = (0.94, 0.84, 0.75, 0.66, 0.56)
@@ -45,7 +47,7 @@ def strata_sizes(strata: Sequence[int] | Sequence[float] | str | None, n_layers:
                 f"strata must be ints (kept layers) or floats (fractions of them), got {value!r} of type "
                 f"{type(value).__name__}"
             )
-        if isinstance(value, Integral):
+        if is_int(value):
             size = int(value)
         elif 0 < float(value) <= 1:
             size = round(float(value) * n_layers)
@@ -133,7 +135,7 @@ class StratifiedSampler(BaseEstimator):
         sizes = strata_sizes(self.strata, n_layers)
         first = np.empty((0, n_layers), dtype=bool)
         if self.leave_one_out:
-            alone = ~np.eye(n_layers, dtype=bool)
+            alone = leave_one_out_masks(n_layers)
             # Which of them are there must not depend on the layers' order.
             first = alone if n_masks >= n_layers else alone[np.sort(rng.permutation(n_layers)[:n_masks])]
         if self.replace:
@@ -142,7 +144,7 @@ class StratifiedSampler(BaseEstimator):
         if self.neighbours:
             semivalue = Semivalue.of_strata(n_layers, sizes)
             weights = {int(k): float(semivalue.spread[k]) for k in semivalue.sizes}
-        return np.concatenate([first, distinct_masks(n_layers, weights, n_masks - len(first), rng, first)])
+        return np.concatenate([first, draw_distinct(n_layers, weights, n_masks - len(first), rng, first)])
 
 
 def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:

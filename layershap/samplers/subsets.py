@@ -5,12 +5,11 @@ Shapes: L layers, M masks. True = layer kept.
 
 from __future__ import annotations
 
-from itertools import combinations
-from math import comb
-
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from layershap.limits import check_int
+from layershap.masks import subsets
 from layershap.protocols import MaskArray
 
 
@@ -55,17 +54,13 @@ class SubsetSampler(BaseEstimator):
         ValueError
             `max_removed` outside [1, L].
         """
-        if not 1 <= self.max_removed <= n_layers:
-            raise ValueError(f"max_removed must lie in [1, {n_layers}], got {self.max_removed}")
+        check_int("max_removed", self.max_removed, 1, n_layers)
         parts: list[MaskArray] = []
         left = n_masks
         for size in range(1, self.max_removed + 1):
-            chosen = np.arange(comb(n_layers, size))
-            if len(chosen) > left:
-                chosen = np.sort(rng.permutation(chosen)[:left])
-            removed = np.array(list(combinations(range(n_layers), size)))[chosen]
-            masks = np.ones((len(removed), n_layers), dtype=bool)
-            masks[np.arange(len(removed))[:, None], removed] = False
+            masks = subsets(np.ones(n_layers, dtype=bool), size)
+            if len(masks) > left:
+                masks = masks[np.sort(rng.permutation(len(masks))[:left])]
             parts.append(masks)
             left -= len(masks)
             if left <= 0:  # To list the larger sets, only to drop them, would take seconds.

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from layershap.calibration import PerplexityProtocol
 from layershap.forward.unmasked import sequence_statistics
+from layershap.limits import check_int
 from layershap.model.io import maximum_length
 from layershap.scoring.harness import harness_scores, harness_tokenizer, task_manager
-from layershap.scoring.perplexity import PerplexityProtocol, perplexity
+from layershap.scoring.perplexity import perplexity
 from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
 from layershap.tasks import Task, last_word, multiple_choice, read_rows
 
@@ -100,8 +101,8 @@ def evaluate(
         raise ValueError("nothing to evaluate: give texts, tasks or both")
     tasks = [tasks] if isinstance(tasks, str | os.PathLike | Task) else list(tasks)
     if limit is not None:
-        limit = _checked_int("limit", limit, 1, "questions of each task, or None for all")
-    num_fewshot = _checked_int("num_fewshot", num_fewshot, 0, "worked examples before each question")
+        limit = check_int("limit", limit, 1, other="None for all", meaning="the number of questions of each task")
+    num_fewshot = check_int("num_fewshot", num_fewshot, 0, meaning="the number of worked examples before each question")
     here = [task for task in tasks if isinstance(task, Task) or Path(task).suffix == ".jsonl"]
     names = [os.fspath(task) for task in tasks if not isinstance(task, Task) and Path(task).suffix != ".jsonl"]
     manager = None
@@ -141,14 +142,6 @@ def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto
             error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         scores.append(Score(task.name, metric, float(utility.score(statistics)[0]), error, n, True, "rows"))
     return scores
-
-
-def _checked_int(name: str, value: Any, least: int, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be an int (the number of {what}), got {value!r}")
-    if int(value) < least:
-        raise ValueError(f"{name} must be at least {least} (the number of {what}), got {value!r}")
-    return int(value)
 
 
 def _from_file(path: Path, tokenizer: Any, max_length: int | None, limit: int | None) -> Task:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from layershap.escaping import html_text, one_line
+from layershap.escaping import one_line
+from layershap.tables import aligned, html_table
 
 
 @dataclass(frozen=True)
@@ -117,19 +118,14 @@ class EvaluationTable:
 
     def _repr_html_(self) -> str:
         head, *body = self._cells()
-        headings = "".join(f"<th>{html_text(cell)}</th>" for cell in head)
-        lines = "".join("<tr>" + "".join(f"<td>{html_text(cell)}</td>" for cell in line) + "</tr>" for line in body)
-        return f"<table><thead><tr>{headings}</tr></thead><tbody>{lines}</tbody></table>"
+        return html_table(head, body, self._right())
 
     def __str__(self) -> str:
-        table = self._cells()
-        widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
-        lines = []
-        for line in table:
-            left = [cell.ljust(width) for cell, width in zip(line[:3], widths)]
-            right = [cell.rjust(width) for cell, width in zip(line[3:], widths[3:])]
-            lines.append("  ".join([*left, *right]).rstrip())
-        return "\n".join(lines)
+        return "\n".join(aligned(self._cells(), self._right()))
+
+    def _right(self) -> list[bool]:
+        """Which columns hold numbers: all but task, metric and protocol."""
+        return [False] * 3 + [True] * (1 + len(self.evaluations))
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation]) -> EvaluationTable:

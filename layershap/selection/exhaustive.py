@@ -6,15 +6,14 @@ Shapes: P players. True = layer kept.
 from __future__ import annotations
 
 from math import comb
-from numbers import Integral
-from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from layershap.protocols import EvaluatedGame, IntArray, SelectionEvidence, Surrogate
+from layershap.limits import check_int
+from layershap.masks import subsets
+from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
 from layershap.selection.best import select_best
-from layershap.selection.neighbourhoods import subsets
 
 
 class Exhaustive(BaseEstimator):
@@ -44,16 +43,7 @@ class Exhaustive(BaseEstimator):
         ValueError
             More than `max_masks`.
         """
-        most: Any = self.max_masks
-        if isinstance(most, bool) or not isinstance(most, Integral) or most < 1:
-            raise ValueError(f"Exhaustive's max_masks must be a positive int, got {most!r}")
-        count = sum(comb(n_players, n) for n in range(1, max_remove + 1))
-        if count > most:
-            raise ValueError(
-                f"{count} sets of up to {max_remove} of {n_players} layers exceed Exhaustive's "
-                f"max_masks={self.max_masks}; lower max_remove, protect layers, or use SurrogateSearch()"
-            )
-        return count
+        return count_sets(n_players, max_remove, max_masks=self.max_masks, owner="Exhaustive")
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
         """Equal to ``n_required(n_players, max_remove)``: further masks don't help."""
@@ -61,9 +51,31 @@ class Exhaustive(BaseEstimator):
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate all sets of 1 to `max_remove` players of `game` in one call; `surrogate` and `rng` aren't used."""
-        everyone = np.ones(game.n_players, dtype=bool)
-        game.race(np.concatenate([subsets(everyone, n) for n in range(1, max_remove + 1)]))
+        game.race(all_sets(np.ones(game.n_players, dtype=bool), max_remove))
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
         """Sorted indices of the layers of the best set of `n_remove` layers in `evidence`."""
         return select_best(evidence, n_remove)
+
+
+def count_sets(n_players: int, max_remove: int, *, max_masks: int, owner: str) -> int:
+    """How many sets of 1 to `max_remove` of P players there are: the sum of C(P, n).
+
+    Raises
+    ------
+    ValueError
+        More than `max_masks`.
+    """
+    check_int(f"{owner}'s max_masks", max_masks, 1)
+    count = sum(comb(n_players, n) for n in range(1, max_remove + 1))
+    if count > max_masks:
+        raise ValueError(
+            f"{count} sets of up to {max_remove} of {n_players} layers exceed {owner}'s max_masks={max_masks}; lower "
+            "max_remove, protect layers, or search with LayerPruner(selector=SurrogateSearch())"
+        )
+    return count
+
+
+def all_sets(free_P: MaskArray, max_remove: int) -> MaskArray:
+    """All sets of 1 to `max_remove` free players, small sets first [N, P]."""
+    return np.concatenate([subsets(free_P, n) for n in range(1, max_remove + 1)])

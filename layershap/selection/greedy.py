@@ -5,10 +5,14 @@ Shapes: P players. True = layer kept.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+
 import numpy as np
 from sklearn.base import BaseEstimator
 
-from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence, Surrogate
+from layershap.masks import children, is_among, mask_key, mask_keys
+from layershap.protocols import EvaluatedGame, FloatArray, Game, IntArray, MaskArray, SelectionEvidence, Surrogate
 from layershap.selection.best import (
     best_score,
     finite_or_worst,
@@ -18,7 +22,6 @@ from layershap.selection.best import (
     warn_of_tie,
 )
 from layershap.selection.bounds import upper_bounds
-from layershap.selection.neighbourhoods import children
 
 
 class Greedy(BaseEstimator):
@@ -49,9 +52,7 @@ class Greedy(BaseEstimator):
         self.bounded = bounded
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """Number of masks that the path from `n_players` players to `max_remove` removed ones may need: P + (P - 1) +
-        ... .
-        """
+        """Most masks that `max_remove` steps from `n_players` players need: P + (P - 1) + ... ."""
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
@@ -105,20 +106,54 @@ def greedy_masks(n_players: int, max_remove: int) -> int:
     return sum(n_players - n + 1 for n in range(1, max_remove + 1))
 
 
+def follow(best_of: Callable[[MaskArray], MaskArray | None], free_P: MaskArray, max_remove: int) -> list[MaskArray]:
+    """The best child of the whole set, the best child of that one, ...: sets of 1 to `max_remove` removed players.
+
+    Parameters
+    ----------
+    best_of : callable
+        The best of some candidates [N, P], as a mask [P]; None ends the path.
+    free_P : ndarray [P] of bool
+        Players that may be removed.
+    max_remove : int
+        Steps, at most.
+    """
+    path = [np.ones_like(free_P)]
+    for _ in range(max_remove):
+        candidates_NP = children(path[-1], free_P)
+        best_P = best_of(candidates_NP) if len(candidates_NP) else None
+        if best_P is None:
+            break
+        path.append(best_P)
+    return path[1:]
+
+
 def evaluated_path(masks_ML: MaskArray, scores_M: FloatArray, max_remove: int) -> list[MaskArray]:
     """Greedy's sets of 1 to `max_remove` removed layers as far as their children were evaluated; runs no model.
 
     Ties go to the lower layer; a score that is not finite counts as not evaluated.
     """
     finite = np.isfinite(scores_M)
-    scores = dict(zip((mask.tobytes() for mask in masks_ML[finite]), scores_M[finite], strict=True))
-    path = [np.ones(masks_ML.shape[1], dtype=bool)]
-    for _ in range(max_remove):
-        found = [mask for mask in children(path[-1], path[0]) if mask.tobytes() in scores]
-        if not found:
-            break
-        path.append(max(found, key=lambda mask: scores[mask.tobytes()]))
-    return path[1:]
+    scores = dict(zip(mask_keys(masks_ML[finite]), scores_M[finite], strict=True))
+
+    def best_of(candidates_NL: MaskArray) -> MaskArray | None:
+        found = [mask_L for mask_L in candidates_NL if mask_key(mask_L) in scores]
+        return max(found, key=lambda mask_L: scores[mask_key(mask_L)]) if found else None
+
+    return follow(best_of, np.ones(masks_ML.shape[1], dtype=bool), max_remove)
+
+
+def greedy_order(game: Game, removable: MaskArray, n_remove: int) -> IntArray:
+    """The layers in the order in which greedy removes them from a game over all layers [n_remove].
+
+    Ties go to the lower layer; a score that is not finite is the worst.
+    """
+
+    def best_of(candidates_NL: MaskArray) -> MaskArray:
+        return candidates_NL[int(np.argmax(finite_or_worst(np.asarray(game(candidates_NL)))))]
+
+    path = [np.ones_like(removable), *follow(best_of, removable, n_remove)]
+    return np.array([np.argmax(before & ~after) for before, after in pairwise(path)], dtype=np.int64)
 
 
 def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[MaskArray]:
@@ -126,21 +161,19 @@ def greedy_path(game: EvaluatedGame, max_remove: int, *, bounded: bool) -> list[
 
     Ties go to the lower layer; a score that is not finite is the worst.
     """
-    everyone = np.ones(game.n_players, dtype=bool)
-    path = [everyone]
-    for _ in range(max_remove):
-        candidates_NP = children(path[-1], everyone)
+
+    def best_of(candidates_NP: MaskArray) -> MaskArray | None:
         candidates_NP = candidates_NP[game.allowed(candidates_NP)]
         if not len(candidates_NP):
-            break
-        path.append(_best_child(game, candidates_NP) if bounded else _best_of(game, candidates_NP))
-    return path[1:]
+            return None
+        return _best_child(game, candidates_NP) if bounded else _best_of(game, candidates_NP)
+
+    return follow(best_of, np.ones(game.n_players, dtype=bool), max_remove)
 
 
 def _best_of(game: EvaluatedGame, candidates_NP: MaskArray) -> MaskArray:
     game.race(candidates_NP)
-    complete = {mask.tobytes() for mask in game.masks[game.complete]}
-    finalists_NP = candidates_NP[[mask.tobytes() in complete for mask in candidates_NP]]
+    finalists_NP = candidates_NP[is_among(candidates_NP, set(mask_keys(game.masks[game.complete])))]
     return finalists_NP[int(np.argmax(finite_or_worst(game(finalists_NP))))]
 
 

@@ -1,4 +1,4 @@
-"""Sets near a set, and the sets that a surrogate likes best. Pure mask arithmetic.
+"""The sets that a surrogate likes best: of all sets, and of those near good ones.
 
 Shapes: P players (removable layers), N masks returned, W beam width. True = layer kept.
 """
@@ -6,12 +6,11 @@ Shapes: P players (removable layers), N masks returned, W beam width. True = lay
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import combinations
 from math import comb
 
 import numpy as np
 
-from layershap.masks import distinct
+from layershap.masks import children, distinct, subsets, swaps
 from layershap.protocols import FloatArray, MaskArray
 
 Predict = Callable[[MaskArray], FloatArray]
@@ -20,41 +19,6 @@ EXHAUSTIVE_SETS = 20_000
 """Up to so many sets of one size a surrogate ranks them all; beyond, a beam and swaps find the best."""
 
 _SWAP_ROUNDS = 4
-
-
-def children(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
-    """The sets with one more free layer removed [N, P]."""
-    layers = np.flatnonzero(mask_P & free_P)
-    masks_NP = np.repeat(mask_P[None], len(layers), axis=0)
-    masks_NP[np.arange(len(layers)), layers] = False
-    return masks_NP
-
-
-def parents(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
-    """The sets with one removed layer put back [N, P]."""
-    layers = np.flatnonzero(~mask_P & free_P)
-    masks_NP = np.repeat(mask_P[None], len(layers), axis=0)
-    masks_NP[np.arange(len(layers)), layers] = True
-    return masks_NP
-
-
-def swaps(mask_P: MaskArray, free_P: MaskArray) -> MaskArray:
-    """The sets with one removed layer put back and one free layer removed instead [N, P]."""
-    removed, kept = np.flatnonzero(~mask_P), np.flatnonzero(mask_P & free_P)
-    masks_NP = np.repeat(mask_P[None], len(removed) * len(kept), axis=0)
-    rows = np.arange(len(masks_NP))
-    masks_NP[rows, np.repeat(removed, len(kept))] = True
-    masks_NP[rows, np.tile(kept, len(removed))] = False
-    return masks_NP
-
-
-def subsets(free_P: MaskArray, n_remove: int) -> MaskArray:
-    """All sets of `n_remove` free layers [C(free, n), P], in lexicographic order of the layers removed."""
-    layers = np.flatnonzero(free_P)
-    chosen = np.array(list(combinations(layers, n_remove)), dtype=np.int64).reshape(-1, n_remove)
-    masks_NP = np.ones((len(chosen), len(free_P)), dtype=bool)
-    masks_NP[np.arange(len(chosen))[:, None], chosen] = False
-    return masks_NP
 
 
 def best_predicted(predict: Predict, free_P: MaskArray, max_remove: int, width: int) -> dict[int, MaskArray]:

@@ -5,17 +5,19 @@ Shapes: P players (removable layers), M evaluated masks, N other masks. True = l
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 
+from layershap.limits import check_int
+from layershap.masks import children, is_among, leave_one_out_masks, mask_keys, parents, swaps
 from layershap.protocols import EvaluatedGame, IntArray, MaskArray, SelectionEvidence, Surrogate
 from layershap.selection.best import best_evaluated, best_score, race_the_best, removable_sets, select_best
 from layershap.selection.bounds import largest_rise
 from layershap.selection.greedy import greedy_masks, greedy_path
-from layershap.selection.neighbourhoods import Predict, best_predicted, children, parents, swaps, top
+from layershap.selection.neighbourhoods import Predict, best_predicted, top
 from layershap.selection.widening import widen
 from layershap.surrogates.fresh import fresh_surrogate
 
@@ -162,9 +164,7 @@ class SurrogateSearch(BaseEstimator):
     def _check_parameters(self) -> None:
         least = {"n_neighbours": 0, "n_global": 0, "n_random": 0, "patience": 1, "width": 1, "n_parents": 1}
         for name, smallest in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < smallest:
-                raise ValueError(f"SurrogateSearch's {name} must be an int of at least {smallest}, got {value!r}")
+            check_int(f"SurrogateSearch's {name}", getattr(self, name), smallest)
         share: Any = self.held_back
         if not isinstance(share, Real) or not 0 <= float(share) < 1:
             raise ValueError(f"SurrogateSearch's held_back must lie in [0, 1), got {share!r}")
@@ -180,20 +180,20 @@ class SurrogateSearch(BaseEstimator):
             for around, mask_P in zip((children, swaps, parents), best, strict=True)
             if mask_P is not None
         ]
-        known = {mask.tobytes() for mask in game.masks}
+        known = set(mask_keys(game.masks))
         proposals: list[MaskArray] = []
         for pool, count in ((near, self.n_neighbours), ([*near, predicted_NP], self.n_global)):
             sets_NP = np.concatenate(pool) if pool else predicted_NP
             ranked = top(predict, sets_NP[game.allowed(sets_NP)], len(known) + self.width)
-            fresh = [mask_P for mask_P in ranked if mask_P.tobytes() not in known][:count]
-            known.update(mask_P.tobytes() for mask_P in fresh)
-            proposals += fresh
+            fresh = ranked[~is_among(ranked, known)][:count]
+            known.update(mask_keys(fresh))
+            proposals += list(fresh)
         return proposals
 
 
 def _hopeless(game: EvaluatedGame, max_remove: int) -> MaskArray:
     """Players whose removal alone is worse than the best known set of `max_remove` players [P]."""
-    alone = ~np.eye(game.n_players, dtype=bool)
+    alone = leave_one_out_masks(game.n_players)
     worst = best_score(*removable_sets(game), max_remove) - largest_rise(*removable_sets(game))
     hopeless_P = ~(game.race(alone) >= worst)
     # A game so rough that nothing is left to choose from has no hopeless players.

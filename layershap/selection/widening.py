@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from layershap.masks import distinct
+from layershap.masks import children, distinct, is_among, mask_keys
 from layershap.protocols import EvaluatedGame, MaskArray
 from layershap.selection.best import best_of_size, race_the_best, removable_sets
 from layershap.selection.bounds import upper_bounds
-from layershap.selection.neighbourhoods import Predict, children
+from layershap.selection.neighbourhoods import Predict
 
 
 def widen(
@@ -56,7 +56,6 @@ def _children_of_best(game: EvaluatedGame, free_P: MaskArray, n_remove: int, n_p
     if not found:
         return masks[:0]
     sets_NP = distinct(np.concatenate(found))
-    known = {mask.tobytes() for mask in game.masks}
-    fresh = game.allowed(sets_NP) & np.array([mask.tobytes() not in known for mask in sets_NP], dtype=bool)
+    fresh = game.allowed(sets_NP) & ~is_among(sets_NP, set(mask_keys(game.masks)))
     to_beat = best_scores[-1] if len(best_scores) == n_parents else -np.inf
     return sets_NP[fresh & (upper_bounds(sets_NP, masks, scores) >= to_beat)]

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, Game
 from layershap.shapley.draws import batched, player_count, standard_errors
 from layershap.shapley.enumeration import MAX_EXACT_PLAYERS, all_masks, all_scores, check_table
@@ -148,8 +149,7 @@ def sampled_interactions(
     orderings).
     """
     n_layers = player_count(game, n_players)
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, got {n_permutations}")
+    check_int("n_permutations", n_permutations, 1)
     # coalitions[p, a, b]: the first a layers of order p and the one at position b >= a; at b = L none more.
     order_PL = np.stack([rng.permutation(n_layers) for _ in range(n_permutations)])
     rank_PL = np.argsort(order_PL, axis=1)

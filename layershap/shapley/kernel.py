@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, Game, MaskArray
 from layershap.shapley.draws import SampledValues, batched, player_count
 
@@ -54,8 +55,7 @@ def kernel(game: Game, n_masks: int, *, rng: np.random.Generator, n_players: int
     n_layers = player_count(game, n_players)
     if n_layers < 2:
         raise ValueError(f"a kernel regression needs at least 2 players, got {n_layers}")
-    if n_masks < 2 * n_layers:
-        raise ValueError(f"n_masks must be at least 2 L = {2 * n_layers} to determine {n_layers} values, got {n_masks}")
+    check_int("n_masks", n_masks, 2 * n_layers, meaning=f"2 L, to determine {n_layers} values")
     masks_ML = _paired_draws(n_layers, -(-n_masks // 2), rng)
     if not _determines(masks_ML):
         # Drawing again until they do would favour some coalitions over others.

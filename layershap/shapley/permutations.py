@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from layershap.limits import check_int
 from layershap.protocols import Game
 from layershap.shapley.draws import SampledValues, batched, player_count, standard_errors
 
@@ -45,8 +46,7 @@ def permutation(
     permutations for Shapley value estimation, 2022 (antithetic).
     """
     n_layers = player_count(game, n_players)
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, got {n_permutations}")
+    check_int("n_permutations", n_permutations, 1)
     n_drawn = -(-n_permutations // 2) if antithetic else n_permutations
     order_PL = np.stack([rng.permutation(n_layers) for _ in range(n_drawn)])
     if antithetic:

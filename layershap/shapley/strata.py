@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from layershap.limits import check_int
 from layershap.protocols import Game, MaskArray
 from layershap.shapley.draws import SampledValues, batched, standard_errors
 
@@ -40,8 +41,7 @@ def sample_strata(n_players: int, strata: Sequence[int], n_masks: int, rng: np.r
     sizes = [int(size) for size in strata]
     if not sizes or any(not 0 <= size <= n_players for size in sizes):
         raise ValueError(f"strata must be numbers of kept layers in [0, {n_players}], got {list(strata)}")
-    if n_masks < 0:
-        raise ValueError(f"n_masks must not be negative, got {n_masks}")
+    check_int("n_masks", n_masks, 0)
     kept_Q = np.array([sizes[i % len(sizes)] for i in range(n_masks)])
     ranks_QL = rng.random((n_masks, n_players)).argsort(axis=1).argsort(axis=1)
     return ranks_QL < kept_Q[:, None]
@@ -83,8 +83,7 @@ def stratified_marginals(
     ----------
     Pruning as a Cooperative Game, arXiv 2602.07804, section 3.
     """
-    if n_masks < 1:
-        raise ValueError(f"n_masks must be at least 1 (the paper's is 80,000) to average over, got {n_masks}")
+    check_int("n_masks", n_masks, 1, meaning="to average over; the paper's is 80,000")
     masks_QL = sample_strata(n_players, strata, n_masks, rng)
     draws_QL = np.empty((n_masks, n_players))
     for layer in range(n_players):
@@ -106,7 +105,6 @@ def strata_around(n_players: int, n_remove: int, width: int = 1) -> list[int]:
     """
     if not 1 <= n_remove < n_players:
         raise ValueError(f"n_remove must lie in [1, {n_players - 1}], got {n_remove}")
-    if width < 0:
-        raise ValueError(f"width must be at least 0 (that one depth only), got {width}")
+    check_int("width", width, 0, meaning="0 is that one depth only")
     kept = n_players - n_remove
     return list(range(max(1, kept - width), min(n_players - 1, kept + width) + 1))

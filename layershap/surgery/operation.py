@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
+from layershap.model.io import base_model
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import AbsentSublayer, Sublayer
 from layershap.surgery import adapters, cache_slots, families, indices, quantization
 from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
 from layershap.surgery.recipe import keep_recipe, new_recipe
-from layershap.surgery.reload import base_model
 
 
 @dataclass(frozen=True)

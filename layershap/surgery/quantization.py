@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from layershap.model.io import base_model
 from layershap.surgery.indices import rename
-from layershap.surgery.reload import base_model
 
 
 def renumber_quantization(model: nn.Module, path: str, positions: Mapping[int, int]) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from layershap.model.io import base_model
 from layershap.surgery.config import speaks_of_layers
-from layershap.surgery.reload import base_model
 
 _ATTRIBUTE = "_layershap_recipe"
 

@@ -18,7 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from layershap.model.io import evaluation_mode, is_quantized
+from layershap.model.io import base_model, evaluation_mode, is_quantized
 from layershap.surgery.check import MODEL_ERRORS, plain_logits, relative_difference, tolerance
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
@@ -35,12 +35,6 @@ _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "Bi
 _SCALARS = (bool, int, float, str, type(None))
 # Children that PEFT, activation checkpointing and torch.compile put between a module's name and the module.
 _WRAPPED = ("base_layer", "original_module", "token_adapter", "_checkpoint_wrapped_module", "_orig_mod")
-
-
-def base_model(model: nn.Module) -> Any:
-    """The transformers model itself, without PEFT's wrapper."""
-    getter = getattr(model, "get_base_model", None)
-    return getter() if getter is not None and hasattr(model, "peft_config") else model
 
 
 def reload_problem(model: nn.Module, layers_path: str, logits_BTV: Tensor | None) -> str | None:

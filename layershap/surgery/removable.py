@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from torch import nn
 
 from layershap.exceptions import LayerNotRemovableError
-from layershap.model.io import other_inputs
+from layershap.model.io import base_model, other_inputs
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import Players, SublayerStack
 from layershap.surgery.cache_slots import RECURRENT_KINDS, lacks_mixer
 from layershap.surgery.config import all_configs, decoder_model_type, layer_kinds
-from layershap.surgery.reload import base_model
 
 # Kinds of layers, as configs name them, that hold no growing key-value cache.
 _NO_KEY_VALUE_CACHE = RECURRENT_KINDS | {"moe", "mlp"}

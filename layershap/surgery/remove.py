@@ -10,7 +10,7 @@ from dataclasses import replace
 from torch import nn
 
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
-from layershap.model.io import check_is_model, other_inputs
+from layershap.model.io import base_model, check_is_model, other_inputs
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayersArgument, check_layer_indices, find_layers
@@ -25,7 +25,7 @@ from layershap.surgery.check import (
 )
 from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, locate
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
-from layershap.surgery.reload import base_model, holds_adapters, reload_problem
+from layershap.surgery.reload import holds_adapters, reload_problem
 from layershap.surgery.removable import refuse_unremovable
 
 _SLOW_FORWARD_SECONDS = 2.0

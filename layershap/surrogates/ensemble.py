@@ -5,7 +5,6 @@ Shapes: M masks, L layers, E members.
 
 from __future__ import annotations
 
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.surrogates.fresh import fresh_surrogate
 from layershap.surrogates.pairwise import PairwiseRidge
@@ -54,9 +54,7 @@ class BootstrapEnsemble(RegressorMixin, BaseEstimator):
 
     def fit(self, masks: MaskArray, scores: FloatArray) -> BootstrapEnsemble:
         """Fit on masks [M, L] and scores [M]."""
-        members: Any = self.n_members
-        if isinstance(members, bool) or not isinstance(members, Integral) or members < 2:
-            raise ValueError(f"n_members must be an int of at least 2 for a spread, got {members!r}")
+        check_int("BootstrapEnsemble's n_members", self.n_members, 2, meaning="a spread needs two")
         masks_ML, scores_M = np.asarray(masks, dtype=bool), np.asarray(scores, dtype=np.float64)
         random = check_random_state(self.random_state)
         prototype = PairwiseRidge() if self.surrogate is None else self.surrogate

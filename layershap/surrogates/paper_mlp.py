@@ -5,7 +5,7 @@ Shapes: M masks, L layers.
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, MaskArray
 
 
@@ -54,9 +55,7 @@ class PaperMLP(RegressorMixin, BaseEstimator):
     def fit(self, masks: MaskArray, scores: FloatArray) -> PaperMLP:
         """Fit on masks [M, L] and scores [M]."""
         for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-                raise ValueError(f"PaperMLP's {name} must be a positive int, got {value!r}")
+            check_int(f"PaperMLP's {name}", getattr(self, name), 1)
         rate: Any = self.learning_rate
         if not isinstance(rate, Real) or not 0 < float(rate) < float("inf"):
             raise ValueError(f"PaperMLP's learning_rate must be a positive number, got {rate!r}")

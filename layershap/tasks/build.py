@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from layershap.calibration import Calibration
+from layershap.calibration import Calibration, PerplexityProtocol, resolve_protocol
 from layershap.places import tokenizer_name
-from layershap.scoring.perplexity import PerplexityProtocol, resolve_protocol
 from layershap.tasks.encode import encode_pairs
 from layershap.tasks.rows import Question, Rows, choice_question, last_word_question, read_rows
 from layershap.tasks.task import Task

@@ -13,9 +13,10 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+from layershap.limits import is_int
 
 Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]]
 """Path of a JSONL file, a list of dicts, or a `datasets.Dataset`."""
@@ -117,6 +118,6 @@ def _gold(row: Mapping[str, Any], index: int, n_choices: int) -> int:
             f"row {index} has no 'gold', the index of its right choice; rows of a test split without answers can't be "
             "scored"
         )
-    if isinstance(gold, bool) or not isinstance(gold, Integral) or not 0 <= int(gold) < n_choices:
+    if not is_int(gold) or not 0 <= gold < n_choices:
         raise ValueError(f"the gold of row {index} must be an index in [0, {n_choices}), got {gold!r}")
     return int(gold)

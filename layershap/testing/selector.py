@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layershap.fitting.record import RecordedGame
+from layershap.masks import leave_one_out_masks
 from layershap.protocols import FloatArray, MaskArray, SearchingSelector, SelectionEvidence, Selector
 from layershap.surrogates import PairwiseRidge
 from layershap.testing.contract import additive_game, check_copies, require, same
@@ -100,7 +101,7 @@ def _searched(selector: SearchingSelector, evidence: SelectionEvidence, max_remo
         surrogate = PairwiseRidge()
         # What fit samples first: the masks that lack one layer.
         record = RecordedGame(score, removable, n_players + required)
-        record(~np.eye(n_players, dtype=bool))
+        record(leave_one_out_masks(n_players))
         try:
             selector.search(record, surrogate, max_remove, np.random.default_rng(0))
         except ValueError as error:

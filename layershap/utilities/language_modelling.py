@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from layershap.limits import check_int
 from layershap.protocols import FloatArray, SequenceStatistics, Statistic
 
 
@@ -86,8 +87,8 @@ class KLDivergence:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and (isinstance(self.top_k, bool) or int(self.top_k) != self.top_k or self.top_k < 1):
-            raise ValueError(f"top_k must be a positive int, or None for all tokens, got {self.top_k!r}")
+        if self.top_k is not None:
+            check_int("top_k", self.top_k, 1, other="None for all tokens")
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:

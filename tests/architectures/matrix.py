@@ -16,8 +16,8 @@ from layershap.calibration import as_calibration
 from layershap.checkpoint import load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, UnsupportedModelError
 from layershap.forward.engine import Engine
-from layershap.forward.plan import distinct
 from layershap.forward.settings import EngineSettings
+from layershap.masks import distinct
 from layershap.model.io import token_logits
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayerStack, find_layers, skip_layers

@@ -1,9 +1,10 @@
-"""`Table`: a title, columns and rows of plain values; as text, Markdown, HTML or a pandas DataFrame."""
+"""Tables as text, Markdown, HTML or a pandas DataFrame: `Table`, of plain values, and what lays out its cells."""
 
 from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +37,8 @@ class Table:
 
     def __str__(self) -> str:
         cells = [tuple(map(one_line, self.columns)), *[tuple(format_cell(cell) for cell in row) for row in self.rows]]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
-        right = self._numeric()
-        lines = [
-            "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
-            for row in cells
-        ]
-        rule = "  ".join("-" * width for width in widths)
+        lines = aligned(cells, self._numeric())
+        rule = "  ".join("-" * max(len(row[i]) for row in cells) for i in range(len(self.columns)))
         note = textwrap.wrap(one_line(self.note), max(80, len(rule)))
         return "\n".join([one_line(self.title), lines[0], rule, *lines[1:], *note])
 
@@ -51,16 +47,9 @@ class Table:
 
     def to_html(self) -> str:
         """An HTML table, everything escaped."""
-        right = self._numeric()
-        style = [' style="text-align:right"' if r else ' style="text-align:left"' for r in right]
-        head = "".join(f"<th{s}>{html_text(c)}</th>" for c, s in zip(self.columns, style, strict=True))
-        body = "".join(
-            "<tr>" + "".join(f"<td{s}>{html_text(c)}</td>" for c, s in zip(row, style, strict=True)) + "</tr>"
-            for row in (map(format_cell, cells) for cells in self.rows)
-        )
-        caption = f"<caption>{html_text(self.title)}</caption>"
+        rows = [[format_cell(cell) for cell in row] for row in self.rows]
         note = f"<p><small>{html_text(self.note)}</small></p>" if self.note else ""
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+        return html_table(self.columns, rows, self._numeric(), self.title) + note
 
     def to_markdown(self) -> str:
         """A Markdown table, everything escaped, without the title."""
@@ -98,3 +87,57 @@ def format_cell(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:,.1f}" if 1000 <= abs(cell) < 1e7 else f"{cell:.4g}"
     return one_line(cell)
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Rows of cells as lines of plain text, each column as wide as its widest cell.
+
+    Parameters
+    ----------
+    rows : sequence of sequences of str
+        The headings among them, if there are any.
+    right : sequence of bool
+        For each column whether it is aligned to the right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool], title: str = "") -> str:
+    """An HTML table of text cells, everything escaped.
+
+    Parameters
+    ----------
+    columns : sequence of str
+        Headings.
+    rows : sequence of sequences of str
+        Cells.
+    right : sequence of bool
+        For each column whether it is aligned to the right.
+    title : str, default=''
+        The caption.
+    """
+    style = [f' style="text-align:{"right" if r else "left"}"' for r in right]
+    caption = f"<caption>{html_text(title)}</caption>" if title else ""
+    head = "".join(f"<th{s}>{html_text(c)}</th>" for c, s in zip(columns, style, strict=True))
+    body = "".join(
+        "<tr>" + "".join(f"<td{s}>{html_text(c)}</td>" for c, s in zip(row, style, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_fields(title: str, fields: Mapping[str, object]) -> str:
+    """An HTML table of one line for each field, its name before its value, everything escaped."""
+    lines = "".join(
+        f"<tr><th>{html_text(name)}</th><td>{html_text(str(value))}</td></tr>" for name, value in fields.items()
+    )
+    return f"<table><caption>{html_text(title)}</caption>{lines}</table>"
+
+
+def html_lines(text: str) -> str:
+    """Lines of text as HTML paragraphs, everything escaped."""
+    return "".join(f"<p>{html_text(line)}</p>" for line in text.splitlines())
