@@ -31,22 +31,22 @@ from layershap.shapley import removal_order
 
 @dataclass(frozen=True)
 class FitResult:
-    """Everything that a fit found; holds no model.
+    """Everything that a fit found; the result holds no model.
 
     Attributes
     ----------
     evidence : Evidence
-        The masks, their scores, and what may be removed.
+        The masks, their scores, and the removable layers.
     contributions : Contributions
         The layers' values with their errors, and the surrogate.
     selection : SelectionEvidence
-        What a selector chooses by.
+        Data by which a selector chooses.
     removal_probabilities : ndarray [N, L]
-        Over resamples of the calibration text.
+        Probabilities over resamples of the calibration text.
     diagnostics : Diagnostics
-        What the fit took and how it went.
+        Cost and quality of the fit.
     fingerprint : dict
-        What the scores depend on.
+        Everything that the scores depend on.
     inspection : ModelInspection
         The model's layers and sizes.
     environment : Environment
@@ -195,9 +195,9 @@ class FittedPruner(ModelPruner):
 
     @property
     def comparisons_(self) -> list[SetComparison | None] | None:
-        """For each n what the text held back says of the set chosen [N].
+        """For each n, the score of the chosen set on the text held back, and its leads over other sets [N].
 
-        Its score, and its lead over greedy's set and over the second best, with standard errors.
+        The leads are those over greedy's set and over the second best set, with standard errors.
         """
         return self._result.comparisons
 
@@ -213,12 +213,12 @@ class FittedPruner(ModelPruner):
 
     @property
     def diagnostics_(self) -> Diagnostics:
-        """What the fit took and how it went (`layershap.fitting.diagnostics.Diagnostics`)."""
+        """Cost and quality of the fit (`layershap.fitting.diagnostics.Diagnostics`)."""
         return self._result.diagnostics
 
     @property
     def fingerprint_(self) -> dict[str, Any]:
-        """What the scores depend on."""
+        """Everything that the scores depend on, as plain JSON values."""
         return self._result.fingerprint
 
     @property

@@ -116,12 +116,16 @@ def skip_sublayers(model: nn.Module, sublayers: Iterable[int], *, stack: Players
     sublayers : iterable of int
         Indices into ``find_sublayers(model).names``; negative ones count from the end.
     stack : SublayerStack, str or sequence of nn.Module, optional
-        The sublayers if already known, or where the layers are.
+        The sublayers if already known, or the place of the layers. By default they are found as by `find_sublayers`.
 
     Yields
     ------
     nn.Module
         The same model, skipping. On leaving the context it is as before, also after an error.
+
+    See Also
+    --------
+    layershap.remove_sublayers : Removes sublayers for good.
     """
     found = stack if isinstance(stack, SublayerStack) else find_sublayers(model, stack, causal=False)
     with found.skip(sublayers):

@@ -247,14 +247,18 @@ def skip_layers(model: nn.Module, layers: Iterable[int], *, stack: LayersArgumen
     model : nn.Module
         Causal language model.
     layers : iterable of int
-        Indices to skip, in [0, L); negative ones count from the end. All of them may be skipped.
+        Indices to skip, in [0, L); negative ones count from the end. All layers may be skipped.
     stack : LayerStack, str or sequence of nn.Module, optional
-        The layers of `model` if already known; otherwise as in `find_layers`.
+        The layers of `model` if already known. By default they are found as by `find_layers`.
 
     Yields
     ------
     nn.Module
         The same model, skipping. On leaving the context it is as before, also after an error.
+
+    See Also
+    --------
+    layershap.remove_layers, layershap.skip_sublayers
 
     Notes
     -----
