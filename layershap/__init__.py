@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         MissingExtraError,
         ModelInUseError,
         NonFiniteScoreWarning,
+        PlainForwardWarning,
         ReportFormatError,
         SurgeryCheckError,
         SurrogateQualityWarning,
@@ -48,7 +49,14 @@ if TYPE_CHECKING:
     from layershap.scoring.perplexity import Perplexity, perplexity
     from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
     from layershap.surgery import remove_layers, remove_sublayers
-    from layershap.surrogates import BootstrapEnsemble, HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
+    from layershap.surrogates import (
+        BestSurrogate,
+        BootstrapEnsemble,
+        HammingProcess,
+        LinearRidge,
+        PairwiseRidge,
+        PaperMLP,
+    )
     from layershap.tasks import Task
 
 __version__ = "0.1.0"
@@ -58,6 +66,7 @@ __all__ = [
     "PERPLEXITY_PROTOCOLS",
     "AllocatingSampler",
     "AntitheticSampler",
+    "BestSurrogate",
     "BootstrapEnsemble",
     "Calibration",
     "CalibrationWarning",
@@ -85,6 +94,7 @@ __all__ = [
     "PaperMLP",
     "Perplexity",
     "PerplexityProtocol",
+    "PlainForwardWarning",
     "PruningReport",
     "ReportFormatError",
     "Score",
@@ -137,6 +147,7 @@ _HOMES = {
         "MissingExtraError",
         "ModelInUseError",
         "NonFiniteScoreWarning",
+        "PlainForwardWarning",
         "ReportFormatError",
         "SurgeryCheckError",
         "SurrogateQualityWarning",
@@ -158,7 +169,14 @@ _HOMES = {
     "layershap.scoring.perplexity": ("Perplexity", "perplexity"),
     "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
     "layershap.surgery": ("remove_layers", "remove_sublayers"),
-    "layershap.surrogates": ("BootstrapEnsemble", "HammingProcess", "LinearRidge", "PairwiseRidge", "PaperMLP"),
+    "layershap.surrogates": (
+        "BestSurrogate",
+        "BootstrapEnsemble",
+        "HammingProcess",
+        "LinearRidge",
+        "PairwiseRidge",
+        "PaperMLP",
+    ),
     "layershap.tasks": ("Task",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

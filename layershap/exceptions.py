@@ -67,6 +67,10 @@ class NonFiniteScoreWarning(UserWarning):
     """Some masked models score NaN or infinity; they are kept in the record and left out of the surrogate's fit."""
 
 
+class PlainForwardWarning(UserWarning):
+    """Masked models are run one at a time, which takes several times as long, as their layers can't be replayed."""
+
+
 class UncheckedInputWarning(UserWarning):
     """The self-check of a removal read text only, and the model takes images or sound too."""
 

@@ -16,18 +16,18 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A small table. ``str()`` gives aligned plain text, notebooks show HTML.
+    """A small table: ``str()`` gives aligned plain text, notebooks show HTML.
 
     Attributes
     ----------
     title : str
-        What the table shows, with the protocol or unit where figures need one.
+        Title of the table, with the protocol or unit where figures need one.
     columns : tuple of str
         Headings.
     rows : tuple of tuple
         Cells: text, numbers as they were measured, None where there is nothing to show.
     note : str
-        What the columns mean, where their headings don't say it; shown below the table.
+        Meaning of the columns, where their headings don't tell it; shown below the table.
     """
 
     title: str

@@ -186,6 +186,17 @@ def test_a_method_of_ones_own_needs_two_functions(stories, stories_calibration, 
             compare(stories[0], stories_calibration, held_out, {"own": Plain(wrong)}, [2])
 
 
+def test_numbers_in_any_order_are_one_curve_from_left_to_right(stories, stories_calibration, held_out):
+    methods = {"last": LastLayers(), "own": Plain([3, 1, 0])}
+    found = compare(stories[0], stories_calibration, held_out, methods, [3, 1, 2])
+    display = found.plot()
+    for line, method in zip(display.ax_.lines, methods, strict=True):
+        assert list(line.get_xdata()) == [0, 1, 2, 3]
+        expected = [found.dense.perplexity, *(found[method, n].perplexity for n in (1, 2, 3))]
+        assert list(line.get_ydata()) == expected
+    assert [choice.n_remove for choice in found.choices] == [3, 1, 2] * 2, "tables keep the order asked for"
+
+
 def test_a_fitted_method_is_not_fitted_again(stories, stories_calibration, held_out):
     searched = LayerPruner(n_masks=31, random_state=0)
     fresh = compare(stories[0], stories_calibration, held_out, {"layershap": searched}, [1, 2])

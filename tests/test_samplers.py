@@ -13,18 +13,10 @@ from layershap.datasets import tiny_random
 from layershap.protocols import AdaptiveSampler, Sampler
 from layershap.samplers import hopeless_layers
 from layershap.samplers.distinct import draw_distinct
-from layershap.testing import check_sampler
 
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-@pytest.mark.parametrize(
-    "sampler", [AntitheticSampler(), SubsetSampler(), AllocatingSampler(), AllocatingSampler(by="neyman")]
-)
-def test_they_keep_the_contract(sampler):
-    check_sampler(sampler)
 
 
 def test_they_are_samplers():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -9,17 +11,19 @@ from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
 from layershap import (
+    BestSurrogate,
     BootstrapEnsemble,
     HammingProcess,
+    LayerPruner,
     LinearRidge,
     PairwiseRidge,
     PaperMLP,
+    ShapleyRanking,
     StratifiedSampler,
     shapley,
 )
 from layershap.fitting.heldout import choose_surrogate, held_out
 from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
-from layershap.testing import check_surrogate
 
 
 def pairwise_game(n, seed=0, strength=1.0):
@@ -35,13 +39,6 @@ def pairwise_game(n, seed=0, strength=1.0):
 
 def drawn(n, m, seed=0):
     return StratifiedSampler(leave_one_out=True).sample(n, m, np.random.default_rng(seed))
-
-
-@pytest.mark.parametrize(
-    "surrogate", [LinearRidge(), PairwiseRidge(), HammingProcess(), BootstrapEnsemble(n_members=3)]
-)
-def test_they_keep_the_contract(surrogate):
-    check_surrogate(surrogate)
 
 
 def test_linear_ridge_recovers_an_additive_game():
@@ -117,6 +114,60 @@ def test_candidates_of_one_class_are_told_apart(good_first):
     assert best is good
     assert list(quality) == ["LinearRidge", "PairwiseRidge-1", "PairwiseRidge-2"]
     assert max(quality, key=quality.get) == f"PairwiseRidge-{1 if good_first else 2}"
+
+
+@pytest.mark.parametrize("strength", [0, 1])
+def test_the_best_surrogate_is_the_one_that_cross_validation_chooses(strength):
+    """Repeated masks, and a size that is there as a whole and need not be predicted, included."""
+    masks = np.concatenate([drawn(9, 50), drawn(9, 50)[20:30]])
+    scores = pairwise_game(9, strength=strength)(masks) + np.random.default_rng(4).normal(size=60) / 10
+    candidates = [LinearRidge(), PairwiseRidge(), PaperMLP(epochs=2), LinearRegression()]
+    at_random = shapley.SampledMasks(masks, shapley.Semivalue.shapley(9)).at_random
+    assert not at_random.all()
+    expected, quality = choose_surrogate(masks, scores, 3, candidates, judged=at_random)
+    best = BestSurrogate(candidates, random_state=3).fit(masks, scores)
+    assert best.scores_ == quality
+    assert type(best.chosen_) is type(expected)
+    assert best.chosen_ not in candidates
+    alone = clone(expected).fit(masks, scores)
+    assert np.array_equal(best.predict(masks), alone.predict(masks))
+    assert np.array_equal(best.shapley_values([7, 6]), alone.shapley_values([7, 6]))
+    assert all(not hasattr(candidate, "n_features_in_") for candidate in candidates)
+
+
+def test_the_best_surrogate_repeats_itself_and_survives_pickling():
+    masks = drawn(8, 60)
+    scores = pairwise_game(8)(masks) + np.random.default_rng(4).normal(size=60) / 10
+    best = BestSurrogate([PaperMLP(epochs=2), BootstrapEnsemble(n_members=2)], random_state=1).fit(masks, scores)
+    assert clone(best).fit(masks, scores).scores_ == best.scores_
+    again = pickle.loads(pickle.dumps(best))
+    assert np.array_equal(again.predict(masks), best.predict(masks))
+    assert np.array_equal(again.predict_spread(masks), best.predict_spread(masks))
+    closed = pickle.loads(pickle.dumps(BestSurrogate([LinearRidge()]).fit(masks, scores)))
+    assert np.array_equal(closed.shapley_values(), -closed.chosen_.main_effects_)
+
+
+def test_the_best_surrogate_without_a_choice():
+    masks = drawn(8, 60)
+    with pytest.raises(ValueError, match="at least one candidate, got an empty"):
+        BestSurrogate([]).fit(masks, masks.sum(axis=1))
+    flat = BestSurrogate([LinearRidge(), PairwiseRidge()]).fit(masks, np.ones(60))
+    assert isinstance(flat.chosen_, LinearRidge)
+    assert all(np.isnan(r2) for r2 in flat.scores_.values())
+    (single,) = BestSurrogate([LinearRegression()]).fit(masks[:1], [2.0]).predict(masks[:1])
+    assert single == 2.0
+
+
+def test_a_fit_takes_the_best_surrogate(stories, stories_calibration):
+    surrogate = BestSurrogate([LinearRidge(), HammingProcess()])
+    pruner = LayerPruner(n_masks=30, surrogate=surrogate, selector=ShapleyRanking(), random_state=0)
+    pruner.fit(stories[0], stories_calibration)
+    assert isinstance(pruner.surrogate_, BestSurrogate)
+    assert set(pruner.surrogate_.scores_) == {"LinearRidge", "HammingProcess"}
+    assert np.isfinite(pruner.contributions_).all()
+    assert pruner.interactions_.shape == (5, 5)
+    assert np.isfinite(pruner.diagnostics_["calibration_errors"]).any(), "it was refitted"
+    assert not hasattr(surrogate, "chosen_")
 
 
 @pytest.mark.parametrize("surrogate", [PairwiseRidge, LinearRidge])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +23,7 @@ from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
 from layershap.places import tokenizer_name
 from layershap.tables import html_fields
+from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
 
@@ -206,10 +206,11 @@ class Calibration:
         n_sequences: int | Literal["auto"] | None = "auto",
         bos: BosPolicy = "none",
     ) -> Calibration:
-        """Pack a text column of a `datasets.Dataset`, found by itself if it is the only one or named 'text'.
+        """Pack a text `column` of a `datasets.Dataset`, by default the only one or the one named 'text'.
 
-        Parameters are those of `from_texts`. A streaming dataset, or an iterable of rows, is a dataset too. One with an
-        ``input_ids`` column is read as batches instead (`from_batches`), unless `column` is given.
+        Besides `dataset`, the parameters `tokenizer`, `seq_len`, `n_sequences` and `bos` are as in `from_texts`. A
+        streaming dataset and an iterable of rows are datasets too. A dataset with a column ``input_ids`` is read as
+        batches (`from_batches`), unless `column` is given.
 
         Raises
         ------
@@ -265,7 +266,9 @@ class Calibration:
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
-        """Pad rows of (ids [t], labels [t]) of any lengths to the longest, on the right, with what is never scored."""
+        """Pad `rows` of (ids [t], labels [t]) of any lengths to the longest, on the right; `provenance` is kept as
+        given.
+        """
         length = max(len(ids) for ids, _ in rows)
         ids_ST = torch.zeros(len(rows), length, dtype=torch.int64, device="cpu")
         labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64, device="cpu")
@@ -276,7 +279,7 @@ class Calibration:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Calibration]) -> Calibration:
-        """The sequences of several calibrations in order, shorter ones padded on the right."""
+        """The sequences of several calibrations (`parts`) in order, shorter ones padded on the right."""
         rows = [row for part in parts for row in zip(part.ids_ST, part.labels_ST, strict=True)]
         return cls.from_rows(rows, {"source": "several", "parts": [part.provenance for part in parts]})
 
@@ -287,12 +290,11 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
     if count < _LITTLE:
-        warnings.warn(
+        warn_user(
             f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
             f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "
             f"perplexity on other text than those chosen on {AUTO_SEQUENCES}. Give more text of the kind that matters, "
             "or n_sequences to say that this is meant.",
             CalibrationWarning,
-            stacklevel=4,
         )
     return count

@@ -11,6 +11,7 @@ from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_f
 from layershap.cli.inputs import add_model_options, has_weights_of, load_model
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.exceptions import CheckpointWarning
+from layershap.warning import warn_user
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -61,10 +62,9 @@ def run(arguments: argparse.Namespace) -> Answer:
     if report is not None:
         check_depth(report, len(players))
         if not has_weights_of(model, report):
-            warnings.warn(
+            warn_user(
                 "the report was made for other weights (another checkpoint, dtype or quantisation of this depth); its "
-                "choice of layers may not suit these",
-                stacklevel=2,
+                "choice of layers may not suit these"
             )
     layers = check_layer_indices(named, len(players))
     before = sum(p.numel() for p in model.parameters())

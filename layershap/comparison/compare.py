@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from sklearn.base import clone
@@ -22,7 +22,15 @@ from layershap.game import LayerGame
 from layershap.game.players import GameModel
 from layershap.limits import most_removable
 from layershap.model.stack import LayersArgument
-from layershap.protocols import FloatArray, Utility
+from layershap.protocols import (
+    ChoosesLayers,
+    CountsLayers,
+    DepthPruningMethod,
+    FloatArray,
+    NarrowingMethod,
+    ReportsCosts,
+    Utility,
+)
 from layershap.tasks import Task
 from layershap.tasks.data import refuse_task
 from layershap.utilities import NegativeLogLikelihood
@@ -31,28 +39,11 @@ TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
 """A function of the masked model, or a utility with the data that it scores on."""
 
 
-class DepthPruningMethod(Protocol):
-    """What `compare` asks of a method: `LayerPruner` and `layershap.baselines` qualify.
-
-    A method without `removed_layers` (`SliceGPT`) is measured on the model that its ``transform(model, n_remove)``
-    returns. A method counts as fitted if it has attributes that end in an underscore, as scikit-learn's do. Its costs
-    are read from a dict ``diagnostics_`` with ``n_evaluated`` (masks) and ``layer_runs``, where it has one.
-    """
-
-    def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Any:
-        """Look at the model and the calibration data."""
-        ...
-
-    def removed_layers(self, n_remove: int | None = None) -> Sequence[int]:
-        """The layers to remove for `n_remove`; a ValueError says why so many can't be removed."""
-        ...
-
-
 def compare(
     model: nn.Module,
     calib_data: Any,
     eval_data: Any,
-    methods: Mapping[str, DepthPruningMethod],
+    methods: Mapping[str, DepthPruningMethod | NarrowingMethod],
     n_removes: Sequence[int],
     *,
     tasks: Mapping[str, TaskLike] | None = None,
@@ -144,12 +135,12 @@ def compare(
     refused: dict[tuple[str, int], str] = {}
     for name, method in methods.items():
         fitted, costs[name] = _fitted(method, whole, calibration, tokenizer)
-        if not hasattr(fitted, "removed_layers"):
+        if not isinstance(fitted, ChoosesLayers):
             for n in numbers:
                 narrow = fitted.transform(model, n)
                 narrowed += _measured(GameModel.of(narrow), held_out, {(name, n): ()}, tasks or {})
             continue
-        n_players = getattr(fitted, "n_layers_in_", n_layers)
+        n_players = fitted.n_layers_in_ if isinstance(fitted, CountsLayers) else n_layers
         if n_players != n_layers:
             raise ValueError(
                 f"{name} chooses among {n_players} players, the model has {n_layers} layers; compare sets methods side "
@@ -157,11 +148,11 @@ def compare(
             )
         for n in numbers:
             try:
-                found = fitted.removed_layers(n)
+                removed = fitted.removed_layers(n)
             except ValueError as error:
                 refused[name, n] = str(error)
             else:
-                chosen[name, n] = _checked_layers(name, found, n, n_layers)
+                chosen[name, n] = _checked_layers(name, removed, n, n_layers)
     unreached = [n for n in numbers if n not in {number for _, number in [*chosen, *_keys(narrowed)]}]
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
@@ -184,7 +175,7 @@ def _fitted(method: Any, whole: GameModel, calibration: Calibration | None, toke
     One of this library whose `layers` is left open is given the layers that were found.
     """
     if _is_fitted(method):
-        seconds = getattr(method, "diagnostics_", {}).get("seconds")
+        seconds = _diagnostics(method).get("seconds")
     else:
         method = clone(method, safe=False)  # a deep copy of what is no scikit-learn estimator
         if isinstance(method, ModelPruner) and method.layers is None:
@@ -192,13 +183,17 @@ def _fitted(method: Any, whole: GameModel, calibration: Calibration | None, toke
         start = time.perf_counter()
         method.fit(whole.model, calibration, tokenizer=tokenizer)
         seconds = time.perf_counter() - start
-    diagnostics = getattr(method, "diagnostics_", {})
+    diagnostics = _diagnostics(method)
     masks, runs = diagnostics.get("n_evaluated"), diagnostics.get("layer_runs")
     if "layer_run_tokens" in diagnostics:
         # A search runs on a part of the sequences: its tokens count, in runs on all.
         text = diagnostics["calibration"]
         runs = diagnostics["layer_run_tokens"] / (text.get("sequences_given", text["n_sequences"]) * text["seq_len"])
     return method, Cost(None if masks is None else int(masks), None if runs is None else round(runs), seconds)
+
+
+def _diagnostics(method: object) -> Mapping[str, Any]:
+    return method.diagnostics_ if isinstance(method, ReportsCosts) else {}
 
 
 def _checked_layers(name: str, layers: Any, n: int, n_layers: int) -> tuple[int, ...]:

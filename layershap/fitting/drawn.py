@@ -18,7 +18,16 @@ from layershap.fitting.text_game import TextGame
 from layershap.fitting.veto import veto_players
 from layershap.limits import is_int
 from layershap.masks import is_among, leave_one_out_masks, mask_keys, over_layers
-from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, SearchingSelector
+from layershap.protocols import (
+    AdaptiveSampler,
+    FloatArray,
+    LeaveOneOutSampler,
+    MaskArray,
+    Parametrised,
+    Sampler,
+    SearchingSelector,
+    StrataSampler,
+)
 from layershap.samplers import strata_of
 
 _MASKS_PER_VETO_PLAYER = 8
@@ -111,7 +120,8 @@ def draw_masks(
     per_veto = min(_MASKS_PER_VETO_PLAYER, max(n_masks // (4 * n_veto), 2 if n_masks >= 4 * n_veto else 0))
     n_drawn = n_masks - per_veto * int(veto.sum())
     # A sampler that begins with the leave-one-outs repeats what is known already, on top of what it may draw.
-    n_drawn += int(free.sum()) if len(known) and getattr(sampler, "leave_one_out", False) else 0
+    if len(known) and isinstance(sampler, LeaveOneOutSampler) and sampler.leave_one_out:
+        n_drawn += int(free.sum())
     drawn = _drawn(game, sampler, free, n_drawn, rng)
     new = over_layers(drawn, free)
     masks = np.concatenate([known, new[~is_among(new, set(mask_keys(known)))]]) if len(new) else known
@@ -136,11 +146,11 @@ def draw_masks(
 
 def _over_free_players(sampler: Sampler, n_veto: int) -> Sampler:
     """A sampler whose strata are numbers of kept layers, the veto players among them, for the free players alone."""
-    strata = getattr(sampler, "strata", None)
+    strata = sampler.strata if isinstance(sampler, StrataSampler) else None
     if not n_veto or isinstance(strata, str) or strata is None or not all(map(is_int, strata)):
         return sampler
     fewer = [max(int(k) - n_veto, 0) for k in strata]
-    if hasattr(sampler, "set_params"):
+    if isinstance(sampler, Parametrised):
         return clone(sampler).set_params(strata=fewer)
     free: Any = copy.copy(sampler)
     free.strata = fewer

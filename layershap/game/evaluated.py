@@ -11,14 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
+from layershap.exceptions import PlainForwardWarning
 from layershap.forward.engine import Engine
+from layershap.forward.plan import PrefixPlan
 from layershap.game.progress import Progress
 from layershap.ledger import Ledger, MaskRow
 from layershap.masks import distinct, mask_key
 from layershap.model.io import evaluation_mode
+from layershap.model.patching import first_said
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import FloatArray, MaskArray
 from layershap.utilities.checks import checked_score
+from layershap.warning import warn_user
 
 
 class EvaluatedMasks:
@@ -57,6 +61,7 @@ class EvaluatedMasks:
         self._ledger = ledger
         self.progress = progress
         self.rows: dict[bytes, MaskRow] = {}
+        self._warned = False
         self.n_evaluated = 0
         self.layer_runs = 0
         self.layer_runs_charged = 0
@@ -100,6 +105,7 @@ class EvaluatedMasks:
         head_cost = self.engine.settings.head_cost
         work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         self.progress.plan(prefix_plan.n_masks, work)
+        self._warn_of_plain_forward(prefix_plan)
         for sweep in prefix_plan.sweeps:
             self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
             known = self._known(sweep.masks_UL)
@@ -112,6 +118,24 @@ class EvaluatedMasks:
                 self.layer_runs += self.engine.layer_runs(todo_UL)
             if known.any():
                 self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
+
+    def _warn_of_plain_forward(self, prefix_plan: PrefixPlan) -> None:
+        """Once per game, and per fit that holds the model: a single mask shares nothing and costs no more."""
+        if self._warned or prefix_plan.n_masks < 2 or self.engine.path != "plain":
+            return
+        self._warned = True
+        model = self.engine.model
+        if not first_said(model, PlainForwardWarning.__name__):
+            return
+        runs = sum(self.engine.layer_runs(sweep.masks_UL) for sweep in prefix_plan.sweeps)
+        warn_user(
+            f"masks of this {type(model).__name__} are run one at a time by the plain forward: {self.engine.note}. The "
+            f"scores are right, the time is several times as long: {prefix_plan.n_masks} masks take {runs:,} layer "
+            f"runs in small batches, where shared prefixes would need {prefix_plan.layer_runs:,} in large ones. "
+            "LayerPruner.estimate_cost tells what a fit takes before it begins; fewer n_masks or less text make it "
+            "shorter",
+            PlainForwardWarning,
+        )
 
     def _call_on_masked_models(self, masks_UL: MaskArray, masked_score: Callable[[nn.Module], float]) -> None:
         model = self.engine.model

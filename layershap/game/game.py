@@ -140,14 +140,9 @@ class LayerGame:
         return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
 
     def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
-        """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
+        """The game on `calib_data` (a `Calibration`, token ids, or texts), with a `ledger` of its own.
 
-        Parameters
-        ----------
-        calib_data : Calibration, Tensor [S, T] or texts
-            As in the constructor; texts need a tokenizer, so give a `Calibration` of them.
-        ledger : path, optional
-            File of the new game's masks.
+        Players and limits stay the same; the layers aren't searched, nor weights read, again.
         """
         return LayerGame(
             self.found,
@@ -218,7 +213,7 @@ class LayerGame:
         return self._evaluated.sums(masks_ML, "score")[:, 0]
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
-        """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
+        """Per-sequence statistics of `masks` [M, L], for another utility or a bootstrap over sequences."""
         masks_ML = self._checked(masks)
         full_1L = np.ones((1, self.n_players), dtype=bool)
         self._evaluated.evaluate(full_1L)
@@ -231,7 +226,7 @@ class LayerGame:
         )
 
     def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
-        """Standard errors [M] of the scores of masks [M, L]: how much the scores depend on the calibration sequences.
+        """Standard errors of the scores of masks: how much the scores depend on the calibration sequences.
 
         They come from a bootstrap over the sequences (over whole questions, for a task); masks that weren't evaluated
         yet are. Two masks see the same text, so their difference is surer than their two errors say.
@@ -244,6 +239,11 @@ class LayerGame:
             Number of bootstrap resamples; with 200, an error is known to a twentieth of itself.
         random_state : int, default=0
             Seed of the resamples.
+
+        Returns
+        -------
+        ndarray [M]
+            Standard errors, in the unit of the score.
 
         Raises
         ------

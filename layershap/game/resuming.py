@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from layershap.game.players import GameModel
 from layershap.ledger import Ledger, RowShape
 from layershap.protocols import Utility
 from layershap.tasks.data import UtilityLike
+from layershap.warning import warn_user
 
 
 def game_fingerprint(
@@ -61,9 +61,8 @@ def open_ledger(
         return ledger, settings
     if pinned and isinstance(budget, int) and 0 < budget <= 2 * settings.memory_budget:
         return ledger, replace(settings, memory_budget=budget)
-    warnings.warn(
+    warn_user(
         f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
-        f"{settings.memory_budget}: further scores may differ from those of an uninterrupted run in their last bits",
-        stacklevel=3,
+        f"{settings.memory_budget}: further scores may differ from those of an uninterrupted run in their last bits"
     )
     return ledger, settings

@@ -16,7 +16,6 @@ import io
 import json
 import os
 import stat
-import warnings
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -32,6 +31,7 @@ from layershap.ledger.lines import FORMAT, HEADER_BYTES, LineError, MaskRow, Row
 from layershap.ledger.lock import lock, unlock
 from layershap.masks import mask_key
 from layershap.protocols import MaskArray
+from layershap.warning import warn_user
 
 _OLDER = (
     "it is of an older version, whose rows have no checks and whose fingerprint lacks much of what a score depends on; "
@@ -250,7 +250,7 @@ class Ledger:
 
     def _write_anew(self) -> None:
         """The deleted file's whole content, which lives as long as it is open, in a new file of the same name."""
-        warnings.warn(f"the ledger {self.path} was deleted while in use; it is written anew", stacklevel=3)
+        warn_user(f"the ledger {self.path} was deleted while in use; it is written anew")
         content = os.pread(self._file.fileno(), self._tail[0], 0)
         file, _ = _opened(self.path)
         try:

@@ -10,13 +10,13 @@ import errno
 import json
 import os
 import socket
-import warnings
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from layershap.exceptions import LedgerInUseError
+from layershap.warning import warn_user
 
 fcntl: Any
 try:
@@ -48,10 +48,9 @@ def lock(file: FileIO, path: Path) -> None:
                 f"the ledger {path} is in use by {_holder(path)}; give each game that runs at the same time a ledger "
                 "of its own, or close the other one first"
             ) from error
-        warnings.warn(
+        warn_user(
             f"the ledger {path} can't be locked ({error.strerror or error}); make sure that nothing else uses it "
-            "meanwhile",
-            stacklevel=2,
+            "meanwhile"
         )
     with suppress(OSError):  # a folder that can't be written to, say: the ledger does without the note
         if not _note(path).exists() or _noted(path) is not None:  # a program may have locks of this name of its own

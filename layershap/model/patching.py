@@ -26,10 +26,11 @@ Forward = Callable[..., Any]
 
 @dataclass
 class _Claim:
-    """The thread that holds a module, and in how many contexts."""
+    """The thread that holds a module, in how many contexts, and what was said of it meanwhile."""
 
     thread: threading.Thread
     count: int = 0
+    said: set[str] = field(default_factory=set)
 
 
 @dataclass
@@ -80,6 +81,20 @@ def claimed(modules: Iterable[nn.Module]) -> Iterator[None]:
         except KeyboardInterrupt:
             _release(held)
             raise
+
+
+def first_said(module: nn.Module, what: str) -> bool:
+    """Whether something is said of a module for the first time in one piece of work, as a fit with several games is.
+
+    True every time where this thread doesn't hold the module.
+    """
+    with _guard:
+        claim = _claims.get(module)
+        if claim is None or claim.thread is not threading.current_thread():
+            return True
+        first = what not in claim.said
+        claim.said.add(what)
+        return first
 
 
 def _release(held: list[tuple[nn.Module, _Claim]]) -> None:

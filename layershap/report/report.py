@@ -209,6 +209,11 @@ class PruningReport:
             File to write the page to.
         n_remove : int, optional
             Number of layers whose removal the pictures mark. By default that of the last outcome.
+
+        Returns
+        -------
+        str
+            The page.
         """
         text = page(self, n_remove)
         if path is not None:
@@ -235,7 +240,7 @@ class PruningReport:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PruningReport:
-        """Read what `save` wrote.
+        """Read the report that `save` wrote to `path`.
 
         Raises
         ------

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 
 from layershap.limits import is_int
 from layershap.masks import leave_one_out_masks
-from layershap.protocols import MaskArray, Sampler
+from layershap.protocols import MaskArray, Sampler, StrataSampler
 from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import Semivalue, sample_strata
 
@@ -151,6 +151,6 @@ def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
     """The numbers of kept layers that `sampler` draws from, repeated by weight; for one without `strata`, those of
     `masks`.
     """
-    if hasattr(sampler, "strata"):
+    if isinstance(sampler, StrataSampler):
         return strata_sizes(sampler.strata, masks.shape[1])
     return [int(size) for size in np.unique(masks.sum(axis=1))]

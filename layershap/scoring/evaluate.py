@@ -15,6 +15,7 @@ from layershap.calibration import PerplexityProtocol
 from layershap.forward.unmasked import sequence_statistics
 from layershap.limits import check_int
 from layershap.model.io import maximum_length
+from layershap.protocols import QuestionUtility
 from layershap.scoring.harness import harness_scores, harness_tokenizer, task_manager
 from layershap.scoring.perplexity import perplexity
 from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
@@ -135,9 +136,8 @@ def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto
     scores = []
     for metric, utility in task.metrics.items():
         error, n = math.nan, task.calibration.n_sequences
-        per_question = getattr(utility, "per_question", None)
-        if per_question is not None:
-            values = per_question(statistics)[0]
+        if isinstance(utility, QuestionUtility):
+            values = utility.per_question(statistics)[0]
             n = len(values)
             error = float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else math.nan
         scores.append(Score(task.name, metric, float(utility.score(statistics)[0]), error, n, True, "rows"))

@@ -70,7 +70,7 @@ class Evaluation:
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
-        """The reverse of `to_records`."""
+        """Rebuild an evaluation from the `records` that `to_records` gave."""
         return cls(tuple(Score(**record) for record in records))
 
     def __str__(self) -> str:

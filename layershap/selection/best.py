@@ -5,13 +5,12 @@ Shapes: M masks, L layers (or players). True = layer kept.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
 from layershap.masks import distinct, first_rows
 from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence
+from layershap.warning import warn_user
 
 _TIE = 1e-12
 """Relative difference of scores up to which two sets are as good as each other."""
@@ -82,7 +81,7 @@ def select_best(evidence: SelectionEvidence, n_remove: int) -> IntArray:
             f"no set of {n_remove} layers that this model can lose was evaluated; fit with max_remove={n_remove}"
         )
     best, *others = tied_sets(masks[of_size], scores[of_size])
-    warn_of_tie(best, others, float(scores[of_size].max()), stacklevel=5)
+    warn_of_tie(best, others, float(scores[of_size].max()))
     return np.flatnonzero(~best)
 
 
@@ -94,16 +93,15 @@ def tied_sets(masks_ML: MaskArray, scores_M: FloatArray) -> list[MaskArray]:
     return [best, *(mask for mask in others if (mask != best).any())]
 
 
-def warn_of_tie(best: MaskArray, others: list[MaskArray], score: float, stacklevel: int) -> None:
+def warn_of_tie(best: MaskArray, others: list[MaskArray], score: float, stacklevel: int = 0) -> None:
     """Warn that other sets of layers are as good as the one chosen, if there are any."""
     if others:
         removed = [np.flatnonzero(~mask).tolist() for mask in others[:3]]
-        warnings.warn(
+        warn_user(
             f"{len(others) + 1} sets of {(~best).sum()} layers score {score:g} on the calibration data; "
             f"{np.flatnonzero(~best).tolist()} is taken, the others are {removed}"
             f"{'...' if len(others) > 3 else ''}. More calibration text tells them apart.",
             TiedSelectionWarning,
-            stacklevel=stacklevel,
         )
 
 

@@ -97,7 +97,7 @@ class Greedy(BaseEstimator):
         siblings = ((~masks).sum(axis=1) == n_remove) & ~(masks & ~before).any(axis=1)
         tied = tied_sets(masks[siblings], scores[siblings])
         others = [mask for mask in tied if (mask != path[-1]).any()]
-        warn_of_tie(path[-1], others, float(scores[siblings].max()), stacklevel=4)
+        warn_of_tie(path[-1], others, float(scores[siblings].max()))
         return np.flatnonzero(~path[-1])
 
 

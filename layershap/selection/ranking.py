@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 from sklearn.base import BaseEstimator
 
@@ -11,6 +9,7 @@ from layershap.exceptions import TiedSelectionWarning
 from layershap.protocols import IntArray, SelectionEvidence
 from layershap.selection.validity import with_one_kept
 from layershap.shapley import removal_order
+from layershap.warning import warn_user
 
 
 class ShapleyRanking(BaseEstimator):
@@ -45,9 +44,8 @@ class ShapleyRanking(BaseEstimator):
         values = evidence.contributions[order]
         if n_remove < evidence.removable.sum() and values[n_remove - 1] == values[n_remove]:
             tied = np.flatnonzero(evidence.contributions == values[n_remove])
-            warnings.warn(
+            warn_user(
                 f"n_remove={n_remove} cuts between layers of the same value, {tied.tolist()}; those of lower index go",
                 TiedSelectionWarning,
-                stacklevel=3,
             )
         return with_one_kept(order[:n_remove], evidence.keep_one_of, evidence.contributions, evidence.removable)

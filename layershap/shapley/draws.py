@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layershap.protocols import FloatArray, Game, MaskArray
+from layershap.protocols import CountedGame, FloatArray, Game, MaskArray
 
 _BATCH = 2**16
 """Masks given to a game in one call."""
@@ -49,7 +49,7 @@ def batched(game: Game, masks: MaskArray) -> FloatArray:
 
 def player_count(game: Game, n_players: int | None) -> int:
     """L, as given or as the game knows it."""
-    found = n_players if n_players is not None else getattr(game, "n_players", None)
+    found = game.n_players if n_players is None and isinstance(game, CountedGame) else n_players
     if found is None:
         raise ValueError("n_players is needed for a game without an n_players attribute")
     return int(found)

@@ -35,17 +35,19 @@ class Semivalue:
 
     @classmethod
     def shapley(cls, n_players: int) -> Semivalue:
-        """Shapley's: a player joins coalitions of all sizes from 0 to L - 1 with the same weight."""
+        """Shapley's semivalue of `n_players` players: a player joins coalitions of 0 to L - 1 with the same weight per
+        size.
+        """
         kept, lost = np.full(n_players + 1, 1 / n_players), np.full(n_players + 1, 1 / n_players)
         kept[0] = lost[-1] = 0.0
         return cls(kept, lost)
 
     @classmethod
     def of_strata(cls, n_players: int, strata: Sequence[int]) -> Semivalue:
-        """The paper's: ``v(m with i) - v(m without i)`` averaged over masks m of these sizes, equally weighted.
+        """The paper's semivalue: ``v(m with i) - v(m without i)`` averaged over the masks m of the sizes in `strata`.
 
-        A mask of size k holds the player with probability k / L; its two scores are then of sizes k and k - 1, else of
-        sizes k + 1 and k.
+        The sizes, of `n_players` players, are equally weighted. A mask of size k holds the player with probability k /
+        L; its two scores are then of sizes k and k - 1, else of sizes k + 1 and k.
 
         Raises
         ------

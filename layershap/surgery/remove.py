@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -27,6 +26,7 @@ from layershap.surgery.operation import copy_with, delete_layers, delete_sublaye
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
 from layershap.surgery.reload import holds_adapters, reload_problem
 from layershap.surgery.removable import refuse_unremovable
+from layershap.warning import warn_user
 
 _SLOW_FORWARD_SECONDS = 2.0
 
@@ -197,12 +197,11 @@ def remove_players(
     what = f"layers {removed}" if not isinstance(players, SublayerStack) else _names(players, removed)
     logits_BTV = check_logits(pruned, expected_BTV, what) if expected_BTV is not None else None
     if logits_BTV is not None and other_inputs(base_model(model)):
-        warnings.warn(
+        warn_user(
             f"{type(base_model(model)).__name__} takes {', '.join(other_inputs(base_model(model)))} beside text; the "
             "self-check of the removal read text only. Compare the pruned model's output on such an input with that of "
             "layershap.skip_layers.",
             UncheckedInputWarning,
-            stacklevel=3,
         )
     if depth.generation:
         check_generation(pruned, intact, what)
@@ -238,9 +237,8 @@ def _warn(model: nn.Module, recipe: PruningRecipe, problem: str) -> None:
             "save the adapters alone (save_pretrained) and load them into the pruned base, or merge them "
             f"(merge_and_unload) and then {remedy}"
         )
-    warnings.warn(
+    warn_user(
         f"{recipe.model_class}'s config can't express this pruned model: {problem}. A plain from_pretrained of it "
         f"would give another model; {remedy}.",
         CheckpointWarning,
-        stacklevel=4,
     )

@@ -1,17 +1,33 @@
 """Contract checks for your own utilities, samplers, surrogates and selectors.
 
-Each takes an instance, tries it on small synthetic data and raises an `AssertionError` that names the contract and what
-was found instead. No model is loaded, so they are quick enough for a unit test::
+Each kind of part has a contract: a test class to inherit, whose tests pytest runs and names one by one::
 
-    from layershap.testing import check_sampler
+    from layershap.testing import SamplerContract
 
-    def test_my_sampler():
-        check_sampler(MySampler(strata=(6, 8)))
+    class TestMySampler(SamplerContract):
+        def make(self):
+            return MySampler(strata=(6, 8))
+
+and a function that checks one instance and raises an `AssertionError` at the first test that fails::
+
+    check_sampler(MySampler(strata=(6, 8)))
+
+They try the part on small synthetic data. No model is loaded, so they are quick enough for a unit test, and pytest need
+not be installed.
 """
 
-from layershap.testing.sampler import check_sampler
-from layershap.testing.selector import check_selector
-from layershap.testing.surrogate import check_surrogate
-from layershap.testing.utility import check_utility
+from layershap.testing.sampler import SamplerContract, check_sampler
+from layershap.testing.selector import SelectorContract, check_selector
+from layershap.testing.surrogate import SurrogateContract, check_surrogate
+from layershap.testing.utility import UtilityContract, check_utility
 
-__all__ = ["check_sampler", "check_selector", "check_surrogate", "check_utility"]
+__all__ = [
+    "SamplerContract",
+    "SelectorContract",
+    "SurrogateContract",
+    "UtilityContract",
+    "check_sampler",
+    "check_selector",
+    "check_surrogate",
+    "check_utility",
+]

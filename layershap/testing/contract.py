@@ -4,11 +4,36 @@ from __future__ import annotations
 
 import pickle
 from typing import Any
+from unittest import SkipTest
 
 import numpy as np
 from sklearn.base import clone
 
 from layershap.protocols import FloatArray, MaskArray
+
+
+class Contract:
+    """Base of the contracts: a test class for pytest whose tests all begin with a new instance of the part."""
+
+    def make(self) -> Any:
+        """A new instance of the part to check; to be overridden."""
+        raise NotImplementedError(f"{type(self).__name__} must define make(self), which returns the part to check")
+
+
+def check_contract(contract: Contract) -> None:
+    """Run the tests of a contract in the order in which they are written, without pytest."""
+    names = [name for kind in reversed(type(contract).__mro__) for name in vars(kind) if name.startswith("test_")]
+    for name in names:
+        try:
+            getattr(contract, name)()
+        except SkipTest:
+            continue
+
+
+def only_if(condition: bool, reason: str) -> None:
+    """Skip a test of what the part doesn't claim to be."""
+    if not condition:
+        raise SkipTest(reason)
 
 
 def require(condition: object, contract: str) -> None:

@@ -9,25 +9,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layershap.protocols import FloatArray, IntArray, SequenceStatistics, Statistic, Utility
+from layershap.protocols import FloatArray, IntArray, ResamplingUtility, SequenceStatistics, Statistic, Utility
 from layershap.utilities.naming import score_name
 
 
 def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Generator) -> IntArray:
     """Calibration sequences drawn with repetition, for a bootstrap of a utility's scores.
 
-    A utility whose sequences belong together (the choices of a question) has a method ``resample(n_sequences, rng)``
-    that draws them together; for others each sequence is drawn on its own.
+    A utility whose sequences belong together (`layershap.protocols.ResamplingUtility`) draws them together; for others
+    each sequence is drawn on its own.
     """
-    resample = getattr(utility, "resample", None)
-    return rng.integers(n_sequences, size=n_sequences) if resample is None else resample(n_sequences, rng)
+    if isinstance(utility, ResamplingUtility):
+        return utility.resample(n_sequences, rng)
+    return rng.integers(n_sequences, size=n_sequences)
 
 
 def tied_to_sequences(utility: object) -> bool:
     """Whether a utility knows its calibration sequences by number, so that it can't score a part of them."""
     if isinstance(utility, WeightedSum):
         return any(tied_to_sequences(part) for part in utility.utilities)
-    return hasattr(utility, "resample")
+    return isinstance(utility, ResamplingUtility)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class WeightedSum:
         Each part (`OnSequences`) draws as its utility does; the sequences of no part are drawn among themselves.
         """
         for utility in self.utilities:
-            if not isinstance(utility, OnSequences) and hasattr(utility, "resample"):
+            if isinstance(utility, ResamplingUtility) and not isinstance(utility, OnSequences):
                 return resample_sequences(utility, n_sequences, rng)
         parts = {(part.start, part.stop): part for part in self.utilities if isinstance(part, OnSequences)}
         rest = np.setdiff1d(np.arange(n_sequences), [s for start, stop in parts for s in range(start, stop)])
