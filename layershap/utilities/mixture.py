@@ -14,10 +14,10 @@ from layershap.utilities.naming import score_name
 
 
 def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Generator) -> IntArray:
-    """Calibration sequences drawn with repetition, for a bootstrap of a utility's scores.
+    """Draw from `n_sequences` calibration sequences with repetition by `rng`, for a bootstrap of a `utility`'s scores.
 
-    A utility whose sequences belong together (`layershap.protocols.ResamplingUtility`) draws them together; for others
-    each sequence is drawn on its own.
+    A utility whose sequences belong together (`layershap.protocols.ResamplingUtility`) draws them together; for other
+    utilities each sequence is drawn on its own.
     """
     if isinstance(utility, ResamplingUtility):
         return utility.resample(n_sequences, rng)
@@ -25,7 +25,7 @@ def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Genera
 
 
 def tied_to_sequences(utility: object) -> bool:
-    """Whether a utility knows its calibration sequences by number, so that it can't score a part of them."""
+    """Whether a `utility` knows its calibration sequences by number, so that it can't score a part of them."""
     if isinstance(utility, WeightedSum):
         return any(tied_to_sequences(part) for part in utility.utilities)
     return isinstance(utility, ResamplingUtility)
