@@ -1,11 +1,13 @@
-"""What the benchmarks share: the line that says how a table was made, models with random weights, memory."""
+"""What the benchmarks share: folders, texts, the line that says how a table was made, random models, memory."""
 
 from __future__ import annotations
 
+import lzma
 import platform
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,12 +15,21 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layershap import Calibration
 
+HERE = Path(__file__).parent
+DATA, MODELS = HERE / "data", HERE / "models"
+CACHE = HERE / "cache"
+"""Ledgers and records of unfinished runs, which git ignores."""
+LENGTH = 128
+"""Tokens of a sequence."""
+
 
 def provenance() -> str:
     """One line: command, date, versions, machine."""
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    script = [sys.argv[0]] if spec is None else ["-m", spec.name]
     return (
-        f"`python {' '.join(sys.argv)}`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, "
+        f"`python {' '.join([*script, *sys.argv[1:]])}`, {time.strftime('%Y-%m-%d')}, torch {torch.__version__}, "
         f"{torch.get_num_threads()} threads, {machine}"
     )
 
@@ -30,10 +41,23 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def write_between(page: Path, name: str, text: str) -> None:
-    """Put text between a page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``."""
+    """Put text between a page's markers ``<!-- NAME: begin -->`` and ``<!-- NAME: end -->``, or at its end."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    before, rest = page.read_text(encoding="utf-8").split(begin)
-    page.write_text(f"{before}{begin}\n\n{text}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+    old = page.read_text(encoding="utf-8") if page.exists() else ""
+    before, found, rest = old.partition(begin)
+    after = rest.partition(end)[2] if found else "\n"
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def packed(name: str) -> str:
+    """A text of `data`."""
+    with lzma.open(DATA / f"{name}.txt.xz", "rt", encoding="utf-8") as file:
+        return file.read()
+
+
+def sequences(text: str | list[str], tokenizer: Any, count: int | None) -> Calibration:
+    """The first sequences of a text; all of them if no number is given."""
+    return Calibration.from_texts(text, tokenizer, seq_len=LENGTH, n_sequences=count)
 
 
 def random_llama(

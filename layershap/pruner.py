@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -58,9 +58,8 @@ class LayerPruner(FittedPruner):
         Score of a masked model; a callable is ``f(model) -> float``. By default a task given to `fit` brings its own.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
         Part that draws the masks from which the values are estimated.
-    surrogate : Surrogate or 'auto', default=HammingProcess()
-        Regressor from masks to scores. 'auto' takes whichever of `LinearRidge`, `PairwiseRidge`, `HammingProcess` and
-        `PaperMLP` predicts held-out masks best.
+    surrogate : Surrogate, default=HammingProcess()
+        Regressor from masks to scores; `BestSurrogate()` takes the best of several on held-out masks.
     selector : Selector, default=SurrogateSearch()
         Part that chooses the layers to remove. A selector that searches evaluates sets of its own in `fit`.
     values : StratifiedValues or ShapleyValues, default=StratifiedValues()
@@ -144,7 +143,7 @@ class LayerPruner(FittedPruner):
         *,
         utility: UtilityLike | None = None,
         sampler: Sampler | None = None,
-        surrogate: Surrogate | Literal["auto"] | None = None,
+        surrogate: Surrogate | None = None,
         selector: Selector | None = None,
         values: StratifiedValues | None = None,
         max_remove: int | None = None,

@@ -1,4 +1,4 @@
-"""Train the models that `benchmarks/selection.py` needs and the repository does not ship.
+"""Train the models that `benchmarks/selection/selection.py` needs and the repository does not ship.
 
     python scripts/train_benchmark_models.py llama24      # 24 layers, about 40 minutes on one core
     python scripts/train_benchmark_models.py llama32      # 32 layers, about 40 minutes

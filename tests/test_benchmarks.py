@@ -7,25 +7,30 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def selection(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import oracle
-    import problems
-    import selection
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    import benchmarks
 
-    monkeypatch.setattr(oracle, "RESULTS", tmp_path)
+    return benchmarks
+
+
+@pytest.fixture
+def selection(benchmarks, monkeypatch, tmp_path):
+    from benchmarks.selection import oracle, problems, selection
+
+    monkeypatch.setattr(oracle, "CACHE", tmp_path)
     for name, count in (("SEQUENCES", 2), ("MORE_SEQUENCES", 40), ("TEST_SEQUENCES", 4)):
         monkeypatch.setattr(problems, name, count)
     return selection
 
 
 def test_quick_selection_benchmark_writes_tables(selection, monkeypatch, tmp_path, capsys):
-    document = tmp_path / "choosing.md"
-    document.write_text(f"before\n{selection.BEGIN}\nold\n{selection.END}\nafter\n")
+    document = tmp_path / "selection.md"
+    document.write_text("before\n<!-- tables: begin -->\nold\n<!-- tables: end -->\nafter\n")
     monkeypatch.setattr(sys, "argv", ["selection.py", "--quick", "--models", "stories", "--write", str(document)])
     selection.main()
     written = document.read_text()
@@ -38,9 +43,21 @@ def test_quick_selection_benchmark_writes_tables(selection, monkeypatch, tmp_pat
 
 
 def test_a_model_that_is_not_trained_is_skipped_with_the_command_that_trains_it(selection, monkeypatch, capsys):
-    import problems
+    from benchmarks.selection import problems
 
-    monkeypatch.setattr(problems, "HERE", Path("/nowhere"))
+    monkeypatch.setattr(problems, "MODELS", Path("/nowhere"))
     monkeypatch.setattr(sys, "argv", ["selection.py", "--models", "llama24"])
     selection.main()
     assert "python scripts/train_benchmark_models.py llama24" in capsys.readouterr().out
+
+
+def test_costs_of_a_fit_are_told_for_a_model_that_is_not_there(benchmarks):
+    from benchmarks.speed import fit_cost
+
+    costs = list(fit_cost.estimates(fit_cost.skeleton(8, 32, 48, 4, 2, 64)).values())
+    default, quarter, one_shot, paper = costs
+    assert default.layer_run_tokens > quarter.layer_run_tokens > one_shot.layer_run_tokens
+    assert (one_shot.n_masks, paper.n_masks) == (8, 8001)  # the paper's masks and the whole model
+    assert [cost.seconds for cost in costs] == [None] * 4
+    cells = fit_cost.row("tiny", 8, "one-shot", one_shot)
+    assert cells[2:4] == ["8", f"{one_shot.layer_runs * 128 * 128 / 8 / 1e6:,.1f}"]

@@ -131,6 +131,45 @@ def test_pipelines_and_pickles_do_as_the_page_says(here):
     assert alone.transform(model).config.n_layer == 11
 
 
+def test_choosing_reads_what_a_fit_says_of_itself(here):
+    names = follow("choosing.md")
+    pruner = names["pruner"]
+    assert names["sure"].shape == (12,)
+    assert pruner.removal_scores_.shape == (3,)
+    assert pruner.comparisons_[2].score == pruner.removal_scores_[2]
+    assert len((DOCS / "choosing.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+def test_the_answers_to_common_questions_hold(here, capsys):
+    names = follow("faq.md")
+    printed = capsys.readouterr().out
+    assert "list index out of range" in printed  # what a list cut by hand comes to
+    assert "--prune-layers 2,4" in printed
+    assert len(names["small"].model.layers) == len(names["again"].model.layers) == 5
+    assert names["without"].config.layer_types.count("full_attention") == 2
+
+
+def test_big_models_can_be_followed_with_a_small_one(here, gpt2):
+    for part in gpt2:
+        part.save_pretrained("big")
+    text = load_calibration_text()[0]
+    Path("calibration.txt").write_text(text[:1500], encoding="utf-8")  # little, as time counts here
+    Path("held-out.txt").write_text(text[1500:3000], encoding="utf-8")
+    names = follow("big_models.md")
+    assert AutoModelForCausalLM.from_pretrained("small").config.n_layer == 6
+    assert AutoModelForCausalLM.from_pretrained("small-2").config.n_layer == names["small"].config.n_layer == 10
+    assert not (here / "several").exists()  # an estimate writes nothing
+
+
+def test_the_glossary_has_each_word_once_and_says_where_it_is_from():
+    page = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    entries = dict(re.findall(r"^(\w.*)\n: (.*(?:\n  .*)*)$", page, re.MULTILINE))
+    words = [word for words in entries for word in words.split(", ")]
+    assert len(entries) == len(re.findall(r"^: ", page, re.MULTILINE)) > 40
+    assert len(words) == len(set(words))
+    assert not [word for word, text in entries.items() if not re.search(r"\*(Field|Paper|Here)", text)]
+
+
 def deep_model():
     torch.manual_seed(0)
     width = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}

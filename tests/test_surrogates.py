@@ -22,7 +22,7 @@ from layershap import (
     StratifiedSampler,
     shapley,
 )
-from layershap.fitting.heldout import choose_surrogate, held_out
+from layershap.fitting.heldout import held_out
 from layershap.protocols import ClosedFormSurrogate, RefittableSurrogate
 
 
@@ -92,28 +92,25 @@ def test_the_ensembles_spread_is_larger_where_it_has_seen_nothing():
 def test_choice_by_cross_validation():
     masks = drawn(8, 80)
     noise = np.random.default_rng(3).normal(size=80) / 100
-    best, quality = choose_surrogate(masks, pairwise_game(8)(masks) + noise, 0)
-    assert isinstance(best, PairwiseRidge)
-    assert set(quality) == {"LinearRidge", "PairwiseRidge", "HammingProcess", "PaperMLP"}
-    assert quality["PairwiseRidge"] == max(quality.values())
+    best = BestSurrogate(random_state=0).fit(masks, pairwise_game(8)(masks) + noise)
+    assert isinstance(best.chosen_, PairwiseRidge)
+    assert set(best.scores_) == {"LinearRidge", "PairwiseRidge", "HammingProcess"}
+    assert best.scores_["PairwiseRidge"] == max(best.scores_.values())
     few = drawn(12, 20, seed=1)
     additive = pairwise_game(12, strength=0)(few) + np.random.default_rng(4).normal(size=20) / 100
-    assert isinstance(choose_surrogate(few, additive, 0)[0], LinearRidge)
-    only, _ = choose_surrogate(masks, pairwise_game(8)(masks), 0, [PaperMLP(epochs=1)])
-    assert isinstance(only, PaperMLP)
+    assert isinstance(BestSurrogate(random_state=0).fit(few, additive).chosen_, LinearRidge)
 
 
 @pytest.mark.parametrize("good_first", [True, False])
 def test_candidates_of_one_class_are_told_apart(good_first):
     masks = drawn(8, 80)
     candidates = [PairwiseRidge(alphas=[1e-4]), PairwiseRidge(alphas=[1e4])]
-    good, _ = candidates
     if not good_first:
         candidates.reverse()
-    best, quality = choose_surrogate(masks, pairwise_game(8)(masks), 0, [LinearRidge(), *candidates])
-    assert best is good
-    assert list(quality) == ["LinearRidge", "PairwiseRidge-1", "PairwiseRidge-2"]
-    assert max(quality, key=quality.get) == f"PairwiseRidge-{1 if good_first else 2}"
+    best = BestSurrogate([LinearRidge(), *candidates], random_state=0).fit(masks, pairwise_game(8)(masks))
+    assert best.chosen_.alphas == [1e-4]
+    assert list(best.scores_) == ["LinearRidge", "PairwiseRidge-1", "PairwiseRidge-2"]
+    assert max(best.scores_, key=best.scores_.get) == f"PairwiseRidge-{1 if good_first else 2}"
 
 
 @pytest.mark.parametrize("strength", [0, 1])
@@ -124,9 +121,10 @@ def test_the_best_surrogate_is_the_one_that_cross_validation_chooses(strength):
     candidates = [LinearRidge(), PairwiseRidge(), PaperMLP(epochs=2), LinearRegression()]
     at_random = shapley.SampledMasks(masks, shapley.Semivalue.shapley(9)).at_random
     assert not at_random.all()
-    expected, quality = choose_surrogate(masks, scores, 3, candidates, judged=at_random)
+    quality = [held_out(candidate, masks, scores, 3, at_random).r2 for candidate in candidates]
+    expected = candidates[int(np.argmax(quality))]
     best = BestSurrogate(candidates, random_state=3).fit(masks, scores)
-    assert best.scores_ == quality
+    assert list(best.scores_.values()) == quality
     assert type(best.chosen_) is type(expected)
     assert best.chosen_ not in candidates
     alone = clone(expected).fit(masks, scores)

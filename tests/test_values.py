@@ -246,8 +246,8 @@ def tiny():
 @pytest.mark.parametrize("name", ["gpt2", "smollm2"])
 def test_the_defaults_values_are_as_sure_as_they_say(name, monkeypatch):
     """On stored evaluations of the bundled GPT-2 (all coalitions) and of a published model of 30 layers."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import values
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    from benchmarks.values import values
 
     stored = values.load(name)
     found = values.quality(stored, HammingProcess(), 9 * len(stored.free))

@@ -129,7 +129,7 @@ def estimate_contributions(
     if isinstance(game.utility, Utility):
         statistics = game.statistics(drawn.masks[finite], game.text.n_value_parts)
     resampled = resampled_scores(game.utility, statistics, N_RESAMPLES, rng)
-    surrogate = settings.surrogate if isinstance(settings.surrogate, str) else type(settings.surrogate).__name__
+    surrogate = type(settings.surrogate).__name__
     game.progress.note(f"fitting the surrogate ({surrogate}) to {int(finite.sum())} masks")
     fit = fit_values(
         settings.surrogate, masks[finite], drawn.scores[finite], value_settings, rng, resampled_BM=resampled

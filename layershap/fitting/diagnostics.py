@@ -13,6 +13,7 @@ from layershap.fitting.contributions import Contributions
 from layershap.fitting.evidence import Evidence
 from layershap.fitting.text_game import TextGame
 from layershap.protocols import FloatArray
+from layershap.surrogates import BestSurrogate
 from layershap.utilities.naming import score_name
 
 
@@ -116,7 +117,7 @@ def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, s
         "held_out_r2": fit.held_out.r2,
         "held_out_spearman": fit.held_out.spearman,
         "held_out_strata": fit.held_out.strata,
-        "surrogate_choice": fit.choice,
+        "surrogate_choice": fit.surrogate.scores_ if isinstance(fit.surrogate, BestSurrogate) else {},
         "mask_errors": contributions.mask_errors,
         "calibration_errors": contributions.calibration_errors,
         "strata": fit.settings.strata,

@@ -23,7 +23,6 @@ from layershap.protocols import (
     MaskArray,
     SearchingSelector,
 )
-from layershap.surrogates import HammingProcess
 from layershap.utilities.naming import score_name
 
 
@@ -107,9 +106,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         n_parts=len(game.text.searched),
     )
     if isinstance(selector, SearchingSelector) and np.isfinite(drawn.scores).any():
-        # Which surrogate is best shows once all is evaluated.
-        surrogate = HammingProcess() if isinstance(settings.surrogate, str) else settings.surrogate
-        selector.search(record, surrogate, limit, rng)
+        selector.search(record, settings.surrogate, limit, rng)
     masks, scores = _together(drawn, record)
     finite = finite_scores(masks, scores)
     if np.ptp(scores[finite]) == 0:

@@ -5,20 +5,15 @@ Shapes: M masks, L layers (here the removable ones).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import r2_score
-from sklearn.model_selection import KFold
 
-from layershap.masks import groups
 from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
-from layershap.surrogates import HammingProcess, LinearRidge, PairwiseRidge, PaperMLP
+from layershap.surrogates.folds import unseen_masks
 from layershap.surrogates.fresh import fresh_surrogate
-
-_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -70,15 +65,10 @@ def held_out(
         fold's fit. By default all.
     """
     judged_M = np.ones(len(scores_M), dtype=bool) if judged is None or not judged.any() else judged
-    mask_M = groups(masks_ML)
-    held_out_U = np.unique(mask_M[judged_M])
     predictions_GM = []
     unseen_GM = []
     surrogates = []
-    n_folds = min(_FOLDS, len(held_out_U))
-    folds = KFold(n_folds, shuffle=True, random_state=seed).split(held_out_U) if n_folds > 1 else [((), ())]
-    for _, test in folds:
-        unseen_M = np.isin(mask_M, held_out_U[list(test)]) & judged_M
+    for unseen_M in unseen_masks(masks_ML, judged_M, seed):
         model = fresh_surrogate(surrogate, seed)
         model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
         predictions_GM.append(np.asarray(model.predict(masks_ML), dtype=np.float64))
@@ -113,27 +103,6 @@ def _by_stratum(kept_M: IntArray, scores: FloatArray, guesses: FloatArray) -> li
             }
         )
     return strata
-
-
-def choose_surrogate(
-    masks_ML: MaskArray,
-    scores_M: FloatArray,
-    seed: int,
-    candidates: Sequence[Surrogate] | None = None,
-    judged: MaskArray | None = None,
-) -> tuple[Surrogate, dict[str, float]]:
-    """The candidate with the highest held-out R2, and everyone's R2 by class name (numbered where a class comes twice).
-
-    By default among `LinearRidge`, `PairwiseRidge`, `HammingProcess` and `PaperMLP`. Ties go to the first, that is, the
-    simplest.
-    """
-    default: list[Surrogate] = [LinearRidge(), PairwiseRidge(), HammingProcess(), PaperMLP()]
-    among = default if candidates is None else list(candidates)
-    r2 = [held_out(candidate, masks_ML, scores_M, seed, judged).r2 for candidate in among]
-    best = among[int(np.argmax(np.nan_to_num(r2, nan=-np.inf)))]
-    classes = [type(candidate).__name__ for candidate in among]
-    names = [f"{c}-{classes[: i + 1].count(c)}" if classes.count(c) > 1 else c for i, c in enumerate(classes)]
-    return best, dict(zip(names, r2, strict=True))
 
 
 def _quality(scores: FloatArray, predictions: FloatArray) -> tuple[float, float]:

@@ -76,7 +76,7 @@ def check_parts(sampler: Any, surrogate: Any, selector: Any) -> None:
         missing = [method for method in methods if not callable(getattr(part, method, None))]
         if isinstance(part, type):
             raise TypeError(f"{name} must be an object, got the class {part.__name__}; write {part.__name__}()")
-        if missing and not (name == "surrogate" and part == "auto"):
+        if missing:
             raise TypeError(
                 f"a {name} must have {' and '.join(methods)} (layershap.protocols.{name.capitalize()}); "
                 f"{part!r} has no {' and no '.join(missing)}"
@@ -91,8 +91,6 @@ def try_surrogate(surrogate: Any) -> None:
     TypeError
         A classifier, or predictions that aren't one finite number for each mask.
     """
-    if isinstance(surrogate, str):
-        return
     if hasattr(surrogate, "__sklearn_tags__") and is_classifier(surrogate):
         raise TypeError(f"a surrogate must be a regressor, got the classifier {type(surrogate).__name__}")
     rng = np.random.default_rng(0)

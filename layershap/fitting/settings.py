@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
@@ -35,7 +35,7 @@ class FitSettings:
     """
 
     sampler: Sampler
-    surrogate: Surrogate | Literal["auto"]
+    surrogate: Surrogate
     selector: Selector
     values: StratifiedValues
     n_masks: int | None

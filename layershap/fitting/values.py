@@ -11,12 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from layershap.fitting.drawn import DrawnMasks
-from layershap.fitting.heldout import HeldOut, choose_surrogate, held_out
+from layershap.fitting.heldout import HeldOut, held_out
 from layershap.protocols import ClosedFormSurrogate, FloatArray, MaskArray, RefittableSurrogate, Surrogate
 from layershap.shapley import SampledMasks, Semivalue, permutation, stratified_marginals
 from layershap.surrogates.fresh import fresh_surrogate
@@ -59,8 +58,6 @@ class ValueFit:
         Predictions for unseen masks, and the surrogates of the folds.
     masks, scores : ndarray [M, L], [M]
         What they were fitted on.
-    choice : dict of str to float
-        Held-out R2 of the candidates, if the surrogate was chosen among several.
     settings : ValueSettings
         As asked.
     values, mask_errors : ndarray [L]
@@ -77,7 +74,6 @@ class ValueFit:
     held_out: HeldOut
     masks: MaskArray
     scores: FloatArray
-    choice: dict[str, float]
     settings: ValueSettings
     values: FloatArray
     mask_errors: FloatArray
@@ -97,7 +93,7 @@ class ValueFit:
 
 
 def fit_values(
-    surrogate: Surrogate | Literal["auto"],
+    surrogate: Surrogate,
     masks_ML: MaskArray,
     scores_M: FloatArray,
     settings: ValueSettings,
@@ -109,8 +105,8 @@ def fit_values(
 
     Parameters
     ----------
-    surrogate : Surrogate or 'auto'
-        Cloned, never changed. 'auto' chooses by cross-validation (`choose_surrogate`).
+    surrogate : Surrogate
+        Cloned, never changed.
     masks_ML, scores_M : ndarray [M, L], [M]
         Uniform within each size; finite scores only.
     settings : ValueSettings
@@ -123,9 +119,6 @@ def fit_values(
     seed = int(rng.integers(2**31))
     n_layers = masks_ML.shape[1]
     at_random = SampledMasks(masks_ML, settings.semivalue(n_layers)).at_random
-    choice: dict[str, float] = {}
-    if isinstance(surrogate, str):
-        surrogate, choice = choose_surrogate(masks_ML, scores_M, seed, judged=at_random)
     quality = held_out(surrogate, masks_ML, scores_M, seed, at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
@@ -137,9 +130,7 @@ def fit_values(
         calibration = resampled_BL.std(axis=0, ddof=1)
         # Decisions on resamples are to scatter around the values, not around the surrogate's.
         resampled_BL = resampled_BL + (values - final.refitted_values(masks_ML, scores_M[None], settings.strata))
-    return ValueFit(
-        final, quality, masks_ML, scores_M, choice, settings, values, errors, calibration, resampled_BL, missing
-    )
+    return ValueFit(final, quality, masks_ML, scores_M, settings, values, errors, calibration, resampled_BL, missing)
 
 
 def _estimate(

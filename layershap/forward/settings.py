@@ -26,7 +26,8 @@ Progress = Callable[[float], None]
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 """Tokens of one layer call. On two CPU cores a layer's time per token is lowest from 640 to 1,280 tokens, and a fifth
-higher from 2,560 (D=768) or 5,120 (D=256) on, where the activations leave the cache (`benchmarks/token_budget.py`)."""
+higher from 2,560 (D=768) or 5,120 (D=256) on, where the activations leave the cache
+(`benchmarks/speed/token_budget.py`)."""
 
 _HEAD_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 """Logits held at once, in float32 bytes."""

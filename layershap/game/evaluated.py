@@ -66,6 +66,11 @@ class EvaluatedMasks:
         self.layer_runs = 0
         self.layer_runs_charged = 0
 
+    @property
+    def n_charged(self) -> int:
+        """Masks asked for, those that the ledger supplied included."""
+        return len(self.rows)
+
     def close(self) -> None:
         """Close the ledger's file and end the progress bar."""
         self.progress.close()

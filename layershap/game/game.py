@@ -76,8 +76,8 @@ class LayerGame:
     keep_one_of : tuple of tuple of int
         Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
         that keep none of a group are evaluated all the same.
-    n_evaluated, layer_runs, layer_runs_charged : int
-        Numbers of masks and of layer runs spent so far.
+    n_evaluated, n_charged, layer_runs, layer_runs_charged : int
+        Numbers of masks and of layer runs spent so far; those charged include what the ledger supplied.
     fingerprint : dict
         Everything that a score depends on, as plain JSON values; reads all weights when first asked for.
 
@@ -193,6 +193,11 @@ class LayerGame:
         return self._evaluated.n_evaluated
 
     @property
+    def n_charged(self) -> int:
+        """Number of distinct masks asked for, including those read from the ledger."""
+        return self._evaluated.n_charged
+
+    @property
     def layer_runs(self) -> int:
         """Number of layer runs on the whole calibration set that this game spent."""
         return self._evaluated.layer_runs
@@ -226,24 +231,11 @@ class LayerGame:
         )
 
     def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
-        """Standard errors of the scores of masks: how much the scores depend on the calibration sequences.
+        """Standard errors [M] of the scores of `masks` [M, L]: how much the scores depend on the calibration sequences.
 
-        They come from a bootstrap over the sequences (over whole questions, for a task); masks that weren't evaluated
-        yet are. Two masks see the same text, so their difference is surer than their two errors say.
-
-        Parameters
-        ----------
-        masks : ndarray [M, L] of bool
-            True = layer kept.
-        n_resamples : int, default=200
-            Number of bootstrap resamples; with 200, an error is known to a twentieth of itself.
-        random_state : int, default=0
-            Seed of the resamples.
-
-        Returns
-        -------
-        ndarray [M]
-            Standard errors, in the unit of the score.
+        They come from `n_resamples` bootstrap resamples of the sequences (of whole questions, for a task), drawn with
+        the seed `random_state`; with 200, an error is known to a twentieth of itself. Masks that weren't evaluated yet
+        are. Two masks see the same text, so their difference is surer than their two errors say.
 
         Raises
         ------

@@ -22,7 +22,7 @@ from layershap.selection.widening import widen
 from layershap.surrogates.fresh import fresh_surrogate
 
 _SEARCH_MASKS = 80
-"""Masks to propose sets with, beyond those of two paths (docs/choosing.md)."""
+"""Masks to propose sets with, beyond those of two paths (docs/benchmarks/selection.md)."""
 
 
 class SurrogateSearch(BaseEstimator):

@@ -20,7 +20,6 @@ from layershap.surrogates.fresh import fresh_surrogate
 from layershap.surrogates.hamming_process import HammingProcess
 from layershap.surrogates.linear import LinearRidge
 from layershap.surrogates.pairwise import PairwiseRidge
-from layershap.surrogates.paper_mlp import PaperMLP
 
 _OF_THE_CHOSEN = ("shapley_values", "interaction_values", "refitted_values", "predict_spread")
 
@@ -36,8 +35,8 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     candidates : sequence of Surrogate, optional
-        Surrogates to choose among, the simplest first; they are cloned. By default `LinearRidge`, `PairwiseRidge`,
-        `HammingProcess` and `PaperMLP`.
+        Surrogates to choose among, the simplest first; they are cloned. By default `LinearRidge`, `PairwiseRidge` and
+        `HammingProcess`; `PaperMLP` needs thousands of masks, and a hundred times their time.
     random_state : int, RandomState or None, default=None
         Seed of the folds, and of candidates that are random and have none. `LayerPruner` seeds it if it is None.
 
@@ -78,7 +77,7 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         """
         candidates = _default_candidates() if self.candidates is None else list(self.candidates)
         if not candidates:
-            raise ValueError("BestSurrogate needs at least one candidate, got an empty sequence; None tries four")
+            raise ValueError("BestSurrogate needs at least one candidate, got an empty sequence; None tries three")
         masks_ML, scores_M = np.asarray(masks, dtype=bool), np.asarray(scores, dtype=np.float64)
         seed = self.random_state
         if isinstance(seed, bool) or not isinstance(seed, Integral):
@@ -104,7 +103,7 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
 
 
 def _default_candidates() -> list[Surrogate]:
-    return [LinearRidge(), PairwiseRidge(), HammingProcess(), PaperMLP()]
+    return [LinearRidge(), PairwiseRidge(), HammingProcess()]
 
 
 def _names(candidates: Sequence[Surrogate]) -> list[str]:

@@ -1,6 +1,6 @@
 """Is there anything left to find? The default's sets against a search many times as wide, which starts elsewhere.
 
-    python benchmarks/search_limit.py [--model llama24] [--seed 0] [--rounds 5]
+    python -m benchmarks.selection.search_limit [--model llama24] [--seed 0] [--rounds 5]
 
 Random sets of the sizes searched, then rounds in which a surrogate of each size's neighbourhood proposes its best sets
 and two-swap neighbours of the best three known. Prints by how much the best set known lies below greedy's and below
@@ -15,12 +15,11 @@ import argparse
 
 import numpy as np
 import torch
-from common import markdown, provenance
-from methods import DEFAULT, GREEDY, methods
-from oracle import ledger_of
-from problems import PROBLEMS
-from selection import masks_of
 
+from benchmarks.common import markdown, provenance
+from benchmarks.selection.methods import DEFAULT, GREEDY, methods
+from benchmarks.selection.oracle import ledger_of, masks_of
+from benchmarks.selection.problems import PROBLEMS
 from layershap import LayerGame, PairwiseRidge
 from layershap.fitting.record import RecordedGame
 from layershap.masks import swaps

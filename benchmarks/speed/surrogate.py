@@ -1,6 +1,6 @@
 """From 8,000 evaluated masks of 32 layers to values: the paper's network and the default, on synthetic scores.
 
-    python benchmarks/surrogate.py
+    python -m benchmarks.speed.surrogate
 
 The paper's code asks its network row by row: 80,000 masks x 32 layers x 2. Here they are a few batched calls.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from common import markdown, provenance
 
+from benchmarks.common import markdown, provenance
 from layershap import PairwiseRidge, PaperMLP, StratifiedSampler
-from layershap.fitting.values import surrogate_values
+from layershap.fitting.values import ValueSettings, surrogate_values
 from layershap.samplers import strata_sizes
 
 N_LAYERS, N_MASKS, N_MARGINALS = 32, 8000, 80_000
@@ -24,12 +24,13 @@ def main() -> None:
     masks = StratifiedSampler(replace=True).sample(N_LAYERS, N_MASKS, rng)
     prices = rng.exponential(0.05, N_LAYERS)
     scores = np.exp(-((~masks) @ prices))
+    settings = ValueSettings(tuple(strata_sizes(None, N_LAYERS)), N_MARGINALS, unbiased=False)
     rows = []
     for surrogate in (PaperMLP(random_state=0), PairwiseRidge()):
         start = time.perf_counter()
         surrogate.fit(masks, scores)
         fitted = time.perf_counter()
-        surrogate_values(surrogate, N_LAYERS, "strata", strata_sizes(None, N_LAYERS), N_MARGINALS, rng)
+        surrogate_values(surrogate, N_LAYERS, settings, rng)
         done = time.perf_counter()
         rows.append([type(surrogate).__name__] + [f"{s:.1f}" for s in (fitted - start, done - fitted, done - start)])
     network = PaperMLP(random_state=0, epochs=1).fit(masks, scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from layershap import LayerPruner, ShapleyRanking, SurrogateSearch
@@ -32,6 +33,10 @@ def paper(n_masks: int) -> str:
     return f"the paper's recipe, {n_masks:,} masks"
 
 
+def of_the_paper(n_masks: int, seed: int) -> LayerPruner:
+    return LayerPruner.paper(n_masks=n_masks, random_state=seed)
+
+
 def methods(
     n_layers: int, max_remove: int, paper_masks: tuple[int, ...], *, llama: bool
 ) -> dict[str, Callable[[int], Any]]:
@@ -50,7 +55,7 @@ def methods(
         ),
     }
     for count in paper_masks:
-        found[paper(count)] = lambda seed, count=count: LayerPruner.paper(n_masks=count, random_state=seed)
+        found[paper(count)] = partial(of_the_paper, count)
     found |= {
         GREEDY: lambda seed: SLEB(early_barrier=0, latter_barrier=0, max_remove=max_remove),
         "SLEB": lambda seed: SLEB(max_remove=min(max_remove, n_layers - 2)),

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.common import LENGTH, MODELS
 from layershap import Calibration
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_tiny_gpt2
 
-HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
-SEQUENCES, MORE_SEQUENCES, TEST_SEQUENCES, LENGTH = 32, 128, 128, 128
+SEQUENCES, MORE_SEQUENCES, TEST_SEQUENCES = 32, 128, 128
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def gpt2() -> Problem:
 
 def stories() -> Problem:
     """The published stories260K, on stories that it tells itself (seeded): it knows no other text."""
-    folder = HERE.parent / "tests" / "data" / "stories260K"
+    folder = Path(__file__).parents[2] / "tests" / "data" / "stories260K"
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.manual_seed(0)
     start = torch.full((len(SEEDS) * MORE_SEQUENCES + TEST_SEQUENCES, 1), int(model.config.bos_token_id))
@@ -101,7 +101,7 @@ def stories() -> Problem:
 
 def trained(name: str, title: str, *, enumerable: bool) -> Problem:
     """A model that `scripts/train_benchmark_models.py` has trained."""
-    folder = HERE / "models" / name
+    folder = MODELS / name
     if not (folder / "training.json").exists():
         raise FileNotFoundError(
             f"{name} is not trained yet; python scripts/train_benchmark_models.py {name} trains it (within an hour)"

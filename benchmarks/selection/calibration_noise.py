@@ -1,6 +1,6 @@
 """How much of the loss on test text is the calibration text's: the optimum on 32, 64 and 96 sequences, all masks known.
 
-    python benchmarks/calibration_noise.py
+    python -m benchmarks.selection.calibration_noise
 
 Reads the ledgers that `selection.py --models gpt2` fills (and fills them if need be, minutes a set).
 The optimum on each set of sequences is what no search can beat; its excess on test text is the calibration text's: on
@@ -12,10 +12,10 @@ from __future__ import annotations
 from itertools import combinations
 
 import numpy as np
-from common import markdown, provenance
-from oracle import all_calibration_perplexities, held_out_perplexities, other_perplexities
-from problems import LENGTH, SEEDS, SEQUENCES, gpt2
 
+from benchmarks.common import LENGTH, markdown, provenance
+from benchmarks.selection.oracle import all_calibration_perplexities, held_out_perplexities, other_perplexities
+from benchmarks.selection.problems import SEEDS, SEQUENCES, gpt2
 from layershap.protocols import MaskArray
 from layershap.shapley import all_masks
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from common import markdown
-from methods import DEFAULT, EXACT, GREEDY, GREEDY_MASKS, ONE_SHOT, OPTIMUM, SHORT_GPT, SLICE_GPT
-from problems import MORE_SEQUENCES, SEQUENCES
 
+from benchmarks.common import markdown
+from benchmarks.selection.methods import DEFAULT, EXACT, GREEDY, GREEDY_MASKS, ONE_SHOT, OPTIMUM, SHORT_GPT, SLICE_GPT
+from benchmarks.selection.problems import MORE_SEQUENCES, SEQUENCES
 from layershap.protocols import FloatArray
 
 PAPER_MASKS = 8000
@@ -47,6 +47,12 @@ def percent(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def mean_and_worst(values: FloatArray) -> str:
+    if np.isnan(values).all():
+        return "-"
+    return f"{percent(float(np.nanmean(values)))} ({percent(float(np.nanmax(values)))})"
+
+
 def regret_table(results: dict[str, Result]) -> str:
     # What narrows the model chooses no set, and fits the calibration text better than any set can.
     by_sets = [result for name, result in results.items() if name != SLICE_GPT]
@@ -62,7 +68,7 @@ def regret_table(results: dict[str, Result]) -> str:
         rows.append(
             [
                 name + ("" if np.isfinite(result.test).all() else " (not every n)"),
-                *("-" if np.isnan(v).all() else f"{percent(np.nanmean(v))} ({percent(np.nanmax(v))})" for v in above),
+                *(mean_and_worst(v) for v in above),
                 f"{result.masks:,.0f}",
                 f"{result.layer_runs:,.0f}",
                 f"{result.layer_run_tokens / 1e6:,.2f}",

@@ -1,11 +1,12 @@
 """Which layers? Every method on trained models, against the optimum (or the best set that any method found).
 
-    python benchmarks/selection.py [--quick | --full] [--models gpt2 stories llama24 ...] [--write docs/choosing.md]
+    python -m benchmarks.selection.selection [--quick | --full] [--models gpt2 stories llama24 ...]
+        [--write benchmarks/results/selection.md]
 
 Prints Markdown tables with the command that made them, and writes them between the markers of a document. For each
 model, three calibration sets of 32 x 128 tokens, and every number of removed layers from 1 to two thirds. The models
 that are not shipped are trained by `scripts/train_benchmark_models.py`. Evaluated masks are kept in
-`benchmarks/results`, so that a second run is cheap; the costs shown are those of a first one.
+`benchmarks/cache`, so that a second run is cheap; the costs shown are those of a first one.
 
 Shapes: L layers, N numbers of removed layers, R calibration sets.
 """
@@ -22,39 +23,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import provenance
-from methods import EXACT, ON_MORE_TEXT, OPTIMUM, methods
-from oracle import (
+
+from benchmarks.common import LENGTH, provenance, write_between
+from benchmarks.selection.methods import EXACT, ON_MORE_TEXT, OPTIMUM, methods
+from benchmarks.selection.oracle import (
     all_calibration_perplexities,
     calibration_perplexities,
     counted,
     held_out_perplexities,
     ledger_of,
+    masks_of,
     other_perplexities,
     perplexities,
 )
-from problems import LENGTH, MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES, Problem
-from selection_tables import PAPER_MASKS, Result, depth_table, on_more, reach, regret_table
-
+from benchmarks.selection.problems import MORE_SEQUENCES, PROBLEMS, SEEDS, SEQUENCES, Problem
+from benchmarks.selection.tables import PAPER_MASKS, Result, depth_table, on_more, reach, regret_table
 from layershap import Calibration, LayerGame, LayerPruner, StratifiedSampler
 from layershap.exceptions import SurrogateQualityWarning
 from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks, exact_from_table
-
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
-
-
-def masks_of(fitted: Any, n_layers: int, max_remove: int) -> MaskArray:
-    """The chosen masks [N, L]; an all-False row where the method can't remove so many."""
-    masks = np.zeros((max_remove, n_layers), dtype=bool)
-    for n in range(1, max_remove + 1):
-        try:
-            removed = fitted.removed_layers(n)
-        except ValueError:
-            continue
-        masks[n - 1] = True
-        masks[n - 1, removed] = False
-    return masks
 
 
 def measured(problem: Problem, seed: int, masks: MaskArray) -> FloatArray:
@@ -94,7 +81,8 @@ def run(
     """Fit every method on each seed's text, measure what it chose."""
     results: dict[str, Result] = {}
     for name, make in every.items():
-        rows, spending = [], []
+        rows: list[FloatArray] = []
+        spending: list[tuple[float, float, float]] = []
         for seed in seeds:
             method = make(seed)
             if "ledger" in method.get_params(deep=False):
@@ -108,12 +96,14 @@ def run(
                 rows.append(measured(problem, seed, masks_of(method, problem.n_layers, max_remove)))
             else:
                 rows.append(narrowed(problem, seed, method, max_remove))
-            if not spent.layer_runs:
+            n_tokens = texts[seed].ids_ST.numel()
+            if not spent.layer_run_tokens:
                 # Methods that read hidden states or gradients play no game; they count their runs themselves.
-                spent.layer_runs = method.diagnostics_["layer_runs"]
-                spent.tokens = spent.layer_runs * texts[seed].ids_ST.numel()
-            spending.append((spent.masks, spent.layer_runs, spent.tokens))
-        results[name] = Result(*np.stack(rows, axis=1), *np.mean(spending, axis=0))
+                spent.layer_run_tokens = method.diagnostics_["layer_runs"] * n_tokens
+            spending.append((spent.masks, spent.layer_run_tokens / n_tokens, spent.layer_run_tokens))
+        masks, layer_runs, layer_run_tokens = np.mean(spending, axis=0).tolist()
+        calibration, test, other = np.stack(rows, axis=1)
+        results[name] = Result(calibration, test, other, masks, layer_runs, layer_run_tokens)
         print(f"{problem.name}, {text_name}: {name}", file=sys.stderr, flush=True)
     return results
 
@@ -138,7 +128,8 @@ def exact_ranking(problem: Problem, max_remove: int, seeds: tuple[int, ...]) -> 
         rows.append(measured(problem, seed, masks))
     game = LayerGame(problem.model, problem.calibrations[0])
     runs = game.plan(all_masks(problem.n_layers)).layer_runs
-    return Result(*np.stack(rows, axis=1), 2**problem.n_layers, runs, runs * SEQUENCES * LENGTH)
+    calibration, test, other = np.stack(rows, axis=1)
+    return Result(calibration, test, other, 2**problem.n_layers, runs, runs * SEQUENCES * LENGTH)
 
 
 def paper_layer_runs(problem: Problem) -> int:
@@ -186,7 +177,7 @@ def main() -> None:
     parser.add_argument(
         "--full", action="store_true", help="the paper's 8,000 masks also where 2^L is more than that (hours)"
     )
-    parser.add_argument("--write", type=Path, help=f"also put the tables between {BEGIN} and {END} in this file")
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     args = parser.parse_args()
     torch.set_num_threads(1)
     parts = [provenance()]
@@ -198,9 +189,7 @@ def main() -> None:
             parts.append(f"### {name}\n\nSkipped: {error}.")
         print("\n" + parts[-1], flush=True)
     if args.write:
-        before, rest = args.write.read_text(encoding="utf-8").split(BEGIN)
-        tables = "\n\n".join([BEGIN, *parts, END])
-        args.write.write_text(before + tables + rest.split(END)[1], encoding="utf-8")
+        write_between(args.write, "tables", "\n\n".join(parts))
 
 
 if __name__ == "__main__":

@@ -9,22 +9,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from problems import HERE, Problem
 
+from benchmarks.common import CACHE
+from benchmarks.selection.problems import Problem
 from layershap import LayerGame
-from layershap.game.evaluated import EvaluatedMasks
 from layershap.protocols import FloatArray, MaskArray
 from layershap.shapley import all_masks
-
-RESULTS = HERE / "results"
 
 
 def ledger_of(problem: Problem, seed: int, text: str = "calibration") -> Path:
     """The file that methods and the enumeration share for one calibration set."""
-    return RESULTS / f"{problem.name}_{text}{seed}.jsonl"
+    return CACHE / f"{problem.name}_{text}{seed}.jsonl"
+
+
+def masks_of(fitted: Any, n_layers: int, max_remove: int) -> MaskArray:
+    """The chosen masks [N, L]; an all-False row where the method can't remove so many."""
+    masks = np.zeros((max_remove, n_layers), dtype=bool)
+    for n in range(1, max_remove + 1):
+        try:
+            removed = fitted.removed_layers(n)
+        except ValueError:
+            continue
+        masks[n - 1] = True
+        masks[n - 1, removed] = False
+    return masks
 
 
 def perplexities(game: LayerGame, masks: MaskArray) -> FloatArray:
@@ -44,7 +56,7 @@ def all_calibration_perplexities(problem: Problem, seed: int) -> FloatArray:
 
 
 def held_out_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
-    with LayerGame(problem.model, problem.test, ledger=RESULTS / f"{problem.name}_test.jsonl") as game:
+    with LayerGame(problem.model, problem.test, ledger=CACHE / f"{problem.name}_test.jsonl") as game:
         return perplexities(game, masks)
 
 
@@ -52,35 +64,34 @@ def other_perplexities(problem: Problem, masks: MaskArray) -> FloatArray:
     """On other texts; NaN where the problem has none."""
     if problem.other is None:
         return np.full(len(masks), np.nan)
-    with LayerGame(problem.model, problem.other, ledger=RESULTS / f"{problem.name}_other.jsonl") as game:
+    with LayerGame(problem.model, problem.other, ledger=CACHE / f"{problem.name}_other.jsonl") as game:
         return perplexities(game, masks)
 
 
 @dataclass
 class Spent:
-    """What a fit asked for, whether or not the ledger already held it: masks and layer runs, each mask once per text
-    (the intact model, which is the same for every method, is no mask), and layer runs x tokens.
+    """What a fit asked for, whether or not the ledger already held it: distinct masks, on however much of the text (the
+    intact model, which is the same for every method, is no mask), and layer runs x tokens.
     """
 
     masks: int = 0
-    layer_runs: int = 0
-    tokens: int = 0
+    layer_run_tokens: int = 0
 
 
 @contextmanager
 def counted() -> Iterator[Spent]:
-    """Count what every game in the context is asked for."""
+    """Count what the games that are closed in the context were asked for."""
     spent = Spent()
-    original = EvaluatedMasks.evaluate
+    close = LayerGame.close
+    seen: set[LayerGame] = set()
 
-    def evaluate(evaluated: EvaluatedMasks, masks: MaskArray) -> None:
-        new = evaluated.pending(masks)
-        if len(new):
-            layer_runs = evaluated.engine.plan(new).layer_runs
-            spent.masks += len(new) - int(new.all(axis=1).any())
-            spent.layer_runs += layer_runs
-            spent.tokens += layer_runs * evaluated.engine.calibration.ids_ST.numel()
-        original(evaluated, masks)
+    def read_and_close(game: LayerGame) -> None:
+        if game not in seen:
+            seen.add(game)
+            # The game on the first part of a text has all masks.
+            spent.masks = max(spent.masks, game.n_charged - 1)
+            spent.layer_run_tokens += game.layer_runs_charged * game.calibration.ids_ST.numel()
+        close(game)
 
-    with patch.object(EvaluatedMasks, "evaluate", evaluate):
+    with patch.object(LayerGame, "close", read_and_close):
         yield spent

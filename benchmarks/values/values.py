@@ -1,7 +1,7 @@
 """Are the values right? The default's values against exact ones, or against direct Monte Carlo on the model.
 
-    python benchmarks/values.py collect --model smollm2     # evaluates; half an hour on one core with AMX
-    python benchmarks/values.py table --write docs/values.md
+    python -m benchmarks.values.values collect --model smollm2     # evaluates; half an hour on one core with AMX
+    python -m benchmarks.values.values table --write benchmarks/results/values.md
 
 `collect` stores the NLL of every mask on every calibration sequence (`data/values/MODEL.npz`): all coalitions of a
 small model, else some 2,800 masks drawn uniformly within each size among layers without a veto. `table` subsamples
@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import markdown, provenance, write_between
 from scipy.stats import spearmanr
 
+from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, provenance, sequences, write_between
 from layershap.fitting.values import ValueSettings, fit_values
 from layershap.fitting.veto import veto_players
 from layershap.protocols import FloatArray, MaskArray, Surrogate
@@ -31,7 +31,7 @@ from layershap.samplers import StratifiedSampler, strata_sizes
 from layershap.shapley import Semivalue, all_masks
 from layershap.surrogates import HammingProcess, PairwiseRidge
 
-DATA = Path(__file__).parent / "data" / "values"
+STORED = DATA / "values"
 NAMES = ["gpt2", "mamba2", "stories260k", "smollm2", "llama24", "llama32"]
 """Models with stored evaluations; the last two and Mamba-2 are made by `scripts/train_benchmark_models.py`."""
 SEEDS = 24
@@ -93,7 +93,7 @@ class Stored:
 
 def load(name: str) -> Stored:
     """The stored evaluations of a model."""
-    with np.load(DATA / f"{name}.npz") as data:
+    with np.load(STORED / f"{name}.npz") as data:
         about = json.loads(str(data["about"]))
         masks = np.unpackbits(data["masks"], axis=1, count=about["n_layers"]).astype(bool)
         nll, counts = data["nll"].astype(np.float64), data["counts"]
@@ -193,14 +193,13 @@ def table(names: list[str]) -> str:
 def collect(name: str) -> None:
     """Evaluate the masks of a model and store them."""
     import torch
-    from generalisation import LENGTH
 
     from layershap import LayerGame
 
     torch.set_num_threads(1)
     title, model, calibration = _model_and_text(name)
     n_layers = model.config.num_hidden_layers
-    ledger = Path(__file__).parent / "results" / f"values_{name}.jsonl"
+    ledger = CACHE / f"values_{name}.jsonl"
     ledger.parent.mkdir(exist_ok=True)
     with LayerGame(model, calibration, ledger=ledger, verbose=1) as game:
         ends = np.array([[True] * n_layers, [False] * n_layers])
@@ -208,26 +207,24 @@ def collect(name: str) -> None:
         scores = game(first)
         masks = all_masks(n_layers) if n_layers <= 12 else np.concatenate([first, _random(scores, n_layers)])
         statistics = game.statistics(masks)
-    DATA.mkdir(parents=True, exist_ok=True)
+    STORED.mkdir(parents=True, exist_ok=True)
     _store(name, title, masks, statistics.sums["nll"], statistics.counts)
     print(f"{len(masks)} masks of {LENGTH}-token sequences")
 
 
 def _model_and_text(name: str) -> tuple[str, Any, Any]:
     """What the page calls it, the model, and 10 calibration sequences."""
-    from generalisation import packed, sequences
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from layershap import Calibration
     from layershap.datasets import load_calibration_text, load_smollm2, load_tiny_gpt2
 
-    models = Path(__file__).parent / "models"
     if name == "smollm2":
-        model, tokenizer = load_smollm2(models / "smollm2")
+        model, tokenizer = load_smollm2(MODELS / "smollm2")
         title = "SmolLM2-135M-Instruct, 30 layers, bfloat16, 10 x 128 tokens of WikiText-2 (validation)"
         return title, model, sequences(packed("wikitext2-valid"), tokenizer, 10)
     if name == "stories260k":
-        folder = Path(__file__).parents[1] / "tests" / "data" / "stories260K"
+        folder = Path(__file__).parents[2] / "tests" / "data" / "stories260K"
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         # Short stories by this model itself, as its kind of text is not shipped.
         text = [tokenizer.decode(ids) for ids in _stories(model)]
@@ -237,7 +234,7 @@ def _model_and_text(name: str) -> tuple[str, Any, Any]:
         model, tokenizer = load_tiny_gpt2()
         title = "GPT-2, 12 layers (bundled)"
     else:
-        folder = models / name
+        folder = MODELS / name
         model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
         steps = json.loads((folder / "training.json").read_text(encoding="utf-8"))["steps"]
         kind = "Mamba-2" if name == "mamba2" else "Llama"
@@ -278,7 +275,7 @@ def _random(scores: FloatArray, n_layers: int) -> MaskArray:
 def _store(name: str, title: str, masks: MaskArray, nll: FloatArray, counts: FloatArray) -> None:
     about: dict[str, Any] = {"title": title, "n_layers": masks.shape[1]}
     np.savez_compressed(
-        DATA / f"{name}.npz",
+        STORED / f"{name}.npz",
         about=json.dumps(about),
         masks=np.packbits(masks, axis=1),
         nll=nll.astype(np.float32),
@@ -290,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["collect", "table"])
     parser.add_argument("--model", nargs="+", default=NAMES, choices=NAMES)
-    parser.add_argument("--write", type=Path, help="a page with the markers <!-- tables: begin --> and end")
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     if options.action == "collect":
         for name in options.model:

@@ -1,12 +1,13 @@
 """What a choice made on some calibration text is worth on other text, by how much text there was.
 
-    python benchmarks/generalisation.py run --model smollm2 --draws 0 1 2 3 4
-    python benchmarks/generalisation.py table --model smollm2 --write docs/generalisation.md
+    python -m benchmarks.selection.generalisation run --model smollm2 --draws 0 1 2 3 4
+    python -m benchmarks.selection.generalisation table --model smollm2
+        --write benchmarks/results/generalisation.md
 
 Each draw takes other sequences of WikiText-2's validation text (of a novel for the bundled GPT-2); test text is
 WikiText-2's raw test text and C4 (the rest of the novel, and two other novels). Every method reads the same sequences.
 A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
-`results/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
+`benchmarks/cache/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
 confidence, like the default: on all of the text its path is the same, at several times the price.
 """
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import lzma
 import time
 import warnings
 from collections import defaultdict
@@ -25,17 +25,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import markdown, provenance
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.common import CACHE, MODELS, markdown, packed, provenance, sequences, write_between
 from layershap import Calibration, Greedy, LayerGame, LayerPruner
 from layershap.baselines import ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
 from layershap.selection.greedy import greedy_masks
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
-LENGTH, MOST = 128, 512
+MOST = 512
+"""Sequences of a draw."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +58,6 @@ class Problem:
         return Calibration(self.stream.ids_ST[rows], self.stream.labels_ST[rows], self.stream.provenance)
 
 
-def packed(name: str) -> str:
-    with lzma.open(HERE / "data" / f"{name}.txt.xz", "rt", encoding="utf-8") as file:
-        return file.read()
-
-
-def sequences(text: str | list[str], tokenizer: Any, count: int | None) -> Calibration:
-    return Calibration.from_texts(text, tokenizer, seq_len=LENGTH, n_sequences=count)
-
-
 def of_wikitext(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
     stream = sequences(packed("wikitext2-valid"), tokenizer, None)
     same = sequences(packed("wikitext2-raw-test"), tokenizer, 64)
@@ -86,7 +76,7 @@ def problem_of(model: str) -> Problem:
         other = sequences(load_evaluation_text(), tokenizer, 128)
         return Problem("gpt2", "GPT-2, 12 layers (bundled)", found, stream, same, other, (1, 2, 3, 4, 5, 6, 7, 8))
     if model == "smollm2":
-        found, tokenizer = load_smollm2(HERE / "models" / "smollm2")
+        found, tokenizer = load_smollm2(MODELS / "smollm2")
         return of_wikitext("smollm2", "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", found, tokenizer)
     folder = Path(model)
     found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
@@ -112,13 +102,13 @@ def methods(problem: Problem, ledger: Path) -> dict[str, Callable[[], Any]]:
 
 
 def run(problem: Problem, draws: list[int], counts: list[int], names: list[str] | None) -> None:
-    record = RESULTS / f"generalisation_{problem.name}.jsonl"
-    RESULTS.mkdir(exist_ok=True)
+    record = CACHE / f"generalisation_{problem.name}.jsonl"
+    CACHE.mkdir(exist_ok=True)
     done = {(row["draw"], row["sequences"], row["method"]) for row in read(record)}
     for draw in draws:
         for count in counts:
             calibration = problem.calibration(draw, count)
-            ledger = RESULTS / f"generalisation_{problem.name}_{draw}_{count}.jsonl"
+            ledger = CACHE / f"generalisation_{problem.name}_{draw}_{count}.jsonl"
             for name, make in methods(problem, ledger).items():
                 if (draw, count, name) in done or (names and name not in names):
                     continue
@@ -159,7 +149,7 @@ def read(record: Path) -> list[dict[str, Any]]:
 
 def table(problem_name: str) -> str:
     """Test perplexities by method, number of sequences and depth: means over the draws, and wins of the default."""
-    rows = read(RESULTS / f"generalisation_{problem_name}.jsonl")
+    rows = read(CACHE / f"generalisation_{problem_name}.jsonl")
     if not rows:
         raise SystemExit(f"nothing was run for {problem_name} yet")
     depths = [int(n) for n in rows[0]["sets"]]
@@ -195,13 +185,18 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, nargs="+", default=[128])
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.action == "run":
         run(problem_of(options.model), options.draws, options.sequences, options.methods)
         return
-    print(provenance(), "\n", sep="\n")
-    print(table(options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name))
+    name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
+    text = f"{provenance()}\n\n{table(name)}"
+    if options.write is None:
+        print(text)
+    else:
+        write_between(options.write, "tables", text)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """With little calibration text, greedy elimination runs into dead ends: the default against it on 10 sequences.
 
-    python benchmarks/little_text.py [--model llama24] [--sequences 10]
+    python -m benchmarks.selection.little_text [--model llama24] [--sequences 10]
 
 Every set of calibration sequences of `selection.py` is cut into as many sets of so few as it holds. Prints by how much
 the default's perplexity, and that of the search with no more masks than greedy, lies over greedy's: on the calibration
@@ -15,12 +15,11 @@ import argparse
 
 import numpy as np
 import torch
-from common import markdown, provenance
-from methods import DEFAULT, GREEDY, GREEDY_MASKS, methods
-from oracle import RESULTS, counted, held_out_perplexities, perplexities
-from problems import LENGTH, PROBLEMS, Problem
-from selection import masks_of
 
+from benchmarks.common import CACHE, LENGTH, markdown, provenance
+from benchmarks.selection.methods import DEFAULT, GREEDY, GREEDY_MASKS, methods
+from benchmarks.selection.oracle import counted, held_out_perplexities, masks_of, perplexities
+from benchmarks.selection.problems import PROBLEMS, Problem
 from layershap import Calibration, LayerGame, LayerPruner
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     found = np.empty((len(names), len(texts), 2, max_remove))
     n_masks = np.empty((len(names), len(texts)))
     for index, text in enumerate(texts):
-        ledger = RESULTS / f"{problem.name}_{args.sequences}sequences{index}.jsonl"
+        ledger = CACHE / f"{problem.name}_{args.sequences}sequences{index}.jsonl"
         for row, name in enumerate(names):
             with counted() as spent:
                 method = made[name](index)
@@ -58,9 +57,9 @@ def main() -> None:
     over = 100 * (found[1:] / found[0] - 1)
     rows = []
     for method_R, name, count in zip(over, names[1:], n_masks[1:].mean(axis=1)):
-        for text, name_of_text in enumerate(("calibration", "test")):
+        for column, name_of_text in enumerate(("calibration", "test")):
             for statistic, of in (("mean", np.mean), ("lowest", np.min), ("highest", np.max)):
-                values = [f"{value:.2f}" for value in of(method_R[:, text], axis=0)]
+                values = [f"{value:.2f}" for value in of(method_R[:, column], axis=0)]
                 rows.append([name, f"{count:,.0f}", f"{name_of_text}, {statistic}", *values])
     header = ["over greedy, %", f"masks (greedy: {n_masks[0].mean():,.0f})", "text"]
     print(markdown([*header, *(str(n) for n in range(1, max_remove + 1))], rows))

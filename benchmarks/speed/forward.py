@@ -1,8 +1,8 @@
 """Cost of masked evaluation: four ways side by side in one process, on models with random weights.
 
-    python benchmarks/forward.py deep          # L=32, D=256, V=4096
-    python benchmarks/forward.py wide          # L=16, D=768, V=32000
-    python benchmarks/forward.py 7b            # L=32, D=4096, V=32000, bfloat16; for a GPU
+    python -m benchmarks.speed.forward deep          # L=32, D=256, V=4096
+    python -m benchmarks.speed.forward wide          # L=16, D=768, V=32000
+    python -m benchmarks.speed.forward 7b            # L=32, D=4096, V=32000, bfloat16; for a GPU
 
 (a) zeroes the parameters of the removed layers, as the paper's code does; (b) skips them, one mask at a time; (c) is
 the fused forward; (d) is (c) on the model in bfloat16 with its layers compiled in place. The ways take turns, so that
@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from common import PeakMemory, markdown, provenance, random_calibration, random_llama
 from torch import nn
+from transformers import LlamaForCausalLM
 
+from benchmarks.common import PeakMemory, markdown, provenance, random_calibration, random_llama
 from layershap import LayerGame, StratifiedSampler
 from layershap.forward.head import sequence_sums
 from layershap.forward.plain import PlainForward
@@ -131,7 +132,7 @@ def head_only(game: LayerGame, repeats: int = 5) -> float:
     return min(seconds)
 
 
-def matmul_rate(model: nn.Module, tokens: int, repeats: int = 4) -> float:
+def matmul_rate(model: LlamaForCausalLM, tokens: int, repeats: int = 4) -> float:
     """FLOP/s of plain matrix products with the shapes of one layer's weights."""
     weights = [m.weight for m in model.model.layers[0].modules() if isinstance(m, nn.Linear)]
     inputs = [torch.randn(tokens, w.shape[1], dtype=w.dtype, device=w.device) for w in weights]

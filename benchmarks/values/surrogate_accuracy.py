@@ -1,9 +1,9 @@
 """Which surrogate? Its predictions, the values that rest on it by number of masks, and the sets that a search finds.
 
-    python benchmarks/surrogate_accuracy.py                       # every model in data/values; some minutes
-    python benchmarks/surrogate_accuracy.py --model gpt2 --write docs/values.md
+    python -m benchmarks.values.surrogate_accuracy                # every model in data/values; some minutes
+    python -m benchmarks.values.surrogate_accuracy --model gpt2 --write benchmarks/results/surrogate_accuracy.md
 
-From the evaluations that `benchmarks/values.py` stores; no model is run. *R2* is on the stored masks drawn at random
+From the evaluations that `values.py` beside it stores; no model is run. *R2* is on the stored masks drawn at random
 that the surrogate has not seen, *alone* the root mean square error of its own values, *corrected* that of the values
 which `fit` makes of them. *Regret* is how much lower the score of the set found is than that of the best set of its
 size, relative to it, mean over sizes up to two thirds of the layers, where all coalitions are known.
@@ -18,10 +18,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from common import markdown, provenance, write_between
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from values import NAMES, Stored, load
 
+from benchmarks.common import markdown, provenance, write_between
+from benchmarks.values.values import NAMES, Stored, load
 from layershap import LinearRidge, PairwiseRidge, SurrogateSearch
 from layershap.fitting.record import RecordedGame
 from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
@@ -153,7 +153,7 @@ def tables(names: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=[name for name in NAMES if name != "stories260k"], choices=NAMES)
-    parser.add_argument("--write", type=Path, help="a page with the markers <!-- surrogates: begin --> and end")
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- surrogates: begin --> and end")
     options = parser.parse_args()
     text = f"{provenance()}\n\n{tables(options.model)}"
     if options.write is None:

@@ -1,6 +1,6 @@
 """How a layer's time per token depends on the tokens of one call: what the default of `batch_tokens` rests on.
 
-python benchmarks/token_budget.py
+python -m benchmarks.speed.token_budget
 """
 
 from __future__ import annotations
@@ -8,13 +8,15 @@ from __future__ import annotations
 import time
 
 import torch
-from common import markdown, provenance, random_llama
-from forward import SHAPES, synchronize
+from transformers import LlamaForCausalLM
+
+from benchmarks.common import markdown, provenance, random_llama
+from benchmarks.speed.forward import SHAPES, synchronize
 
 SEQUENCE = 128
 
 
-def microseconds_per_token(model: torch.nn.Module, rows: int, repeats: int = 15) -> float:
+def microseconds_per_token(model: LlamaForCausalLM, rows: int, repeats: int = 15) -> float:
     """Best of `repeats` calls of one layer."""
     layer = model.model.layers[0]
     weight = layer.mlp.up_proj.weight

@@ -1,0 +1,1 @@
+"""What a masked evaluation, a layer call and the values cost."""

@@ -1,0 +1,1 @@
+"""Are the values right, and which surrogate should they rest on?"""
