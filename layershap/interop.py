@@ -48,7 +48,7 @@ def to_shapiq(game: PlayableGame) -> Any:
     Returns
     -------
     shapiq.Game
-        With P players.
+        Game with P players.
 
     Raises
     ------

@@ -97,7 +97,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     rows : sequence of sequences of str
         The headings among them, if there are any.
     right : sequence of bool
-        For each column whether it is aligned to the right.
+        Whether each column is aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -116,7 +116,7 @@ def html_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     rows : sequence of sequences of str
         Cells.
     right : sequence of bool
-        For each column whether it is aligned to the right.
+        Whether each column is aligned to the right.
     title : str, default=''
         The caption.
     """

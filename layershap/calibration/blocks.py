@@ -208,9 +208,9 @@ class Calibration:
     ) -> Calibration:
         """Pack a text `column` of a `datasets.Dataset`, by default the only one or the one named 'text'.
 
-        Besides `dataset`, the parameters `tokenizer`, `seq_len`, `n_sequences` and `bos` are as in `from_texts`. A
-        streaming dataset and an iterable of rows are datasets too. A dataset with a column ``input_ids`` is read as
-        batches (`from_batches`), unless `column` is given.
+        Besides `dataset`, the parameters `tokenizer`, `seq_len`, `n_sequences` and `bos` are as in `from_texts`.
+        Streams and iterables of rows are datasets too. A column ``input_ids`` is read as batches (`from_batches`)
+        unless `column` is given.
 
         Raises
         ------

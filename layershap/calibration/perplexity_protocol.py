@@ -26,7 +26,7 @@ class PerplexityProtocol:
     Attributes
     ----------
     name : str
-        What a reported figure must carry.
+        Name that a reported figure must carry.
     seq_len : int
         Tokens of text in a sequence.
     bos : {'stream', 'sequence'}

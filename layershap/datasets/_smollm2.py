@@ -35,7 +35,7 @@ def fetch_smollm2(folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     folder : path
-        Where the checkpoint is, or goes: 270 MB.
+        Folder that the checkpoint is in, or goes to: 270 MB.
 
     Returns
     -------

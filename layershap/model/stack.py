@@ -33,7 +33,7 @@ class LayerStack:
     layers : tuple of nn.Module
         The L layers, in the order in which the model calls them.
     forms : tuple of CallForm
-        How the parent calls each.
+        Form in which the parent calls each layer.
     causal : bool
         Whether the probe found that no logit depends on later tokens; False where it was not asked to.
     """

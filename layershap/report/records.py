@@ -146,7 +146,7 @@ class CalibrationRecord:
     provenance : dict
         Source, tokenizer, BOS policy, texts used.
     final_sequences : int or None
-        How many of them were held back from the search for the final choice, if any were.
+        Number of sequences held back from the search for the final choice, if any were.
     """
 
     n_sequences: int

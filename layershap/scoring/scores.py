@@ -87,7 +87,7 @@ class EvaluationTable:
     Attributes
     ----------
     evaluations : dict of str to Evaluation
-        By model name, in the order of the columns.
+        Evaluations by model name, in the order of the columns.
     """
 
     evaluations: Mapping[str, Evaluation]
