@@ -266,9 +266,7 @@ class Calibration:
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
-        """Pad `rows` of (ids [t], labels [t]) of any lengths to the longest, on the right; `provenance` is kept as
-        given.
-        """
+        """Pad `rows` of (ids [t], labels [t]) on the right to the longest; `provenance` is kept as given."""
         length = max(len(ids) for ids, _ in rows)
         ids_ST = torch.zeros(len(rows), length, dtype=torch.int64, device="cpu")
         labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64, device="cpu")
