@@ -49,19 +49,20 @@ _PLAIN_LOADING_FAILS = "this model was pruned by layershap and its config can't 
 def save_pruned(model: nn.Module, folder: str | PathLike[str], *, tokenizer: Any = None) -> Path:
     """Save a pruned model so that `load_pruned` gives it back exactly.
 
-    Everything is written beside its final place first: a save that is interrupted leaves no folder that loads as
+    All files are written beside their final place first: a save that is interrupted leaves no folder that loads as
     another model.
 
     Parameters
     ----------
     model : nn.Module
         A transformers model returned by `layershap.remove_layers` or `remove_sublayers`, offloaded by accelerate or
-        not. Its generation config goes with it, and so does what was changed in its config after the removal (an
-        untied head, a resized vocabulary, another rope scaling).
+        not. Its generation config goes with it, and so do changes of its config after the removal (an untied head, a
+        resized vocabulary, another rope scaling).
     folder : path
-        Created if missing. An earlier `save_pruned` in it is replaced.
+        Folder to write, created if missing. An earlier `save_pruned` in it is replaced.
     tokenizer : PreTrainedTokenizerBase or ProcessorMixin, optional
-        Saved beside the model with its chat template, so that ``AutoTokenizer.from_pretrained(folder)`` finds it.
+        Tokenizer to save beside the model with its chat template, so that ``AutoTokenizer.from_pretrained(folder)``
+        finds it.
 
     Returns
     -------
@@ -80,6 +81,10 @@ def save_pruned(model: nn.Module, folder: str | PathLike[str], *, tokenizer: Any
         its config does not say.
     FileExistsError
         The folder holds the weights of another model.
+
+    See Also
+    --------
+    load_pruned : Loads the folder.
     """
     recipe = current_recipe(model)
     if recipe is None:
@@ -207,17 +212,19 @@ def load_pruned(
 ) -> nn.Module:
     """Load a model that `save_pruned` saved.
 
-    The recipe is data: it names no code, no repository and no file outside the folder, and is refused otherwise.
+    The recipe in the folder is data: it names no code, no repository and no file outside the folder, and is refused
+    otherwise.
 
     Parameters
     ----------
     folder : path
-        The checkpoint.
+        Folder of the checkpoint.
     model_class : type, optional
         The model's class, where it is not one of transformers' own.
     dtype : torch.dtype, optional
-        Precision of the weights; what the architecture keeps in float32, or the checkpoint in another precision than
-        most of its weights (routers, say), stays so. By default every weight has the precision it was saved in.
+        Precision of the weights. Weights that the architecture keeps in float32, or that the checkpoint holds in
+        another precision than most (routers, say), keep theirs. By default every weight has the precision it was saved
+        in.
 
     Returns
     -------
@@ -231,6 +238,10 @@ def load_pruned(
     ValueError
         The recipe's format or class is unknown, or it holds what no recipe may hold; the weights or the config were
         replaced since, or don't fit.
+
+    See Also
+    --------
+    save_pruned : Writes the folder.
     """
     source = Path(folder)
     file = read_recipe(source)

@@ -14,18 +14,18 @@ _PACKAGES = ("layershap", "transformers", "numpy", "scikit-learn")
 
 @dataclass(frozen=True)
 class Environment:
-    """Versions and machine.
+    """Versions and machine that results depend on.
 
     Attributes
     ----------
     versions : dict of str to str
-        Python's and the packages' that results depend on.
+        Versions of Python and of the packages that results depend on.
     platform : str
         Operating system and processor.
     device : str
-        The accelerator's name, "cpu" without one.
+        Name of the accelerator, or "cpu" without one.
     threads : int
-        Torch's, on the CPU.
+        Number of torch's threads on the CPU.
     """
 
     versions: dict[str, str]

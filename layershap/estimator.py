@@ -26,11 +26,11 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     Attributes
     ----------
     n_layers_in_ : int
-        L.
+        Number of players L that `fit` saw: layers, or sublayers.
     removable_ : ndarray [L] of bool
         False for protected layers.
     max_remove_ : int
-        The most layers that `transform` can be asked for.
+        Largest number of layers that `transform` accepts.
     """
 
     n_remove: Any  # int, fraction or None: checked where it is used
@@ -53,15 +53,30 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         """The layers to remove, in any order."""
 
     def transform(self, model: nn.Module, n_remove: int | float | None = None) -> nn.Module:
-        """Remove the layers: a smaller, self-contained model (a copy, unless ``copy=False``).
+        """Remove the chosen layers from a model.
 
         Parameters
         ----------
         model : nn.Module
-            The fitted model or another with as many layers (quantised or fine-tuned since, say).
+            The fitted model, or another model with as many layers (quantised or fine-tuned since, say).
         n_remove : int or float, optional
-            How many layers, or which fraction of all of them (0.25), rounded down to at least one. By default the
-            constructor's.
+            Number of layers to remove, or a fraction of all layers (0.25), rounded down to at least one layer. By
+            default the constructor's `n_remove`.
+
+        Returns
+        -------
+        nn.Module
+            A smaller, self-contained model: a deep copy, or with ``copy=False`` the model given.
+
+        Raises
+        ------
+        ValueError
+            The model has another number of layers than the fitted one, or so many layers can't be removed.
+
+        See Also
+        --------
+        layershap.remove_layers : Removes layers that you name.
+        layershap.save_pruned : Saves the result.
         """
         layers = self.removed_layers(n_remove)
         players = self._players(model)
@@ -73,13 +88,37 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         return remove_players(model, layers, players, copy=self.copy)
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
-        """Sorted indices of the layers that `transform` would remove."""
+        """Return the layers that `transform` would remove.
+
+        Parameters
+        ----------
+        n_remove : int or float, optional
+            Number of layers, or a fraction of all layers. By default the constructor's `n_remove`.
+
+        Returns
+        -------
+        list of int
+            Sorted indices of the layers.
+        """
         check_is_fitted(self)
         count = check_n_remove(self.n_remove if n_remove is None else n_remove, self.removable_, self.max_remove_)
         return sorted(int(layer) for layer in self._choose(count))
 
     def get_support(self, n_remove: int | float | None = None, indices: bool = False) -> MaskArray | IntArray:
-        """Which layers stay: a mask [L] (True = kept), or their indices."""
+        """Return the layers that `transform` would keep.
+
+        Parameters
+        ----------
+        n_remove : int or float, optional
+            Number of layers to remove, or a fraction of all layers. By default the constructor's `n_remove`.
+        indices : bool, default=False
+            True returns the indices of the kept layers in place of a mask.
+
+        Returns
+        -------
+        ndarray
+            Mask [L] (True = layer kept), or sorted indices.
+        """
         removed = self.removed_layers(n_remove)
         support = np.ones(self.n_layers_in_, dtype=bool)
         support[removed] = False

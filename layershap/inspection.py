@@ -44,22 +44,23 @@ class LayerInspection:
     Attributes
     ----------
     index : int
-        Its place in the stack.
+        Place of the layer in the stack.
     name : str
         The index as text, or a sublayer's name ("3.mixer").
     mixer : str
-        How it mixes tokens: "full_attention", "sliding_attention", "attention", "mamba", "linear_attention", ... as
-        the config names it, else as its modules' class names tell.
+        Kind of token mixing: "full_attention", "sliding_attention", "attention", "mamba", "linear_attention", ... as
+        the config names it, else as the class names of the modules tell.
     feed_forward : str
-        "mlp", "moe" or "none".
+        Kind of feed-forward part: "mlp", "moe" or "none".
     n_parameters : int
-        Parameters that removing it alone frees: those shared with other parts of the model are not counted.
+        Number of parameters that removing the layer alone frees; parameters shared with other parts of the model don't
+        count.
     n_bytes : int
-        Their memory.
+        Bytes of these parameters.
     removable : bool
-        Whether `fit` may consider removing it.
+        Whether `fit` may consider removing the layer.
     reason : str
-        Why not; empty if removable.
+        Reason why the layer is not removable; empty if it is.
     """
 
     index: int
@@ -83,14 +84,17 @@ class ModelInspection:
     path : str
         Dotted path of the layer list.
     n_parameters, n_bytes : int
-        Of the whole model, shared parameters counted once.
+        Size of the whole model, shared parameters counted once.
     layers : tuple of LayerInspection
-        One per layer, or per sublayer.
+        One entry per layer, or per sublayer.
     forward : str
-        The forward that will score masked models: "fused", "plain", "" if it was not looked for, "none" for a model
-        that a game refuses.
+        Forward that will score masked models.
+
+        - "fused", "plain": the forward of that name.
+        - "": it was not looked for.
+        - "none": a game refuses the model.
     forward_note : str
-        Why it is not the fused one.
+        Reason why the forward is not the fused one.
     """
 
     model_class: str
@@ -144,18 +148,24 @@ def inspect(
         Dotted path of the layer list, or the layers themselves, where the rule can't know; or the players, if they were
         found before.
     granularity : {"layer", "sublayer"}, default="layer"
-        What to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
+        Players to describe: the L layers, or the sublayers that `layershap.find_sublayers` finds.
     forward : bool, default=True
-        Also find out which forward will score masked models, at the price of some ten short forwards.
+        True also finds out which forward will score masked models, at the price of some ten short forwards.
 
     Returns
     -------
     ModelInspection
+        Sizes, kinds and removability of the layers; ``print`` shows a table.
 
     Raises
     ------
     UnsupportedModelError
         No list of layers is found, or no layer can be split into sublayers.
+
+    See Also
+    --------
+    layershap.find_layers : The layers as modules.
+    layershap.remove_layers : Removes layers.
 
     Examples
     --------

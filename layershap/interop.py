@@ -17,17 +17,17 @@ from layershap.protocols import FloatArray, MaskArray
 
 
 class PlayableGame(Protocol):
-    """What `to_shapiq` needs of a game; `LayerGame` has it."""
+    """What `to_shapiq` needs of a game; `LayerGame` qualifies."""
 
     unremovable: dict[int, str]
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """Number of players L."""
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:
-        """Masks [M, L] -> scores [M]."""
+        """Scores [M] of `masks` [M, L]."""
         ...
 
 
@@ -48,7 +48,7 @@ def to_shapiq(game: PlayableGame) -> Any:
     Returns
     -------
     shapiq.Game
-        With P players.
+        Game with P players.
 
     Raises
     ------
@@ -87,16 +87,16 @@ def mergekit_config(removed: Iterable[int], n_layers: int, model: str, *, dtype:
     removed : iterable of int
         Layers to leave out (`LayerPruner.removed_layers`).
     n_layers : int
-        L.
+        Number of layers L of the model.
     model : str
-        Name on the hub, or path.
+        Name of the model on the hub, or its path.
     dtype : str, default='bfloat16'
-        Of the written weights.
+        Precision of the written weights.
 
     Returns
     -------
     str
-        One slice for each run of kept layers; its `layer_range` is half-open.
+        YAML with one slice for each run of kept layers; its `layer_range` is half-open.
     """
     gone = set(check_layer_indices(removed, n_layers))
     kept = [layer for layer in range(n_layers) if layer not in gone]
@@ -124,7 +124,12 @@ def llama_cpp_arguments(removed: Iterable[int], n_layers: int) -> list[str]:
     removed : iterable of int
         Layers to leave out (`LayerPruner.removed_layers`).
     n_layers : int
-        L.
+        Number of layers L of the model.
+
+    Returns
+    -------
+    list of str
+        Two arguments of the command line.
     """
     layers = check_layer_indices(removed, n_layers)
     if not 0 < len(layers) < n_layers:

@@ -26,7 +26,7 @@ def check_int(
     Parameters
     ----------
     name : str
-        Of the parameter, for the error.
+        Name of the parameter, for the error.
     value : Any
         What the user gave. What else than an int is allowed must have been sorted out before.
     least, most : int, optional

@@ -1,6 +1,4 @@
-"""`LayerPruner`: the method from top to bottom.
-
-calibration -> masks -> scores (ledger) -> surrogate -> values -> which layers to drop -> surgery
+"""`LayerPruner`: calibration -> masks -> scores (ledger) -> surrogate -> values -> which layers to drop -> surgery.
 
 Shapes: L layers, M masks. True in a mask = layer kept.
 """
@@ -55,75 +53,77 @@ class LayerPruner(FittedPruner):
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25). One `fit` serves every number.
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25). One `fit` serves all.
     utility : Utility or callable, default=PerplexityRatio()
-        What a masked model is worth; a callable is ``f(model) -> float``.
+        Score of a masked model; a callable is ``f(model) -> float``. By default a task given to `fit` brings its own.
     sampler : Sampler, default=StratifiedSampler(leave_one_out=True, neighbours=True)
-        Which masks to draw at random, for the values. The default draws from the paper's strata and their neighbours.
+        Part that draws the masks from which the values are estimated.
     surrogate : Surrogate, default=HammingProcess()
-        Any regressor from masks to scores; `BestSurrogate()` takes the best of several on held-out masks.
+        Regressor from masks to scores; `BestSurrogate()` takes the best of several on held-out masks.
     selector : Selector, default=SurrogateSearch()
-        Which layers to remove. A selector that searches evaluates sets of its own in `fit`, apart from the values'
-        masks.
+        Part that chooses the layers to remove. A selector that searches evaluates sets of its own in `fit`.
     values : StratifiedValues or ShapleyValues, default=StratifiedValues()
-        What a layer's value is: marginal contributions averaged over the numbers of kept layers that were sampled (the
-        paper), which rank better, or true Shapley values, averaged over all sizes; and how they are estimated.
+        Definition of a layer's value, and how it is estimated.
+
+        - StratifiedValues: marginal contribution averaged over the sampled coalition sizes (the paper); ranks better.
+        - ShapleyValues: true Shapley value, averaged over all coalition sizes.
     max_remove : int, optional
-        The most layers that a searching selector looks for, and `transform` can then be asked for. By default two
-        thirds of the removable ones.
+        Largest number of layers that a search looks for and that `transform` then accepts. By default two thirds of
+        the removable layers, rounded up.
     n_masks : int, optional
-        The most masks to evaluate, on however much of the text. By default 9 drawn at random for each removable layer,
-        and, for a selector that searches, what it can use: twice what greedy removal would need for the same
-        `max_remove`, and 80 more. Without a search at least 256.
+        Maximum number of masks to evaluate. By default, for P removable layers, max(256, 10 P); with a search,
+        9 P + ``selector.n_useful(P, max_remove)``.
     confidence : float, default=0.999
-        A search scores its sets on a growing part of the calibration text; a set that is worse than the best of its
-        size with this confidence (a paired t-test) is left where it stands. 1 scores all on all of it.
+        Confidence of the paired t-test by which a search drops a set that is worse than the best of its size on a part
+        of the calibration text. 1 scores all sets on all of the text.
     protect : sequence of int, default=()
-        Layers never removed. Layers that can't be removed alone are protected by themselves.
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
     layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
-        Where the layers are, if the rule can't know (`layershap.find_layers`); or the players, if they were found
-        before: those of a `SublayerStack` are sublayers whatever the `granularity`.
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the players, if found before.
     granularity : {"layer", "sublayer"}, default="layer"
-        "sublayer": values and removal of attention and feed-forward parts one by one. All that is said of the L layers
-        here holds for the sublayers then, whose names `layershap.find_sublayers` gives.
+        Players of the game: whole layers, or attention and feed-forward parts one by one. In the latter case the L
+        layers of this page are the sublayers that `layershap.find_sublayers` names.
     ledger : path, optional
-        Append-only file of evaluated masks. A fit that was interrupted and is started again with the same ledger and
-        an int `random_state` gives the uninterrupted result, bit for bit, without evaluating anything twice.
+        Append-only file of evaluated masks. A fit that is interrupted and started again with the same ledger and an int
+        `random_state` gives the uninterrupted result, bit for bit, without evaluating any mask twice.
     batch_tokens : int or 'auto', default='auto'
-        Number of tokens in one call of a layer.
+        Number of tokens in one call of a layer; 'auto' is 2,048 on a CPU and 16,384 on a GPU.
     memory_budget : int or 'auto', default='auto'
-        Number of bytes that hidden states may take; 'auto' is a quarter of the free memory.
+        Number of bytes that hidden states may take; 'auto' is a quarter of the device's total memory.
     random_state : int, RandomState, Generator or None, default=None
         Seed of the sampler, the search, the folds and the bootstrap. An int makes `fit` reproducible.
     verbose : int, default=0
         1 shows a progress bar of the planned work.
     copy : bool, default=True
-        False lets `transform` prune its argument in place.
+        True makes `transform` prune a deep copy; False, the model that it is given.
 
     Attributes
     ----------
     contributions_, contributions_std_ : ndarray [L]
         The layers' values and their standard errors; NaN for protected layers, which are no players.
     result_ : FitResult
-        Everything else that the fit found; most of it is an attribute too (`masks_`, `scores_`, `surrogate_`,
+        Everything that the fit found. Its parts are attributes too: `masks_`, `scores_`, `predictions_`, `surrogate_`,
         `diagnostics_`, `veto_players_`, `interactions_`, `removal_order_`, `removal_probabilities_`, `comparisons_`,
-        `final_masks_`, `predictions_`, `baseline_score_`, `fingerprint_`, `inspection_`, `environment_`).
+        `final_masks_`, `baseline_score_`, `fingerprint_`, `inspection_`, `environment_`.
     removal_scores_ : ndarray [N]
-        Row n - 1: score of the set of n layers that `transform` removes, on the text held back, or where none was on
-        all that was searched (then the best of many sets is a little lucky); NaN if it was not scored there.
+        Row n - 1: score of the set of n layers that `transform` removes, on the text held back from the search, or else
+        on all text searched (the best of many sets is then a little lucky); NaN if not scored there.
     removable_ : ndarray [L] of bool
         False for protected layers.
     keep_one_of_ : tuple of tuple of int
         Groups of layers of which one always stays (the attention layers of a hybrid).
     n_layers_in_, max_remove_ : int
-        L, and N: the most layers that `transform` can be asked for.
+        Number of layers L, and the largest number of layers N that `transform` accepts.
     report_ : PruningReport
         All of this as plain numbers: tables, JSON, HTML, model card.
 
+    See Also
+    --------
+    layershap.compare, layershap.LayerGame, layershap.remove_layers
+
     References
     ----------
-    Pruning as a Cooperative Game: Surrogate-Assisted Layer Contribution Estimation for Large Language Models,
-    ICLR 2026, arXiv 2602.07804.
+    Pruning as a Cooperative Game, ICLR 2026, arXiv 2602.07804.
 
     Examples
     --------
@@ -188,9 +188,10 @@ class LayerPruner(FittedPruner):
         ledger: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ) -> LayerPruner:
-        """The published method, to the letter: 8,000 independent masks over five strata, the two-layer network, the
-        mean marginal contribution over 80,000 stratified masks, ascending order. Give it 10 x 128 tokens without BOS:
-        ``Calibration.from_texts(texts, tokenizer, n_sequences=10)``. Other parameters can be changed with `set_params`.
+        """The published method, to the letter: 8,000 independent masks over five strata, the two-layer network, mean
+        marginal contributions over 80,000 stratified masks, ascending order. Give it 10 x 128 tokens without BOS:
+        ``Calibration.from_texts(texts, tokenizer, n_sequences=10)``. The parameters `n_remove`, `n_masks`,
+        `random_state`, `ledger` and `verbose` are as in `LayerPruner`.
         """
         return cls(
             n_remove,
@@ -205,7 +206,7 @@ class LayerPruner(FittedPruner):
         )
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> LayerPruner:
-        """Estimate the layers' values, and search for the best sets. The model is only read, and not kept.
+        """Estimate the layers' values and search for the best sets; the model is only read, and not kept.
 
         Parameters
         ----------
@@ -215,7 +216,7 @@ class LayerPruner(FittedPruner):
             Text of the domain that matters, or a task (`layershap.tasks`), whose utility is then the default. Texts
             become as many sequences of 128 tokens as they hold, up to 128 (`Calibration.from_texts`).
         tokenizer : PreTrainedTokenizerBase, optional
-            For texts.
+            The model's tokenizer, which texts need.
 
         Returns
         -------
@@ -252,11 +253,11 @@ class LayerPruner(FittedPruner):
         return self
 
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
-        """About what `fit` will cost: layer runs, FLOPs, memory, and after a short timing seconds. Evaluates nothing.
+        """Estimate what ``fit(model, calib_data, tokenizer=tokenizer)`` will cost, by a plan and a short timing.
 
-        The sets that a selector will search aren't known yet: random ones of their sizes stand for them, in calls as
-        small as a search makes; of those that race, half are taken to drop out on each part of the text. What further
-        parts of the text cost is in ``further`` and the totals.
+        No mask is evaluated. Random sets stand for those that a search will choose, in calls as small as a search
+        makes; half of a race is taken to drop out on each part of the text. Further parts are in ``further`` and the
+        totals.
         """
         settings = FitSettings.of(self)
         text, utility = settings.text(calib_data, tokenizer, self.utility)

@@ -16,18 +16,18 @@ Cell = str | int | float | None
 
 @dataclass(frozen=True)
 class Table:
-    """A small table. ``str()`` gives aligned plain text, notebooks show HTML.
+    """A small table: ``str()`` gives aligned plain text, notebooks show HTML.
 
     Attributes
     ----------
     title : str
-        What the table shows, with the protocol or unit where figures need one.
+        Title of the table, with the protocol or unit where figures need one.
     columns : tuple of str
         Headings.
     rows : tuple of tuple
         Cells: text, numbers as they were measured, None where there is nothing to show.
     note : str
-        What the columns mean, where their headings don't say it; shown below the table.
+        Meaning of the columns, where their headings don't tell it; shown below the table.
     """
 
     title: str
@@ -97,7 +97,7 @@ def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
     rows : sequence of sequences of str
         The headings among them, if there are any.
     right : sequence of bool
-        For each column whether it is aligned to the right.
+        Whether each column is aligned to the right.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
@@ -118,7 +118,7 @@ def html_table(
     rows : sequence of sequences of str
         Cells.
     right : sequence of bool, optional
-        For each column whether it is aligned to the right. By default the page decides.
+        Whether each column is aligned to the right. By default the page decides.
     title : str, default=''
         The caption.
     """

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import re
+import types
 
 import pytest
 from numpydoc.docscrape import NumpyDocString
@@ -16,6 +17,8 @@ import layershap
 MODULES = (
     "layershap",
     "layershap.baselines",
+    "layershap.calibration",
+    "layershap.comparison",
     "layershap.datasets",
     "layershap.display",
     "layershap.interop",
@@ -29,9 +32,10 @@ MODULES = (
     "layershap.testing",
     "layershap.utilities",
 )
-# numpydoc's names of what is checked: undocumented and unknown parameters, their order, descriptions that are missing
-# or don't end in a full stop, no docstring, a summary that is no sentence in one paragraph.
-CHECKED = {"PR01", "PR02", "PR03", "PR07", "PR10", "GL08", "SS03"}
+# numpydoc's names of what is checked: undocumented and unknown parameters, their order, descriptions that are missing,
+# don't begin with a capital or don't end in a full stop, no docstring, a summary that is no sentence in one paragraph,
+# no Returns section where something is returned.
+CHECKED = {"PR01", "PR02", "PR03", "PR07", "PR08", "PR09", "PR10", "GL08", "SS03", "RT01"}
 
 
 def public_names():
@@ -47,7 +51,8 @@ def public_names():
             seen.add(found)
             yield f"{module}.{name}"
             if inspect.isclass(found):
-                methods = (n for n, member in vars(found).items() if inspect.isfunction(member) and n[0] != "_")
+                kinds = types.FunctionType | classmethod | staticmethod
+                methods = (n for n, member in vars(found).items() if isinstance(member, kinds) and n[0] != "_")
                 yield from (f"{module}.{name}.{method}" for method in methods)
 
 
@@ -58,9 +63,15 @@ def problems(name):
     target = layershap
     for part in name.split(".")[1:]:
         target = getattr(target, part, None) or importlib.import_module(f"layershap.{part}")
+    if inspect.isclass(target) and getattr(target, "_is_protocol", False):
+        # A protocol is never constructed: Python gives it an `__init__(*args, **kwargs)`.
+        errors.pop("PR01", None)
     words = set(re.findall(r"\w+", inspect.getdoc(target) or ""))
     has_section = bool(NumpyDocString(inspect.getdoc(target) or "")["Parameters"])
-    if "PR01" in errors and inspect.isfunction(target) and not has_section:
+    if not has_section or inspect.ismethod(target):
+        # Without a section the summary says what is returned; a class method returns an instance of its class.
+        errors.pop("RT01", None)
+    if "PR01" in errors and inspect.isroutine(target) and not has_section:
         # A short docstring that speaks of every parameter needs no section.
         unspoken = set(inspect.signature(target).parameters) - {"self", "cls"} - words
         if not unspoken:

@@ -10,16 +10,32 @@ from layershap.baselines.base import DepthPruner, FitInput, Outcome, check_finit
 
 
 class AngularDistance(DepthPruner):
-    """For n layers: the block l, ..., l + n - 1 with the least ``d = arccos(cos(x_l, x_{l+n})) / pi``, averaged over
+    """Block of n consecutive layers whose input and output states have the smallest angular distance.
+
+    For n layers it is the block l, ..., l + n - 1 with the least ``d = arccos(cos(x_l, x_{l+n})) / pi``, averaged over
     sequences, at each sequence's last token. The sets for growing n need not be nested.
 
-    Parameters and common attributes: see `DepthPruner`.
+    Parameters
+    ----------
+    n_remove : int or float, optional
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
 
     Attributes
     ----------
     distances_ : ndarray [L + 1, L + 1]
-        Mean angular distance, in [0, 1], between the states that enter layers l and l'; index L is what leaves the
-        last layer.
+        Mean angular distance, in [0, 1], between the states that enter layers l and l'; index L stands for the state
+        that leaves the last layer.
+
+    See Also
+    --------
+    ShortGPT : Rates single layers by the cosine.
+    LastLayers : Removes the last block.
 
     References
     ----------

@@ -132,27 +132,32 @@ class DepthPruner(ModelPruner, ABC):
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
     protect : sequence of int, default=()
-        Layers never removed. Layers that can't be removed alone are protected by themselves.
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
     layers : str, sequence of nn.Module or LayerStack, optional
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
-        False lets `transform` prune its argument in place.
+        True makes `transform` prune a deep copy; False, the model that it is given.
 
     Attributes
     ----------
     n_layers_in_ : int
-        L.
+        Number of layers L.
     removable_ : ndarray [L] of bool
         False for protected layers.
     keep_one_of_ : tuple of tuple of int
-        Groups of which one layer is never removed (the attention layers of a hybrid).
+        Groups of layers of which one always stays (the attention layers of a hybrid).
     max_remove_ : int
-        The most layers that `transform` can be asked for.
+        Largest number of layers that `transform` accepts.
     diagnostics_ : dict
-        ``n_evaluated`` (masked models), ``layer_runs`` (on the whole calibration set; a backward pass counts as two
-        forward ones), ``seconds``.
+        ``n_evaluated`` (number of masked models), ``layer_runs`` (number of runs of one layer on the whole calibration
+        set; a backward pass counts as two forward ones), ``seconds``.
+
+    See Also
+    --------
+    layershap.LayerPruner : Prunes by Shapley values.
+    layershap.compare : Fits several methods on one model.
     """
 
     _granularity: ClassVar[Granularity] = "layer"
@@ -179,7 +184,7 @@ class DepthPruner(ModelPruner, ABC):
         """The layers to remove, in any order."""
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Self:
-        """Rate the layers. The model is only read, and not kept.
+        """Rate the layers; the model is only read, and not kept.
 
         Parameters
         ----------
@@ -188,7 +193,7 @@ class DepthPruner(ModelPruner, ABC):
         calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
             See `layershap.calibration.as_calibration`; methods that look at no text ignore it.
         tokenizer : PreTrainedTokenizerBase, optional
-            For texts.
+            The model's tokenizer, which texts need.
 
         Returns
         -------
@@ -237,14 +242,19 @@ def check_finite(ratings: FloatArray) -> None:
 
 
 class RankingPruner(DepthPruner, ABC):
-    """Base of the methods that rate each layer once and remove the lowest rated.
+    """Base of the methods that rate each layer once and remove the lowest rated layers.
+
+    Parameters
+    ----------
+    n_remove, protect, layers, copy
+        As in `DepthPruner`.
 
     Attributes
     ----------
     importance_ : ndarray [L]
-        The rating; NaN for protected layers.
+        Rating of each layer; NaN for protected layers.
     removal_order_ : ndarray [L]
-        Layers by ascending rating, protected ones last.
+        Layers by ascending rating, protected layers last.
     """
 
     @abstractmethod

@@ -19,11 +19,19 @@ class RandomLayers(RankingPruner):
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
-    random_state : int, RandomState, Generator or None
-        Of the order.
-    protect, layers, copy
-        See `DepthPruner`.
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
+    random_state : int, RandomState, Generator or None, default=None
+        Seed of the order.
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
+
+    See Also
+    --------
+    LastLayers : Removes the last layers.
     """
 
     def __init__(
@@ -43,7 +51,24 @@ class RandomLayers(RankingPruner):
 
 
 class LastLayers(RankingPruner):
-    """Remove the last n layers. Parameters and attributes: see `RankingPruner`."""
+    """Remove the last layers.
+
+    Parameters
+    ----------
+    n_remove : int or float, optional
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
+
+    See Also
+    --------
+    RandomLayers : Removes layers in a random order.
+    AngularDistance : Chooses the best block of layers.
+    """
 
     def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
         return -np.arange(len(inputs.stack), dtype=np.float64), Outcome()

@@ -15,27 +15,35 @@ from layershap.selection.greedy import greedy_order
 
 
 class BlockPruner(DepthPruner):
-    """Greedy elimination of sublayers: at each step, the attention (or other mixer) or feed-forward part whose removal
-    leaves the lowest perplexity.
+    """Greedy elimination of sublayers, each time the one whose removal leaves the lowest perplexity.
 
-    Everything counts sublayers: `n_remove`, `protect`, the result of `removed_layers` (indices into
-    ``layershap.find_sublayers(model).names``), and L.
+    A sublayer is the attention (or other mixer) or the feed-forward part of a layer. Everything counts sublayers:
+    `n_remove`, `protect`, the result of `removed_layers` (indices into ``layershap.find_sublayers(model).names``), and
+    L.
 
     Parameters
     ----------
     n_remove : int or float, optional
-        Sublayers that `transform` removes if it isn't told, or a fraction of them (0.25).
+        Number of sublayers that `transform` removes by default, or a fraction of all sublayers (0.25).
     max_remove : int, optional
-        Steps made by `fit`; by default as many as can be.
-    protect, layers, copy
-        See `DepthPruner`.
+        Number of steps that `fit` makes. By default as many as can be removed.
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
     ledger : path, optional
-        File of evaluated masks.
+        Append-only file of evaluated masks, from which an interrupted fit resumes.
 
     Attributes
     ----------
     removal_order_ : ndarray [max_remove]
         Sublayers in the order in which they were removed.
+
+    See Also
+    --------
+    SLEB : The same for whole layers.
 
     References
     ----------

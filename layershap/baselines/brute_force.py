@@ -23,22 +23,31 @@ class BruteForce(DepthPruner):
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
     max_remove : int, optional
-        Largest number of layers; by default as many as can be removed.
+        Largest number of layers. By default as many as can be removed.
     max_masks : int, default=70000
-        More sets than this are refused (2^16 is 65,536).
-    protect, layers, copy
-        See `DepthPruner`.
+        Maximum number of sets; a larger search raises a ValueError (2^16 is 65,536).
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
     ledger : path, optional
-        File of evaluated masks.
+        Append-only file of evaluated masks, from which an interrupted fit resumes.
 
     Attributes
     ----------
     best_sets_ : list of tuple of int
         The best set of n layers at index n - 1.
     best_nll_ : ndarray [max_remove]
-        Mean NLL in nats per token of the calibration text without it.
+        Mean NLL of the calibration text without each best set, in nats per token.
+
+    See Also
+    --------
+    SLEB : Greedy elimination, at a small part of the cost.
+    layershap.Exhaustive : The same search for any utility, as a selector of `LayerPruner`.
     """
 
     def __init__(

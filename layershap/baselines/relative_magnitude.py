@@ -13,14 +13,29 @@ from layershap.protocols import FloatArray
 
 
 class RelativeMagnitude(RankingPruner):
-    """Mean over tokens of ``||f(x)|| / ||x + f(x)||``, f(x) being what the layer adds; the lowest are removed.
+    """Remove the layers whose output is smallest beside the residual stream: mean of ``||f(x)|| / ||x + f(x)||``.
 
-    Parameters and common attributes: see `DepthPruner`.
+    ``f(x)`` is the layer's addition to its input x; the mean is over tokens.
+
+    Parameters
+    ----------
+    n_remove : int or float, optional
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
 
     Attributes
     ----------
     importance_ : ndarray [L]
-        Relative magnitude.
+        Relative magnitude; NaN for protected layers.
+
+    See Also
+    --------
+    ShortGPT : Rates layers by the cosine between input and output.
 
     References
     ----------

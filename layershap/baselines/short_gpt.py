@@ -13,14 +13,28 @@ from layershap.protocols import FloatArray
 
 
 class ShortGPT(RankingPruner):
-    """Block Influence: ``BI_i = 1 - E[cos(x_i, x_{i+1})]`` over tokens; the lowest are removed.
+    """Remove the layers of the lowest Block Influence, ``BI_i = 1 - E[cos(x_i, x_{i+1})]`` over tokens.
 
-    Parameters and common attributes: see `DepthPruner`.
+    Parameters
+    ----------
+    n_remove : int or float, optional
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
 
     Attributes
     ----------
     importance_ : ndarray [L]
-        Block Influence, in [0, 2].
+        Block Influence, in [0, 2]; NaN for protected layers.
+
+    See Also
+    --------
+    AngularDistance : Rates blocks of layers.
+    RelativeMagnitude : Rates layers by the norm of their output.
 
     References
     ----------

@@ -28,29 +28,37 @@ _FIRST, _LAST = 4, 2
 
 
 class ShortenedLlama(RankingPruner):
-    """One-shot importance of each layer; the lowest are removed.
-
-    With ``criterion='perplexity'`` (and no protection) this is one-shot perplexity: the perplexity of the model without
-    the layer.
+    """Rate each layer once and remove the layers of the lowest importance.
 
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
     criterion : {'perplexity', 'taylor', 'magnitude'}, default='perplexity'
-        'perplexity': of the model without the layer. 'taylor': ``sum |w dL/dw|`` over the layer's weights, L being the
-        mean NLL on the calibration text. 'magnitude': ``sum |w|``, which looks at no text.
+        Importance of a layer.
+
+        - 'perplexity': perplexity of the model without the layer.
+        - 'taylor': ``sum |w dL/dw|`` over the layer's weights, L being the mean NLL on the calibration text.
+        - 'magnitude': ``sum |w|`` over the layer's weights, which needs no text.
     protect_ends : bool, default=False
-        Never remove the first four and the last two layers: the paper's Taylor+ and Mag+.
-    protect, layers, copy
-        See `DepthPruner`.
+        True never removes the first four and the last two layers: the paper's Taylor+ and Mag+.
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
     ledger : path, optional
-        File of evaluated masks (perplexity only).
+        Append-only file of evaluated masks, for 'perplexity' only.
 
     Attributes
     ----------
     importance_ : ndarray [L]
-        The rating; for perplexity its logarithm, the mean NLL in nats.
+        Importance of each layer; for 'perplexity' its logarithm, the mean NLL in nats. NaN for protected layers.
+
+    See Also
+    --------
+    SLEB : Rates the layers again after each removal.
 
     References
     ----------

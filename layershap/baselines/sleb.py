@@ -14,26 +14,38 @@ from layershap.selection.greedy import greedy_order
 
 
 class SLEB(DepthPruner):
-    """Greedy elimination: at each step, the layer whose removal from the model as it then is leaves the lowest
-    perplexity. Removing n of L layers evaluates about n (L - n / 2) masked models.
+    """Greedy elimination, each time of the layer whose removal leaves the lowest perplexity.
+
+    Each step starts from the model without the layers removed before. Removing n of L layers evaluates about n (L - n /
+    2) masked models.
 
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers that `transform` removes if it isn't told, or a fraction of them (0.25).
+        Number of layers that `transform` removes by default, or a fraction of all layers (0.25).
     early_barrier, latter_barrier : int, default=1
-        First and last layers that are never candidates (the authors' code; 0 and 0 is plain greedy elimination).
+        Number of first and of last layers that are never removed (as in the authors' code; 0 and 0 is plain greedy
+        elimination).
     max_remove : int, optional
-        Steps made by `fit`; by default as many as can be.
-    protect, layers, copy
-        See `DepthPruner`.
+        Number of steps that `fit` makes. By default as many as can be removed.
+    protect : sequence of int, default=()
+        Layers that are never removed. Layers that can't be removed alone are protected in any case.
+    layers : str, sequence of nn.Module or LayerStack, optional
+        Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
+    copy : bool, default=True
+        True makes `transform` prune a deep copy; False, the model that it is given.
     ledger : path, optional
-        File of evaluated masks.
+        Append-only file of evaluated masks, from which an interrupted fit resumes.
 
     Attributes
     ----------
     removal_order_ : ndarray [max_remove]
         Layers in the order in which they were removed.
+
+    See Also
+    --------
+    layershap.Greedy : The same for any utility, as a selector of `LayerPruner`.
+    BlockPruner : The same for sublayers.
 
     References
     ----------

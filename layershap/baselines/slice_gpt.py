@@ -30,20 +30,24 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
     """Rotate the residual stream of a Llama-style model to its principal components and keep the first of them.
 
     ``transform(model, n_remove=n)`` keeps as many components as fit into the parameters that the model would have
-    without n of its layers (n times the mean layer), the rotations between neighbouring sublayers included. So it can
-    stand beside methods that remove layers; it has no `removed_layers`.
+    without n of its layers (n times the mean layer), the rotations between neighbouring sublayers included. So the
+    method can stand beside methods that remove layers; it has no `removed_layers`.
 
     Parameters
     ----------
     n_remove : int or float, optional
-        Layers' worth of parameters that `transform` saves if it isn't told, or a fraction of the layers' (0.25).
+        Number of layers whose parameters `transform` saves by default, or a fraction of all layers (0.25).
 
     Attributes
     ----------
     bases_ : Tensor [2 L + 1, D, D]
-        Principal directions (columns, by descending variance) of what enters each norm.
+        Principal directions (columns, by descending variance) of the states that enter each norm.
     diagnostics_ : dict
         ``n_evaluated`` (0), ``layer_runs``, ``seconds``.
+
+    See Also
+    --------
+    ShortGPT : Removes whole layers at a similar cost.
 
     Notes
     -----
@@ -60,7 +64,9 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         self.n_remove = n_remove
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Self:
-        """Find the principal directions. The model is only read; parameters as in `LayerPruner.fit`.
+        """Find the principal directions; the model is only read, and not kept.
+
+        The arguments `model`, `calib_data` and `tokenizer` are as in `LayerPruner.fit`.
 
         Raises
         ------
@@ -97,7 +103,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         return self
 
     def width(self, model: nn.Module, n_remove: int | float | None = None) -> int:
-        """Components kept, W, for `n_remove` layers' worth of parameters.
+        """Number of components W that `transform` keeps of `model` for `n_remove` layers' worth of parameters.
 
         Raises
         ------
@@ -125,7 +131,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
         raise ValueError(f"a model without {count} layers has fewer parameters than one component needs")
 
     def transform(self, model: nn.Module, n_remove: int | float | None = None) -> nn.Module:
-        """A narrower copy of the model."""
+        """Return a narrower copy of `model`, smaller by the parameters of `n_remove` layers."""
         return sliced(model, self.bases_, self.width(model, n_remove))
 
 

@@ -35,16 +35,16 @@ _LITTLE = 32
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Calibration:
-    """Token blocks on which masked models are scored.
+    """Token sequences on which masked models are scored.
 
     Attributes
     ----------
     ids_ST : Tensor [S, T] of int64
         Token ids. Padding, if there was any, is at the right end: under causal attention it can't reach a real token.
     labels_ST : Tensor [S, T] of int64
-        Equal to `ids_ST` where the token counts, `IGNORE` where it doesn't.
+        Equal to `ids_ST` where the token is scored, `IGNORE` where it isn't.
     provenance : dict
-        Where the tokens come from: source, tokenizer, BOS policy, texts used. Plain JSON values.
+        Origin of the tokens as plain JSON values: source, tokenizer, BOS policy, texts used.
     """
 
     ids_ST: Tensor
@@ -69,12 +69,12 @@ class Calibration:
 
     @property
     def n_sequences(self) -> int:
-        """S."""
+        """Number of sequences S."""
         return int(self.ids_ST.shape[0])
 
     @property
     def seq_len(self) -> int:
-        """T."""
+        """Number of tokens in a sequence T."""
         return int(self.ids_ST.shape[1])
 
     @property
@@ -138,21 +138,21 @@ class Calibration:
         n_sequences: int | Literal["auto"] | None = "auto",
         bos: BosPolicy = "none",
     ) -> Calibration:
-        """Pack texts into full sequences; nothing is padded and what doesn't fill a sequence is dropped.
+        """Pack texts into full sequences without padding; tokens that don't fill a sequence are dropped.
 
         Parameters
         ----------
         texts : iterable of str
-            Joined in order into one stream of tokens.
+            Texts, joined in order into one stream of tokens.
         tokenizer : PreTrainedTokenizerBase
-            Called with ``add_special_tokens=False``.
+            The model's tokenizer, called with ``add_special_tokens=False``.
         seq_len : int, default=128
-            Tokens per sequence, T (the paper's 128).
+            Number of tokens per sequence T (the paper's 128).
         n_sequences : int, 'auto' or None, default='auto'
-            Sequences, S, taken at even distances over the stream. 'auto' is as many as the texts hold, up to 128, and
-            warns where they hold fewer than 32; an int must be there (the paper's is 10); None takes all.
+            Number of sequences S, taken at even distances over the stream. 'auto' takes up to 128 and warns where the
+            texts hold fewer than 32; an int must be there (the paper's is 10); None takes all.
         bos : {'none', 'text', 'sequence'}, default='none'
-            Where a beginning-of-sequence token goes: nowhere (the paper), before each text, or at the start of each
+            Place of a beginning-of-sequence token: none (the paper), before each text, or at the start of each
             sequence (as one of its T tokens). It is context and never scored at position 0.
 
         Raises
@@ -206,10 +206,11 @@ class Calibration:
         n_sequences: int | Literal["auto"] | None = "auto",
         bos: BosPolicy = "none",
     ) -> Calibration:
-        """Pack a text column of a `datasets.Dataset`, found by itself if it is the only one or named 'text'.
+        """Pack a text `column` of a `datasets.Dataset`, by default the only one or the one named 'text'.
 
-        Parameters are those of `from_texts`. A streaming dataset, or an iterable of rows, is a dataset too. One with an
-        ``input_ids`` column is read as batches instead (`from_batches`), unless `column` is given.
+        Besides `dataset`, the parameters `tokenizer`, `seq_len`, `n_sequences` and `bos` are as in `from_texts`.
+        Streams and iterables of rows are datasets too. A column ``input_ids`` is read as batches (`from_batches`)
+        unless `column` is given.
 
         Raises
         ------
@@ -265,7 +266,7 @@ class Calibration:
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
-        """Pad rows of (ids [t], labels [t]) of any lengths to the longest, on the right, with what is never scored."""
+        """Pad `rows` of (ids [t], labels [t]) on the right to the longest; `provenance` is kept as given."""
         length = max(len(ids) for ids, _ in rows)
         ids_ST = torch.zeros(len(rows), length, dtype=torch.int64, device="cpu")
         labels_ST = torch.full((len(rows), length), IGNORE, dtype=torch.int64, device="cpu")
@@ -276,7 +277,7 @@ class Calibration:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Calibration]) -> Calibration:
-        """The sequences of several calibrations in order, shorter ones padded on the right."""
+        """The sequences of several calibrations (`parts`) in order, shorter ones padded on the right."""
         rows = [row for part in parts for row in zip(part.ids_ST, part.labels_ST, strict=True)]
         return cls.from_rows(rows, {"source": "several", "parts": [part.provenance for part in parts]})
 

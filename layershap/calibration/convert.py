@@ -20,22 +20,27 @@ def as_calibration(
     *,
     pack: Callable[[Iterable[str], Any], Calibration] = Calibration.from_texts,
 ) -> Calibration:
-    """Turn whatever a user has into a `Calibration`, text with the defaults of `from_texts` (128 x 128 tokens, no BOS).
+    """Convert any supported data to a `Calibration`, text with the defaults of `from_texts` (128 x 128 tokens, no BOS).
 
     Parameters
     ----------
     data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-        Call `Calibration.from_texts` and its like for other lengths, counts or BOS handling.
+        Data to convert; `Calibration.from_texts` and its like take other lengths, numbers or BOS policies.
     tokenizer : PreTrainedTokenizerBase, optional
-        Needed for text; for tokens without an attention mask, its pad token tells padding. A processor serves as its
-        tokenizer.
+        The model's tokenizer, which texts need; for tokens without an attention mask, its pad token tells padding. A
+        processor serves as its tokenizer.
     pack : callable, default=Calibration.from_texts
-        Called with the texts and the tokenizer, if data holds texts.
+        Function of the texts and the tokenizer, called if the data holds texts.
+
+    Returns
+    -------
+    Calibration
+        The token sequences.
 
     Raises
     ------
     TypeError
-        Not one of the above.
+        Data of no supported kind.
     ValueError
         Text without a tokenizer, or too little of it; no column that is known to hold the text; padding that can't be
         told from text.

@@ -25,17 +25,17 @@ def mixed_texts(
     Parameters
     ----------
     sources : mapping of str to str or iterable of str
-        Each kind by name, with its texts.
+        Texts of each kind, by name.
     tokenizer : PreTrainedTokenizerBase
-        As for `Calibration.from_texts`.
+        The model's tokenizer, as for `Calibration.from_texts`.
     weights : mapping of str to float, optional
-        Shares of the sequences, relative to each other; by default the same for all.
+        Shares of the sequences, relative to each other. By default the same for all.
     seq_len : int, default=128
-        Tokens per sequence, T.
+        Number of tokens per sequence T.
     n_sequences : int, default=128
-        Sequences in all, S.
+        Number of sequences S in all.
     bos : {'none', 'text', 'sequence'}, default='none'
-        As for `Calibration.from_texts`.
+        Place of a beginning-of-sequence token, as for `Calibration.from_texts`.
 
     Returns
     -------
@@ -47,6 +47,10 @@ def mixed_texts(
     ValueError
         No source, weights that don't belong to the sources or aren't positive, fewer sequences than sources, or a
         source with too little text for its share.
+
+    See Also
+    --------
+    layershap.tasks.mixture : Tasks with utilities of their own.
 
     Examples
     --------

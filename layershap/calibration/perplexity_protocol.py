@@ -26,7 +26,7 @@ class PerplexityProtocol:
     Attributes
     ----------
     name : str
-        What a reported figure must carry.
+        Name that a reported figure must carry.
     seq_len : int
         Tokens of text in a sequence.
     bos : {'stream', 'sequence'}
@@ -50,16 +50,21 @@ class PerplexityProtocol:
             raise ValueError(f"bos must be 'stream' or 'sequence', got {self.bos!r}")
 
     def sequences(self, texts: str | Iterable[str], tokenizer: Any, *, n_sequences: int | None = None) -> Calibration:
-        """The token sequences of some text [S, T], which may also serve `LayerPruner.fit` as calibration data.
+        """Token sequences of some text, which may also serve `LayerPruner.fit` as calibration data.
 
         Parameters
         ----------
         texts : str or iterable of str
-            A whole corpus is usual.
+            Text to cut; a whole corpus is usual.
         tokenizer : PreTrainedTokenizerBase
-            Called with ``add_special_tokens=False``.
+            The model's tokenizer, called with ``add_special_tokens=False``.
         n_sequences : int, optional
-            Sequences, S, taken at even distances. By default all.
+            Number of sequences S, taken at even distances. By default all.
+
+        Returns
+        -------
+        Calibration
+            S sequences of T tokens.
 
         Raises
         ------

@@ -52,7 +52,7 @@ def compare(
     n_sequences: int | None = None,
     layers: LayersArgument = None,
 ) -> MethodComparison:
-    """Fit each method on the same calibration data and measure what it chooses on the same evaluation data.
+    """Fit each method on the same calibration data and measure its chosen sets on the same evaluation data.
 
     The chosen sets of all methods are evaluated together, as masks of one game: each distinct set once.
 
@@ -61,25 +61,30 @@ def compare(
     model : nn.Module
         Causal language model; only read.
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
-        What the methods see. May be None if all of them are fitted.
-    eval_data : the same
-        What perplexities are measured on. Texts are measured whole, in the sequences of `protocol`; tokens as they are.
+        Data that the methods are fitted on. It may be None if all of them are fitted.
+    eval_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader or iterable of batches
+        Data that perplexities are measured on. Texts become sequences by `protocol`; tokens are measured as they are.
     methods : mapping of str to estimator
-        By the name that tables show. Those that aren't fitted are cloned, then fitted; one that is serves as it is and
-        must have been fitted on this model.
+        Methods by the name that tables show. Unfitted methods are cloned and fitted; a fitted method is used as it is
+        and must have been fitted on this model.
     n_removes : sequence of int
         Numbers of layers to remove.
     tasks : mapping of str to callable or (utility, data), optional
-        More scores for each choice: ``f(model) -> float``, called with the layers skipped, or a utility and the data
-        that it scores on.
+        Further scores of each choice: ``f(model) -> float``, called with the layers skipped, or a utility with its
+        data.
     tokenizer : PreTrainedTokenizerBase, optional
-        For texts.
+        The model's tokenizer, which texts need.
     protocol : str or PerplexityProtocol, default='seq128'
         How the texts of `eval_data` become sequences (`layershap.PERPLEXITY_PROTOCOLS`).
     n_sequences : int, optional
-        Of the texts of `eval_data`, at even distances; by default all.
+        Number of sequences of the texts of `eval_data`, at even distances. By default all.
     layers : str, sequence of nn.Module or LayerStack, optional
-        Where the layers are, if the rule can't know. This library's methods whose own `layers` is None are given these.
+        Where the layers are, if the rule can't know; also for this library's methods whose own `layers` is None.
+
+    Returns
+    -------
+    MethodComparison
+        Choices, costs, tables and a picture.
 
     Raises
     ------
@@ -89,6 +94,10 @@ def compare(
         sublayers.
     TypeError
         `methods` or `tasks` without names, numbers that are no ints, or a `Task` in place of its parts.
+
+    See Also
+    --------
+    layershap.evaluate : Scores one model on texts and tasks.
 
     Examples
     --------

@@ -14,18 +14,19 @@ from layershap.tables import Table, format_cell
 
 @dataclass(frozen=True)
 class Choice:
-    """What one method chose for one number of layers, and what is left of the model.
+    """The layers that one method chose for one number of layers, and the scores of the model without them.
 
     Attributes
     ----------
     method : str
-        Its name.
+        Name of the method.
     n_remove : int
-        Layers removed.
+        Number of layers removed.
     layers : tuple of int
-        Which ones; none for a method that narrows the model instead.
+        Indices of the layers removed; empty for a method that narrows the model instead.
     perplexity : float
-        Of the pruned model on the evaluation data, under the comparison's protocol: mean token NLL, exponentiated once.
+        Perplexity of the pruned model on the evaluation data, under the comparison's protocol: mean token NLL,
+        exponentiated once.
     tasks : dict of str to float
         Score of each task.
     """
@@ -39,18 +40,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cost:
-    """What fitting one method took.
+    """Cost of fitting one method.
 
     Attributes
     ----------
     masks : int or None
-        Different masked models evaluated; None for a method that doesn't say. The few that `LayerPruner` evaluates
-        again on further text, for its final choice, count once.
+        Number of different masked models evaluated; None for a method that doesn't tell. The few that `LayerPruner`
+        evaluates again on further text, for its final choice, count once.
     layer_runs : int or None
-        Runs of one layer on the whole calibration set; those on a part of it (of a search, of a final choice) count by
-        their share of its tokens.
+        Number of runs of one layer on the whole calibration set; a run on a part of it (of a search, of a final choice)
+        counts by the part's share of the tokens.
     seconds : float or None
-        Wall-clock time of `fit`; None for a method that was fitted before and doesn't say.
+        Wall-clock time of `fit`; None for a method that was fitted before and doesn't tell.
     """
 
     masks: int | None
@@ -60,24 +61,25 @@ class Cost:
 
 @dataclass(frozen=True)
 class MethodComparison:
-    """The numbers of `compare`: ``print`` gives Markdown tables, a notebook shows HTML, `plot` draws one picture.
+    """Result of `compare`: ``print`` gives Markdown tables, a notebook shows HTML, `plot` draws one picture.
 
     Attributes
     ----------
     n_layers : int
-        L.
+        Number of layers L of the model.
     n_removes : tuple of int
-        N numbers of removed layers.
+        The N numbers of removed layers.
     dense : Choice
         The model with all its layers.
     choices : tuple of Choice
-        One for each method and number, in the order asked for; a method that can't remove that many has none.
+        One choice for each method and number, in the order asked for; a method that can't remove so many layers has
+        none.
     costs : dict of str to Cost
-        By method.
+        Cost of each method, by name.
     protocol : str
-        Of the perplexities: a `PerplexityProtocol`'s name, or what sequences the evaluation data was given as.
+        Protocol of the perplexities: a `PerplexityProtocol`'s name, or the length of the sequences that were given.
     n_sequences : int
-        Sequences of the evaluation data, all of them measured.
+        Number of sequences of the evaluation data, all of them measured.
     """
 
     n_layers: int
@@ -100,11 +102,24 @@ class MethodComparison:
         return task or f"perplexity ({self.protocol}, n = {self.n_sequences:,})"
 
     def whole(self, task: str | None = None) -> float:
-        """The figure of the model with all its layers."""
+        """Perplexity, or the score of `task`, of the model with all its layers."""
         return self.dense.perplexity if task is None else self.dense.tasks[task]
 
     def curve(self, method: str, task: str | None = None) -> list[float]:
-        """Perplexity, or a task's score, at each of `n_removes` [N]; NaN where there is none."""
+        """Figures of one method at each number of removed layers.
+
+        Parameters
+        ----------
+        method : str
+            Name of the method.
+        task : str, optional
+            Name of a task. By default the figure is the perplexity.
+
+        Returns
+        -------
+        ndarray [N]
+            One figure for each of `n_removes`; NaN where the method has no choice.
+        """
         found = {choice.n_remove: choice for choice in self.choices if choice.method == method}
         return [
             float("nan") if n not in found else found[n].perplexity if task is None else found[n].tasks[task]
@@ -156,9 +171,22 @@ class MethodComparison:
         return Table("Layers removed", columns, ((whole, *[None] * (len(columns) - 1)), *rows))
 
     def display(self, task: str | None = None) -> DepthCurveDisplay:
-        """The numbers of the picture: one curve for each method, from the model with all its layers on."""
+        """Display with one curve per method of perplexity, or of `task`, from the model with all its layers on."""
         return DepthCurveDisplay.from_comparison(self, task)
 
     def plot(self, ax: Any = None, task: str | None = None) -> DepthCurveDisplay:
-        """Draw the curves on matplotlib axes (a new figure by default). Needs the extra ``plot``."""
+        """Draw the curves with matplotlib (extra ``plot``).
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on. By default those of a new figure.
+        task : str, optional
+            Name of a task. By default the figure is the perplexity.
+
+        Returns
+        -------
+        DepthCurveDisplay
+            The drawn display.
+        """
         return self.display(task).plot(ax)

@@ -14,20 +14,20 @@ _DATA = files("layershap.datasets") / "data"
 def load_tiny_gpt2(*, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
     """Load the bundled GPT-2: 12 layers, width 160, 5 heads, vocabulary 4,096, context 256, 4.4M parameters.
 
-    Trained on 12 public-domain books; ``data/tiny_gpt2/training.json`` holds the recipe, its held-out perplexity and
-    a unigram model's.
+    It was trained on 12 public-domain books; ``data/tiny_gpt2/training.json`` holds the recipe, its held-out perplexity
+    and a unigram model's.
 
     Parameters
     ----------
     dtype : torch.dtype, default=torch.float32
-        The weights are stored in float16.
+        Precision of the weights, which are stored in float16.
 
     Returns
     -------
     model : GPT2LMHeadModel
-        In evaluation mode, on the CPU.
+        Model in evaluation mode, on the CPU.
     tokenizer : PreTrainedTokenizerFast
-        Byte-level BPE; ``<|endoftext|>`` is BOS and EOS.
+        Byte-level BPE tokenizer; ``<|endoftext|>`` is BOS and EOS.
     """
     from transformers import AutoTokenizer, GPT2LMHeadModel
 

@@ -16,15 +16,15 @@ def tiny_random(
     ----------
     arch : str, default='gpt2'
         A ``model_type`` whose config takes the common size arguments: gpt2, llama, mistral, qwen2, gpt_neox, mamba...
-    n_layers, vocab_size, hidden_size : int
-        Sizes; 4 heads, context 128.
+    n_layers, vocab_size, hidden_size : int, default=4, 64, 32
+        Sizes of the model; it has 4 heads and a context of 128 tokens.
     seed : int, default=0
-        Of the weights. They are larger than a fresh model's, so that every layer moves the logits.
+        Seed of the weights. They are larger than a fresh model's, so that every layer moves the logits.
 
     Returns
     -------
     PreTrainedModel
-        In evaluation mode.
+        Model in evaluation mode.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -35,7 +35,7 @@ def fetch_smollm2(folder: str | os.PathLike[str]) -> Path:
     Parameters
     ----------
     folder : path
-        Where the checkpoint is, or goes: 270 MB.
+        Folder that the checkpoint is in, or goes to: 270 MB.
 
     Returns
     -------
@@ -74,16 +74,16 @@ def load_smollm2(folder: str | os.PathLike[str], *, dtype: torch.dtype = torch.b
     Parameters
     ----------
     folder : path
-        Where the checkpoint is, or goes. Any other folder with a causal language model serves as well.
+        Folder that the checkpoint is in, or goes to. Any other folder with a causal language model serves as well.
     dtype : torch.dtype, default=torch.bfloat16
-        Of the weights.
+        Precision of the weights.
 
     Returns
     -------
     model : PreTrainedModel
-        In evaluation mode, on the CPU.
+        Model in evaluation mode, on the CPU.
     tokenizer : PreTrainedTokenizerBase
-        With SmolLM2's chat template.
+        Tokenizer with SmolLM2's chat template.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -14,13 +14,14 @@ def load_task(name: str) -> list[dict[str, Any]]:
 
     Parameters
     ----------
-    name : str
-        arc_easy, copa, hellaswag, openbookqa, piqa or winogrande.
+    name : {'arc_easy', 'copa', 'hellaswag', 'openbookqa', 'piqa', 'winogrande'}
+        Name of the task.
 
     Returns
     -------
     list of dict
-        With ``query``, ``choices`` and ``gold``; WinoGrande's with ``context_options``, ``continuation`` and ``gold``.
+        Rows with ``query``, ``choices`` and ``gold``; WinoGrande's with ``context_options``, ``continuation`` and
+        ``gold``.
     """
     shipped = sorted(f.name.removesuffix(".jsonl") for f in _TASKS.iterdir() if f.name.endswith(".jsonl"))
     if name not in shipped:

@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass
 class ContributionDisplay:
-    """What each layer is worth.
+    """Bars of the layers' values.
 
     Attributes
     ----------
     contributions, standard_errors : ndarray [L]
-        NaN for protected layers.
+        Values and their standard errors; NaN for protected layers.
     removed : ndarray [L] of bool
         Layers drawn as removed.
     names : tuple of str
-        The layers', or sublayers', names.
+        Names of the layers, or of the sublayers.
     score_name : str
-        What the values are parts of.
+        Name of the score that the values are parts of.
     in_doubt : ndarray [L] of bool, optional
-        Layers whose value contradicts what they add to all others, marked with a question mark.
+        Layers whose value contradicts their leave-one-out, marked with a question mark.
     ax_, figure_ : matplotlib objects
-        After `plot`.
+        Axes and figure, after `plot`.
     """
 
     contributions: FloatArray
@@ -45,12 +45,12 @@ class ContributionDisplay:
 
     @classmethod
     def from_estimator(cls, pruner: LayerPruner, n_remove: int | None = None) -> ContributionDisplay:
-        """Of a fitted pruner, with the layers marked that it would remove for this `n_remove`."""
+        """Display of a fitted `pruner`; the layers that it would remove for `n_remove` are marked."""
         return cls.from_report(pruner.report_, n_remove)
 
     @classmethod
     def from_report(cls, report: PruningReport, n_remove: int | None = None) -> ContributionDisplay:
-        """Of a report, with the layers marked that go for this `n_remove`."""
+        """Display of a `report`; the layers that it removes for `n_remove` are marked."""
         removed = np.zeros(len(report.layers), dtype=bool)
         if n_remove is not None:
             removed[list(report.removal(n_remove).layers)] = True
@@ -69,7 +69,12 @@ class ContributionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Drawn on; a new figure by default.
+            Axes to draw on. By default those of a new figure.
+
+        Returns
+        -------
+        ContributionDisplay
+            This display, with ``ax_`` and ``figure_`` set.
         """
         n_layers = len(self.contributions)
         plain = self.names == tuple(map(str, range(n_layers)))

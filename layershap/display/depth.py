@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class DepthCurveDisplay:
-    """What removing layers costs, one curve per method.
+    """Curves of a score against the number of removed layers, one curve per method.
 
     Attributes
     ----------
     n_removed : ndarray [N] of int
         Numbers of removed layers, 0 for the model with all of them.
     curves : dict of str to ndarray [N]
-        Method -> figure at each depth; NaN where there is none.
+        Figure of each method at each number of removed layers; NaN where there is none.
     ylabel : str
-        What the figure is, with its protocol.
+        Name of the figure, with its protocol.
     logarithmic : bool
-        Perplexities are drawn on a logarithmic axis.
+        True draws the figure on a logarithmic axis, as perplexities need.
     ax_, figure_ : matplotlib objects
-        After `plot`.
+        Axes and figure, after `plot`.
     """
 
     n_removed: IntArray
@@ -48,17 +48,17 @@ class DepthCurveDisplay:
     def from_estimator(
         cls, pruner: LayerPruner, game: LayerGame | None = None, baselines: Mapping[str, Any] | None = None
     ) -> DepthCurveDisplay:
-        """Of a fitted pruner.
+        """Display of a fitted pruner.
 
         Parameters
         ----------
         pruner : LayerPruner
-            Fitted.
+            Fitted pruner.
         game : LayerGame, optional
-            Scores the removal sets, of the pruner and of the baselines, usually on held-out text. Without it the
-            curves are those of the report: the scores on the calibration text.
+            Game that scores the removal sets of the pruner and of the baselines, usually on held-out text. Without it
+            the curves are those of the report: the scores on the calibration text.
         baselines : mapping of str to estimator, optional
-            Fitted estimators with ``removed_layers(n_remove)``.
+            Fitted estimators with ``removed_layers(n_remove)``, by name.
 
         Raises
         ------
@@ -85,16 +85,16 @@ class DepthCurveDisplay:
     def from_comparison(
         cls, comparison: MethodComparison, task: str | None = None, ylabel: str | None = None
     ) -> DepthCurveDisplay:
-        """Of `layershap.comparison.compare`: perplexities, or the scores of a task, of every method.
+        """Display of a `layershap.compare` result: perplexities, or the scores of a task, of every method.
 
         Parameters
         ----------
         comparison : MethodComparison
-            The methods' figures.
+            Figures of the methods.
         task : str, optional
-            One of its tasks; by default perplexity, on a logarithmic axis.
+            Name of a task. By default the figure is the perplexity, on a logarithmic axis.
         ylabel : str, optional
-            What the figure is; by default with its protocol and number of sequences.
+            Name of the figure. By default it holds the protocol and the number of sequences.
         """
         whole = comparison.whole(task)
         order = np.argsort(comparison.n_removes)
@@ -106,7 +106,9 @@ class DepthCurveDisplay:
 
     @classmethod
     def from_report(cls, report: PruningReport) -> DepthCurveDisplay:
-        """Of a report: predicted scores, and measured ones where the sets were evaluated; both on calibration text."""
+        """Display of a `report`: predicted scores, and measured ones where the sets were evaluated, on calibration
+        text.
+        """
         counts = np.array([0, *[removal.n_remove for removal in report.removals]])
         dense = report.fit.baseline_score
         measured = [np.nan if removal.score is None else removal.score for removal in report.removals]
@@ -121,7 +123,12 @@ class DepthCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Drawn on; a new figure by default.
+            Axes to draw on. By default those of a new figure.
+
+        Returns
+        -------
+        DepthCurveDisplay
+            This display, with ``ax_`` and ``figure_`` set.
         """
         ax = axes_or_new(ax)
         for i, (name, values) in enumerate(self.curves.items()):

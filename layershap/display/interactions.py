@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class InteractionDisplay:
-    """How the removal of one layer changes what the removal of another costs.
+    """Heatmap of how the removal of one layer changes the cost of removing another.
 
     Attributes
     ----------
     interactions : ndarray [L, L]
-        Symmetric; NaN on the diagonal and for protected layers. Negative: removing both costs more than the sum of the
-        two removals; positive: less, the two do the same work.
+        Interactions, symmetric; NaN on the diagonal and for protected layers. Negative: removing both layers costs more
+        than the sum of the two removals. Positive: it costs less, as the two do the same work.
     player : str
-        What a row is: "layer" or "sublayer".
+        Kind of the rows: "layer" or "sublayer".
     ax_, figure_ : matplotlib objects
-        After `plot`.
+        Axes and figure, after `plot`.
     """
 
     interactions: FloatArray
@@ -35,12 +35,14 @@ class InteractionDisplay:
 
     @classmethod
     def from_estimator(cls, pruner: LayerPruner) -> InteractionDisplay:
-        """Of a pruner fitted with a surrogate that has interactions (`PairwiseRidge`)."""
+        """Display of a `pruner` that was fitted with a surrogate that has interactions (`HammingProcess`,
+        `PairwiseRidge`).
+        """
         return cls.from_report(pruner.report_)
 
     @classmethod
     def from_report(cls, report: PruningReport) -> InteractionDisplay:
-        """Of a report.
+        """Display of a `report`.
 
         Raises
         ------
@@ -64,7 +66,12 @@ class InteractionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Drawn on; a new figure by default.
+            Axes to draw on. By default those of a new figure.
+
+        Returns
+        -------
+        InteractionDisplay
+            This display, with ``ax_`` and ``figure_`` set.
         """
         ax = axes_or_new(ax, width=5.2, height=4.4)
         # The few pairs that ruin the model would leave all others white: the scale ends at the 95th percentile.

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class SurrogateDisplay:
-    """How well the surrogate predicts masks that it was not fitted on.
+    """Scatter of predicted against measured scores of masks that the surrogate was not fitted on.
 
     Attributes
     ----------
     scores, predictions : ndarray [M]
-        Measured, and predicted by the folds that had not seen the mask.
+        Measured scores, and predictions of the folds that had not seen the mask.
     n_removed : ndarray [M] of int
-        Layers removed in each mask: the colour.
+        Number of layers removed in each mask, drawn as the colour.
     r2 : float
         Held-out R2.
     ax_, figure_ : matplotlib objects
-        After `plot`.
+        Axes and figure, after `plot`.
     """
 
     scores: FloatArray
@@ -38,12 +38,12 @@ class SurrogateDisplay:
 
     @classmethod
     def from_estimator(cls, pruner: LayerPruner) -> SurrogateDisplay:
-        """Of a fitted pruner."""
+        """Display of a fitted `pruner`."""
         return cls.from_report(pruner.report_)
 
     @classmethod
     def from_report(cls, report: PruningReport) -> SurrogateDisplay:
-        """Of a report."""
+        """Display of a `report`."""
         found = report.surrogate
         return cls(np.array(found.scores), np.array(found.predictions), np.array(found.n_removed), found.held_out_r2)
 
@@ -53,7 +53,12 @@ class SurrogateDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, optional
-            Drawn on; a new figure by default.
+            Axes to draw on. By default those of a new figure.
+
+        Returns
+        -------
+        SurrogateDisplay
+            This display, with ``ax_`` and ``figure_`` set.
         """
         ax = axes_or_new(ax, width=5.2, height=4.2)
         finite = np.isfinite(self.scores) & np.isfinite(self.predictions)

@@ -15,24 +15,25 @@ _MOST_MARGINALS = 2_000_000
 class StratifiedValues(BaseEstimator):
     """Marginal contributions averaged over the numbers of kept layers that the sampler draws: the paper's values.
 
-    They answer the question at the depths that matter, and rank layers better for removal than true Shapley values.
+    These values answer the question at the depths that matter, and rank layers better for removal than true Shapley
+    values.
 
     Parameters
     ----------
     keep_veto : bool, default=True
-        Whether layers without which the model is lost (veto players: less than a third of its worth is left when one of
-        them alone is removed) are found and kept in the masks drawn for the values.
+        Whether veto players are kept in all masks drawn for the values. A veto player is a layer without which the
+        model is lost: removing it alone leaves less than a third of the model's worth.
 
-        - True: what a layer is worth is asked among models that still work.
+        - True: the value of a layer is estimated among models that still work.
         - False: masks are drawn from all layers alike, as in the paper.
     unbiased : bool, default=True
-        Whether the surrogate's values are corrected by what it misses on the masks drawn at random. That needs a
-        sampler that is uniform within each size, as all of `layershap.samplers` are but `AllocatingSampler`.
+        Whether the surrogate's values are corrected by its errors on the masks drawn at random. The correction needs a
+        sampler that is uniform within each size: all of `layershap.samplers` are, except `AllocatingSampler`.
 
         - True: the values are unbiased whatever the surrogate, and their standard errors hold.
         - False: the values are read off the surrogate alone, as in the paper.
     n_marginals : int, default=80000
-        Number of masks per layer from which the values of a surrogate without a closed form are averaged (the paper's
+        Number of masks per layer over which the values of a surrogate without a closed form are averaged (the paper's
         Q).
 
     See Also
@@ -52,7 +53,7 @@ class StratifiedValues(BaseEstimator):
         self.n_marginals = n_marginals
 
     def check(self) -> None:
-        """Raise unless the parameters can be worked with: `fit` asks before masks are paid for."""
+        """Raise a ValueError unless the parameters are valid; `fit` checks them before it evaluates any mask."""
         held = "the paper's is 80000; their masks are held in memory"
         check_int("n_marginals", self.n_marginals, 1, _MOST_MARGINALS, meaning=held)
 
@@ -60,7 +61,15 @@ class StratifiedValues(BaseEstimator):
 class ShapleyValues(StratifiedValues):
     """True Shapley values of the layers: marginal contributions averaged over all coalition sizes alike.
 
-    The default sampler then draws from all sizes. Parameters as of `StratifiedValues`.
+    The default sampler then draws masks of all sizes.
+
+    Parameters
+    ----------
+    keep_veto, unbiased : bool, default=True
+        As in `StratifiedValues`.
+    n_marginals : int, default=80000
+        As in `StratifiedValues`, for `contributions_at` alone: the values themselves, of a surrogate without a closed
+        form, are averaged over 2,000 orders in which the layers join.
 
     See Also
     --------

@@ -18,26 +18,26 @@ from layershap.utilities.naming import score_name
 
 
 class Diagnostics(TypedDict):
-    """What a fit took and how it went.
+    """Cost and quality of a fit.
 
     Attributes
     ----------
     n_evaluated : int
-        Distinct masks run on the model by this process, on the first part of the text.
+        Number of distinct masks run on the model by this process, on the first part of the text.
     n_drawn, n_searched : int
-        Masks drawn at random for the values, and those that only the selector asked for.
+        Numbers of masks drawn at random for the values, and of masks that only the selector asked for.
     n_non_finite : int
-        Masks without a finite score.
+        Number of masks without a finite score.
     layer_runs : int
-        Layer runs of this process, as if each were on the whole text.
+        Number of layer runs of this process, as if each were on the whole text.
     layer_run_tokens : int
-        Layer runs times tokens in all, what a ledger supplied included.
+        Layer runs times tokens in all, those that a ledger supplied included.
     seconds : float
         Wall-clock time of the fit.
     path, path_note : str
-        Which forward scored the masks, 'fused', 'plain' or 'callable', and why it is not the fused one.
+        Forward that scored the masks, 'fused', 'plain' or 'callable', and the reason why it is not the fused one.
     utility : str
-        What the scores are.
+        Name of the score.
     calibration : dict
         Provenance of the text, with ``n_sequences``, ``seq_len``, ``n_searched``, ``n_held_back``, ``n_for_values``.
     protected : dict of int to str
@@ -45,7 +45,7 @@ class Diagnostics(TypedDict):
     veto_players : list of int
         Layers without which the model is lost.
     held_out_r2, held_out_spearman : float
-        How well the surrogate predicts masks drawn at random that it has not seen.
+        Agreement of the surrogate with the scores of masks drawn at random that it has not seen.
     held_out_strata : list of dict
         The same for each number of kept layers (`layershap.fitting.heldout.HeldOut`).
     surrogate_choice : dict of str to float
@@ -55,11 +55,11 @@ class Diagnostics(TypedDict):
     strata : tuple of int or None
         Numbers of kept free players that the values average over; None for all.
     unbiased : bool
-        Whether the values were corrected by what the surrogate misses.
+        Whether the values were corrected by the surrogate's errors.
     missing_sizes : list of int
         Numbers of kept players that enter the values and of which no mask was drawn.
     doubtful : list of int
-        Layers whose value contradicts what they add to all others.
+        Layers whose value contradicts their leave-one-out beyond two standard errors.
     """
 
     n_evaluated: int

@@ -32,22 +32,22 @@ from layershap.shapley import removal_order
 
 @dataclass(frozen=True)
 class FitResult:
-    """Everything that a fit found; holds no model.
+    """Everything that a fit found; the result holds no model.
 
     Attributes
     ----------
     evidence : Evidence
-        The masks, their scores, and what may be removed.
+        The masks, their scores, and the removable layers.
     contributions : Contributions
         The layers' values with their errors, and the surrogate.
     selection : SelectionEvidence
-        What a selector chooses by.
+        Data by which a selector chooses.
     removal_probabilities : ndarray [N, L]
-        Over resamples of the calibration text.
+        Probabilities over resamples of the calibration text.
     diagnostics : Diagnostics
-        What the fit took and how it went.
+        Cost and quality of the fit.
     fingerprint : dict
-        What the scores depend on.
+        Everything that the scores depend on.
     inspection : ModelInspection
         The model's layers and sizes.
     environment : Environment
@@ -132,8 +132,8 @@ class FittedPruner(ModelPruner):
     def contributions_std_(self) -> FloatArray:
         """Standard errors of the values [L].
 
-        By the masks that were drawn and, where the surrogate can be refitted cheaply (`HammingProcess`, the ridges), by
-        the calibration sequences. `diagnostics_` has them apart.
+        They hold the error by the masks that were drawn and, where the surrogate can be refitted cheaply
+        (`HammingProcess`, the ridges), the error by the calibration sequences. `diagnostics_` has the two apart.
         """
         return self._result.contributions.standard_errors
 
@@ -141,7 +141,8 @@ class FittedPruner(ModelPruner):
     def veto_players_(self) -> IntArray:
         """Layers without which the model is lost, kept in the masks drawn for the values.
 
-        Their own values are what the coalitions of the others are worth with them less what they are worth without.
+        The value of a veto player is what the coalitions of the other layers score with it, less what they score
+        without it.
         """
         return np.flatnonzero(self._result.contributions.veto)
 
@@ -157,8 +158,8 @@ class FittedPruner(ModelPruner):
     def removal_probabilities_(self) -> FloatArray:
         """How often each layer is among the n removed when the calibration sequences are resampled [N, L].
 
-        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. NaN where the
-        sequences can't be resampled.
+        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. The row is NaN where
+        the sequences can't be resampled.
         """
         return self._result.removal_probabilities
 
@@ -174,7 +175,7 @@ class FittedPruner(ModelPruner):
 
     @property
     def scores_(self) -> FloatArray:
-        """Their scores [M], each on as much text as its mask was scored on, finite or not."""
+        """Scores of `masks_` [M], each on the part of the text that its mask was scored on; not all need be finite."""
         return self._result.evidence.scores
 
     @property
@@ -195,9 +196,9 @@ class FittedPruner(ModelPruner):
 
     @property
     def comparisons_(self) -> list[SetComparison | None] | None:
-        """For each n what the text held back says of the set chosen [N].
+        """For each n, the score of the chosen set on the text held back, and its leads over other sets [N].
 
-        Its score, and its lead over greedy's set and over the second best, with standard errors.
+        The leads are those over greedy's set and over the second best set, with standard errors.
         """
         return self._result.comparisons
 
@@ -213,12 +214,12 @@ class FittedPruner(ModelPruner):
 
     @property
     def diagnostics_(self) -> Diagnostics:
-        """What the fit took and how it went (`layershap.fitting.diagnostics.Diagnostics`)."""
+        """Cost and quality of the fit (`layershap.fitting.diagnostics.Diagnostics`)."""
         return self._result.diagnostics
 
     @property
     def fingerprint_(self) -> dict[str, Any]:
-        """What the scores depend on."""
+        """Everything that the scores depend on, as plain JSON values."""
         return self._result.fingerprint
 
     @property
@@ -234,20 +235,27 @@ class FittedPruner(ModelPruner):
     def contributions_at(
         self, n_remove: int, width: int = 1, *, return_std: bool = False
     ) -> FloatArray | tuple[FloatArray, FloatArray]:
-        """Values [L] at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
+        """Values at one depth: marginal contributions over masks that lack `n_remove` layers, give or take `width`.
 
-        Estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model is run. NaN for
-        protected layers and veto players.
+        The values are estimated like `contributions_`, from the masks drawn of those sizes and the surrogate; no model
+        is run. They are NaN for protected layers and veto players.
 
         Parameters
         ----------
         n_remove : int
-            The depth.
+            Number of removed layers: the depth.
         width : int, default=1
-            Sizes on either side that are averaged too.
+            Number of sizes on either side that are averaged too.
         return_std : bool, default=False
-            Give their standard errors [L] by the masks drawn as well; NaN where no mask of a needed size was drawn, and
-            the surrogate alone is believed.
+            True returns standard errors as well.
+
+        Returns
+        -------
+        values : ndarray [L]
+            Values at this depth.
+        standard_errors : ndarray [L]
+            Only with `return_std`: errors by the masks drawn; NaN where no mask of a needed size was drawn, so that the
+            value rests on the surrogate alone.
         """
         count = check_n_remove(n_remove, self._result.evidence.removable)
         seed = int(random_generator(self.random_state).integers(2**31))

@@ -59,7 +59,7 @@ def held_out(
     masks_ML, scores_M : ndarray [M, L], [M]
         Finite scores.
     seed : int
-        Of folds and surrogates.
+        Seed of folds and surrogates.
     judged : ndarray [M] of bool, optional
         Which masks are held out in turn, and the quality is measured on: those drawn at random. The others are in every
         fold's fit. By default all.

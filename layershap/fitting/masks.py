@@ -138,10 +138,16 @@ def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
 def share_masks(
     n_masks: Any, selector: Selector, n_players: int, max_remove: int, *, keep_veto: bool = True
 ) -> tuple[int, int]:
-    """How many masks there are in all, and how many are drawn at random; a searching selector has the rest.
+    """Number of masks in all, and number of masks drawn at random for the values; a searching selector has the rest.
 
-    The leave-one-outs serve both, and are not among those drawn unless `keep_veto` is off. Values have half of what the
-    search can spare, up to 9 masks for each player, and what the search has no use for.
+    With a search, the masks buy in this order:
+
+    1. The masks that the search needs, the leave-one-outs included.
+    2. Half for the values and half for the search, until the values have 9 masks for each player.
+    3. All that the search can use beyond its half.
+    4. Further masks for the values.
+
+    The leave-one-outs serve both, and are not among the masks drawn unless `keep_veto` is off.
 
     Raises
     ------

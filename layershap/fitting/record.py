@@ -61,7 +61,7 @@ class RecordedGame:
 
     @property
     def n_players(self) -> int:
-        """P."""
+        """Number of players P."""
         return int(self._removable.sum())
 
     @property

@@ -55,9 +55,9 @@ def calibration_errors(
     values_of : callable
         Scores [M] -> values, of any shape: `layershap.shapley.exact_from_table` of all masks, say.
     n_resamples : int, default=200
-        B.
+        Number of resamples B.
     rng : numpy.random.Generator
-        Of the resamples.
+        Source of randomness for the resamples.
 
     Raises
     ------

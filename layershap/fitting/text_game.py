@@ -55,7 +55,7 @@ class TextGame:
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """Number of players L."""
         return self.first.n_players
 
     @property

@@ -34,36 +34,38 @@ _CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _a
 class CostEstimate:
     """Expected cost of evaluating masks. A layer run is one layer on the whole calibration set once.
 
-    All but the totals is of these masks alone, without the final choice.
+    Every field but `further` is about these masks alone, without the final choice; the totals add `further`.
 
     Attributes
     ----------
     n_masks : int
-        Masks asked for.
+        Number of masks asked for.
     n_distinct : int
-        Distinct ones, each evaluated once: also the number of head runs.
+        Number of distinct masks, each evaluated once: also the number of head runs.
     layer_runs : int
-        On the path that serves, shared prefixes run once.
+        Number of layer runs on the forward that serves, where shared prefixes run once.
     layer_runs_one_by_one : int
-        If each mask asked for were run alone, its removed layers skipped.
+        Number of layer runs if each mask asked for were run alone, its removed layers skipped.
     layer_runs_zeroed : int
-        If each mask asked for were run with its removed layers' weights set to zero, as the paper's code does.
+        Number of layer runs if each mask asked for were run with its removed layers' weights set to zero, as in the
+        paper's code.
     flops : float
-        Floating-point operations of matrix products and attention, counted on one run of each kind of layer.
+        Number of floating-point operations of matrix products and attention, counted on one run of each kind of layer.
     peak_bytes : int
-        Hidden states and one chunk of logits, beyond the model's own memory and the working memory of one layer call.
+        Bytes of hidden states and one chunk of logits, beyond the model's own memory and the working memory of one
+        layer call.
     seconds : float or None
-        From timing one run of each kind of layer and one of the head, on the first block of sequences. None for a model
-        on the meta device, which nothing can be timed on.
+        Seconds, from timing one run of each kind of layer and one of the head on the first block of sequences. None for
+        a model on the meta device, which can't be timed.
     path : {'fused', 'plain'}
-        Which forward serves.
+        Forward that serves.
     n_players : int
-        P.
+        Number of players P.
     n_tokens : int
-        Of the calibration set.
+        Number of tokens of the calibration set.
     further : tuple of CostEstimate
-        What `LayerPruner.fit` then spends on further parts of the calibration text, part by part: the sets that are
-        still in the race, and the final choice.
+        Cost of `LayerPruner.fit` on further parts of the calibration text, part by part: the sets that are still in the
+        race, and the final choice.
     """
 
     n_masks: int
@@ -81,7 +83,7 @@ class CostEstimate:
 
     @property
     def forwards_saved(self) -> float:
-        """Whole forwards saved against one mask at a time with its layers skipped."""
+        """Number of whole forwards saved against one mask at a time with its layers skipped."""
         return (self.layer_runs_one_by_one - self.layer_runs) / self.n_players
 
     @property
@@ -91,7 +93,7 @@ class CostEstimate:
 
     @property
     def total_seconds(self) -> float | None:
-        """Seconds, those of further parts of the text included; None if they aren't known."""
+        """Seconds, further parts of the text included; None if they aren't known."""
         total = self.seconds
         for part in self.further:
             more = part.total_seconds

@@ -61,7 +61,7 @@ class Sweep:
 
     @property
     def n_masks(self) -> int:
-        """U."""
+        """Number of distinct masks U."""
         return len(self.masks_UL)
 
     @property
@@ -91,7 +91,7 @@ class PrefixPlan:
     Attributes
     ----------
     n_layers : int
-        L.
+        Number of layers L.
     sweeps : tuple of Sweep
         In lexicographic order of their masks.
     n_requested : int

@@ -33,33 +33,33 @@ from layershap.utilities.checks import checked_scores
 
 
 class LayerGame:
-    """The cooperative game whose players are the layers of a model, or their sublayers.
+    """Cooperative game whose players are the layers of a model, or their sublayers.
 
-    ``game(masks [M, L]) -> scores [M]``. A mask is True where the layer runs; the empty coalition is allowed. Each
+    ``game(masks [M, L])`` returns scores [M]. A mask is True where the layer runs; the empty coalition is allowed. Each
     distinct mask is evaluated once in the life of the game, and not at all if the ledger holds it.
 
     Parameters
     ----------
     model : nn.Module
-        Causal language model. Only read; never changed. (Or a `GameModel`, with its players: then `layers` and
-        `granularity` aren't looked at.)
+        Causal language model, which is only read; or a `GameModel` with its players, to which `layers` and
+        `granularity` don't apply.
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
         See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     utility : Utility or callable, default=PerplexityRatio()
-        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). With a ledger,
-        its code and all that it closes over, has as attributes or defaults, or names as globals must be the same when
-        the ledger is resumed.
+        A callable ``f(model) -> float`` is called once per mask with the layers skipped (the slow path). To resume from
+        a ledger its code, and all that it closes over or names as globals, attributes or defaults, must be the same.
     layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
         Where the layers are, if the rule can't know (`find_layers`); or the players, if they were found before.
     granularity : {"layer", "sublayer"}, default="layer"
         Whether the players are the L layers or their sublayers (`layershap.find_sublayers` names them).
     tokenizer : PreTrainedTokenizerBase, optional
-        For texts.
+        The model's tokenizer, which texts need.
     ledger : path, optional
         File that keeps every evaluated mask; a later game with the same fingerprint resumes from it.
-    batch_tokens, memory_budget : int or 'auto'
-        Tokens per layer call; bytes for hidden states. With 'auto', a game that resumes from a ledger takes over the
-        ledger's memory budget where this machine's memory allows it, so that it computes the same bits.
+    batch_tokens, memory_budget : int or 'auto', default='auto'
+        Number of tokens per layer call, and number of bytes for hidden states (see `LayerPruner`). With 'auto', a game
+        that resumes takes over the ledger's memory budget if this machine's memory allows, so that it computes the same
+        bits.
     verbose : int, default=0
         1 shows a progress bar of the planned work.
 
@@ -70,17 +70,16 @@ class LayerGame:
     stack : LayerStack or SublayerStack
         The players.
     n_players : int
-        L, or the number of sublayers P.
+        Number of players: of layers L, or of sublayers P.
     unremovable : dict of int to str
         Players that can't be skipped alone, with the reason.
     keep_one_of : tuple of tuple of int
         Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
-        without any are evaluated all the same.
+        that keep none of a group are evaluated all the same.
     n_evaluated, n_charged, layer_runs, layer_runs_charged : int
-        What was spent.
+        Numbers of masks and of layer runs spent so far; those charged include what the ledger supplied.
     fingerprint : dict
-        Everything that a score depends on, as plain JSON values. Computed when first asked for, which reads all
-        weights; a ledger asks at once.
+        Everything that a score depends on, as plain JSON values; reads all weights when first asked for.
 
     Raises
     ------
@@ -137,14 +136,9 @@ class LayerGame:
         return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
 
     def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
-        """The same game on other text: same players and limits; the layers aren't searched, nor weights read, again.
+        """The game on `calib_data` (a `Calibration`, token ids, or texts), with a `ledger` of its own.
 
-        Parameters
-        ----------
-        calib_data : Calibration, Tensor [S, T] or texts
-            As in the constructor; texts need a tokenizer, so give a `Calibration` of them.
-        ledger : path, optional
-            A file of its own.
+        Players and limits stay the same; the layers aren't searched, nor weights read, again.
         """
         return LayerGame(
             self.found,
@@ -157,17 +151,17 @@ class LayerGame:
 
     @property
     def n_players(self) -> int:
-        """L, or the number of sublayers P."""
+        """Number of players: of layers L, or of sublayers P."""
         return len(self.stack)
 
     @property
     def path(self) -> str:
-        """Which forward serves: 'fused', 'plain', or 'callable' for a utility that is called on masked models."""
+        """Forward that scores the masks: 'fused', 'plain', or 'callable' for a utility called on masked models."""
         return self.engine.path if self._statistics else "callable"
 
     @property
     def path_note(self) -> str:
-        """Why it is not the fused one; '' if it is."""
+        """Reason why the forward is not the fused one; '' if it is."""
         return self.engine.note if self._statistics else "the utility is a plain callable"
 
     def __enter__(self) -> LayerGame:
@@ -182,7 +176,7 @@ class LayerGame:
 
     @property
     def progress(self) -> Progress:
-        """The progress bar."""
+        """Progress bar of the planned work."""
         return self._evaluated.progress
 
     @progress.setter
@@ -191,22 +185,22 @@ class LayerGame:
 
     @property
     def n_evaluated(self) -> int:
-        """Masks run on the model by this game (not read from the ledger)."""
+        """Number of masks that this game ran on the model; masks read from the ledger don't count."""
         return self._evaluated.n_evaluated
 
     @property
     def n_charged(self) -> int:
-        """Distinct masks that were asked for, those that the ledger supplied included."""
+        """Number of distinct masks asked for, including those read from the ledger."""
         return self._evaluated.n_charged
 
     @property
     def layer_runs(self) -> int:
-        """Layer runs on the whole calibration set that this took."""
+        """Number of layer runs on the whole calibration set that this game spent."""
         return self._evaluated.layer_runs
 
     @property
     def layer_runs_charged(self) -> int:
-        """Layer runs including those that the ledger supplied: so a fit that is resumed counts as one that was not."""
+        """Layer runs including those read from the ledger: a resumed fit counts as one that was never interrupted."""
         return self._evaluated.layer_runs_charged
 
     def __call__(self, masks: MaskArray) -> FloatArray:
@@ -220,7 +214,7 @@ class LayerGame:
         return self._evaluated.sums(masks_ML, "score")[:, 0]
 
     def statistics(self, masks: MaskArray) -> SequenceStatistics:
-        """Per-sequence statistics of masks [M, L], for another utility or a bootstrap over sequences."""
+        """Per-sequence statistics of `masks` [M, L], for another utility or a bootstrap over sequences."""
         masks_ML = self._checked(masks)
         full_1L = np.ones((1, self.n_players), dtype=bool)
         self._evaluated.evaluate(full_1L)
@@ -233,19 +227,11 @@ class LayerGame:
         )
 
     def standard_errors(self, masks: MaskArray, *, n_resamples: int = 200, random_state: int = 0) -> FloatArray:
-        """Standard errors [M] of the scores of masks [M, L]: how much they depend on the calibration sequences.
+        """Standard errors [M] of the scores of `masks` [M, L]: how much the scores depend on the calibration sequences.
 
-        A bootstrap over the sequences (of whole questions, for a task) from what was measured of each; masks that were
-        not evaluated yet are. Two masks see the same text, so that their difference is surer than their errors say.
-
-        Parameters
-        ----------
-        masks : ndarray [M, L] of bool
-            True = layer kept.
-        n_resamples : int, default=200
-            B; an error is then known to a twentieth of itself.
-        random_state : int, default=0
-            Seed of the resamples.
+        They come from `n_resamples` bootstrap resamples of the sequences (of whole questions, for a task), drawn with
+        the seed `random_state`; with 200, an error is known to a twentieth of itself. Masks that weren't evaluated yet
+        are. Two masks see the same text, so their difference is surer than their two errors say.
 
         Raises
         ------
@@ -265,17 +251,17 @@ class LayerGame:
             return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
-        """What evaluating these masks would run, beyond those this game has evaluated."""
+        """Plan of the runs that `masks` [M, L] need beyond those that this game has done."""
         return self.engine.plan(self._evaluated.pending(self._checked(masks)))
 
     def charge(self, masks: MaskArray) -> int:
-        """By how much evaluating these masks would raise `layer_runs_charged`."""
+        """Number of layer runs by which evaluating `masks` [M, L] would raise `layer_runs_charged`."""
         return self._evaluated.cost(self._checked(masks))
 
     def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:
-        """What evaluating masks [M, L] will cost, from their plan and a short timing; nothing is evaluated.
+        """Estimate the cost of evaluating `masks` [M, L] by a plan and a short timing; nothing is evaluated.
 
-        Further arrays stand for further calls of the game, which share no layer runs.
+        Arrays in `further` stand for further calls of the game, which share no layer runs.
 
         Raises
         ------

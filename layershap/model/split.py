@@ -38,22 +38,32 @@ def find_sublayers(model: nn.Module, layers: LayersArgument = None, *, causal: b
     """Find the sublayers of a causal language model and check that each layer is the sum of its own.
 
     The rule: a layer's children that hold weight matrices and are called once are its mixer or its feed-forward part,
-    by their names. With both contributing nothing the layer must give back its input; a layer where that is not so
-    (its residual stream passes through a norm or a scale), or that has one of the two only, is one player.
+    by their names. With both contributing nothing the layer must give back its input. A layer for which this fails
+    (its residual stream passes through a norm or a scale), or that has only one of the two, is one player.
 
     Parameters
     ----------
     model : nn.Module
-        Maps token ids [B, T] to logits.
+        Module that maps token ids [B, T] to logits.
     layers : str or sequence of nn.Module, optional
         As in `layershap.find_layers`.
     causal : bool, default=True
         As in `layershap.find_layers`.
 
+    Returns
+    -------
+    SublayerStack
+        The P sublayers in the order in which they run.
+
     Raises
     ------
     UnsupportedModelError
         No layer has two sublayers that can be skipped one by one; the message says why.
+
+    See Also
+    --------
+    layershap.find_layers : The whole layers.
+    layershap.remove_sublayers : Removes sublayers.
 
     Examples
     --------
@@ -106,12 +116,16 @@ def skip_sublayers(model: nn.Module, sublayers: Iterable[int], *, stack: Players
     sublayers : iterable of int
         Indices into ``find_sublayers(model).names``; negative ones count from the end.
     stack : SublayerStack, str or sequence of nn.Module, optional
-        The sublayers if already known, or where the layers are.
+        The sublayers if already known, or the place of the layers. By default they are found as by `find_sublayers`.
 
     Yields
     ------
     nn.Module
         The same model, skipping. On leaving the context it is as before, also after an error.
+
+    See Also
+    --------
+    layershap.remove_sublayers : Removes sublayers for good.
     """
     found = stack if isinstance(stack, SublayerStack) else find_sublayers(model, stack, causal=False)
     with found.skip(sublayers):

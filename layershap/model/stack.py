@@ -33,7 +33,7 @@ class LayerStack:
     layers : tuple of nn.Module
         The L layers, in the order in which the model calls them.
     forms : tuple of CallForm
-        How the parent calls each.
+        Form in which the parent calls each layer.
     causal : bool
         Whether the probe found that no logit depends on later tokens; False where it was not asked to.
     """
@@ -56,7 +56,7 @@ class LayerStack:
 
     @contextmanager
     def skip(self, players: Iterable[int]) -> Iterator[None]:
-        """Run the model without these layers."""
+        """Run the model without these `players`, inside a ``with`` block."""
         skipped = check_layer_indices(players, len(self))
 
         def make(position: int, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,18 +90,27 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
     Parameters
     ----------
     model : nn.Module
-        Maps token ids [B, T] to logits.
+        Module that maps token ids [B, T] to logits.
     layers : str, sequence of nn.Module or LayerStack, optional
         Dotted path of the layer list, or the layers themselves, where the rule can't know. A `LayerStack` of this model
         is given back as it is, without another forward.
     causal : bool, default=True
-        Refuse a model whose earlier logits depend on later tokens. Skipping and removing work for it all the same, its
-        next-token scores mean nothing.
+        True refuses a model whose earlier logits depend on later tokens. Skipping and removing layers of such a model
+        work, but its next-token scores mean nothing.
+
+    Returns
+    -------
+    LayerStack
+        The L layers in the order in which the model calls them.
 
     Raises
     ------
     UnsupportedModelError
         No list of layers passes the probe, or the model is not causal.
+
+    See Also
+    --------
+    layershap.find_sublayers, layershap.inspect
     """
     check_is_model(model)
     if isinstance(layers, LayerStack):
@@ -238,14 +247,18 @@ def skip_layers(model: nn.Module, layers: Iterable[int], *, stack: LayersArgumen
     model : nn.Module
         Causal language model.
     layers : iterable of int
-        Indices to skip, in [0, L); negative ones count from the end. All of them may be skipped.
+        Indices to skip, in [0, L); negative ones count from the end. All layers may be skipped.
     stack : LayerStack, str or sequence of nn.Module, optional
-        The layers of `model` if already known; otherwise as in `find_layers`.
+        The layers of `model` if already known. By default they are found as by `find_layers`.
 
     Yields
     ------
     nn.Module
         The same model, skipping. On leaving the context it is as before, also after an error.
+
+    See Also
+    --------
+    layershap.remove_layers, layershap.skip_sublayers
 
     Notes
     -----

@@ -56,7 +56,7 @@ class Part:
     Attributes
     ----------
     name : str
-        Its dotted name inside the layer.
+        Dotted name of the module inside the layer.
     module : nn.Module
         The module.
     form : CallForm
@@ -86,7 +86,7 @@ class Sublayer:
     kind : {"mixer", "feed_forward", "layer"}
         "layer" where the layer has one sublayer only, or can't be split.
     parts : tuple of Part
-        Its modules; none for "layer".
+        Modules of the sublayer; none for "layer".
     """
 
     layer: int

@@ -13,16 +13,17 @@ class Parametrised(Protocol):
     """
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The constructor's parameters.
+        """The constructor's parameters; those of parts within too, if `deep`.
 
         Called when the part is copied, which `fit` does before it learns, so that the user's own stays as it is.
         """
         ...
 
     def set_params(self, **params: Any) -> Any:
-        """Change parameters of the copy.
+        """Change the parameters named in `params`.
 
-        Called when a surrogate's ``random_state`` is None, or a sampler's ``strata`` count fewer players.
+        Called when a surrogate's ``random_state`` is None, or a sampler's ``strata`` count fewer players; always on a
+        copy.
         """
         ...
 

@@ -21,7 +21,7 @@ class PruningMethod(Protocol):
     """
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> Any:
-        """Look at the model, which is only read, and at the calibration data.
+        """Look at `model`, which is only read, and at `calib_data`, whose texts need a `tokenizer`.
 
         Called when `compare` gets a method that is not fitted, on a copy of it.
         """
@@ -33,7 +33,7 @@ class ChoosesLayers(Protocol):
     """Something fitted that says which layers it would remove."""
 
     def removed_layers(self, n_remove: int | None = None) -> Sequence[int]:
-        """The layers to remove. A ValueError says why so many can't be.
+        """The `n_remove` layers to remove; a ValueError says why so many can't be removed.
 
         Called when all methods are fitted, for each number of layers asked for.
         """

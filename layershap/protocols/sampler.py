@@ -18,9 +18,10 @@ class Sampler(Protocol):
     """Draws the masks that values are estimated from."""
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """At most `n_masks` masks over `n_layers` free layers (protected ones are left out), [M, n_layers].
+        """Draw at most `n_masks` masks over `n_layers` free layers [M, n_layers], with `rng` alone.
 
-        Called when `fit` draws masks, before any search: once, or once per round if the sampler is adaptive.
+        Protected layers are left out. Called when `fit` draws masks, before any search: once, or once per round if the
+        sampler is adaptive.
         """
         ...
 
@@ -30,7 +31,7 @@ class AdaptiveSampler(Sampler, Protocol):
     """A sampler that learns from scores: ``fit`` then asks in rounds and reports back after each."""
 
     def update(self, masks: MaskArray, scores: FloatArray) -> None:
-        """Learn from all masks drawn so far [M, n_layers] and their scores [M], some perhaps not finite.
+        """Learn from all `masks` drawn so far [M, n_layers] and their `scores` [M], not all of them finite perhaps.
 
         Called when a round of masks was scored, on the copy of the sampler that `fit` works with.
         """
@@ -39,7 +40,7 @@ class AdaptiveSampler(Sampler, Protocol):
 
 @runtime_checkable
 class UniformSampler(Sampler, Protocol):
-    """A sampler whose masks are uniform within each size: values can then be corrected by what a surrogate misses."""
+    """A sampler whose masks are uniform within each size: values can then be corrected by the surrogate's errors."""
 
     @property
     def uniform_within_sizes(self) -> bool:
@@ -52,9 +53,9 @@ class UniformSampler(Sampler, Protocol):
 
 @runtime_checkable
 class StrataSampler(Sampler, Protocol):
-    """A sampler that says which coalition sizes it draws from; the values then average over these.
+    """A sampler that tells which coalition sizes it draws from; the values then average over these sizes.
 
-    For other samplers they are the sizes of the masks that came.
+    With other samplers the values average over the sizes of the masks drawn.
     """
 
     @property

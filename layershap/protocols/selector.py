@@ -17,22 +17,22 @@ from layershap.protocols.surrogate import Surrogate
 
 @dataclass(frozen=True)
 class SelectionEvidence:
-    """What ``fit`` learned, for a `Selector` to choose by.
+    """Results of ``fit`` by which a `Selector` chooses.
 
     Attributes
     ----------
     contributions : ndarray [L]
-        Value of each layer; NaN for protected ones.
+        Value of each layer; NaN for protected layers.
     removable : ndarray [L] of bool
         False for protected layers, which a selector never returns.
     surrogate : Surrogate
-        Fitted on the columns of the removable layers.
+        Surrogate fitted on the columns of the removable layers.
     masks, scores : ndarray [M, L], [M]
-        The coalitions that were scored on all of the text searched, with finite scores.
+        Coalitions that were scored on all of the text searched, with finite scores.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay, whichever it is.
     final_masks : ndarray [N, L], optional
-        Row n - 1: the set of n layers already chosen among the best, on text held back; all True without one.
+        Row n - 1: the set of n layers already chosen among the best, on text held back; all True where none was chosen.
     """
 
     contributions: FloatArray
@@ -44,7 +44,7 @@ class SelectionEvidence:
     final_masks: MaskArray | None = None
 
     def allowed(self) -> MaskArray:
-        """Which of the masks are sets that the model can lose [M]."""
+        """Whether the model can lose the set that each mask removes [M]."""
         return allowed(self.masks, self.keep_one_of)
 
 
@@ -53,7 +53,7 @@ class Selector(Protocol):
     """Chooses which layers to remove. It sees no model: ``transform`` needs no calibration data."""
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of `n_remove` removable layers; a ValueError where it has no set of that many.
+        """Sorted indices of `n_remove` removable layers, chosen by `evidence`; a ValueError where there is no such set.
 
         Called when `fit` ends, for every number of layers (with resampled scores too, for the removal probabilities),
         and by ``transform`` and ``removed_layers``, always on the user's own selector.
@@ -82,7 +82,7 @@ class EvaluatedGame(Protocol):
 
     @property
     def scores(self) -> FloatArray:
-        """Their scores [M], not all of them finite perhaps.
+        """Scores of `masks` [M], not all of them finite perhaps.
 
         Read when a search compares sets, or fits its surrogate.
         """
@@ -90,39 +90,39 @@ class EvaluatedGame(Protocol):
 
     @property
     def complete(self) -> MaskArray:
-        """Which of them were scored on all of the text [M]; the others fell behind the best of their size on a part.
+        """Whether each mask was scored on all of the text [M]; others fell behind the best of their size on a part of
+        it.
 
-        Read when a search compares sets: only these are comparable, and only these are chosen among.
+        Read when a search compares sets: only complete ones are comparable, and only these are chosen among.
         """
         ...
 
     @property
     def n_left(self) -> int:
-        """New masks that may still be evaluated.
+        """Number of new masks that may still be evaluated.
 
         Read when a search decides whether, and how widely, to go on.
         """
         ...
 
     def allowed(self, masks: MaskArray) -> MaskArray:
-        """Whether the model can lose these sets at all [N] (a hybrid must keep one attention layer, say).
+        """Whether the model can lose the sets that `masks` remove [N] (a hybrid must keep one attention layer, say).
 
         Called when a search is about to evaluate sets.
         """
         ...
 
     def __call__(self, masks: MaskArray) -> FloatArray:
-        """Scores [N] of masks [N, P] on all of the text; what was evaluated before costs nothing.
+        """Scores [N] of `masks` [N, P] on all of the text; masks evaluated before cost nothing.
 
         Called when a search needs every score. A ValueError where more new masks are asked for than are left.
         """
         ...
 
     def race(self, masks: MaskArray, n_best: int = 1) -> FloatArray:
-        """The same where only the best `n_best` of each size matter, among these masks: the others are scored on a
-        part of the text.
+        """Scores [N] of `masks` [N, P] where only the best `n_best` of each size matter.
 
-        Called when a search looks for the best of many sets.
+        The other masks are scored on a part of the text. Called when a search looks for the best of many sets.
         """
         ...
 
@@ -144,26 +144,27 @@ class HoldsBack(Protocol):
 class SearchingSelector(Selector, Protocol):
     """A selector that evaluates sets of its own on the real model, in ``fit``, for all numbers up to `max_remove`.
 
-    What it evaluates is in the evidence that `select` gets.
+    The evaluated sets are in the evidence that `select` gets.
     """
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """The most masks that `search` can't do without, the leave-one-outs included.
+        """Number of masks that `search` needs for `n_players` and `max_remove`, the leave-one-outs included.
 
         Called when the masks are shared out, before any is drawn; a smaller ``n_masks`` is refused.
         """
         ...
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """The most masks that `search` has a use for, at least `n_required`.
+        """Number of masks that `search` can use for `n_players` and `max_remove`: at least `n_required`.
 
         Called when the masks are shared out; it is part of the default of ``n_masks``.
         """
         ...
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
-        """Evaluate sets through `game`, at most ``game.n_left`` new ones. `surrogate` is unfitted; clone it.
+        """Evaluate sets of up to `max_remove` players through `game`, at most ``game.n_left`` new ones.
 
-        Called when the masks for the values are drawn and scored, once in a fit, on the user's own selector.
+        The `surrogate` is unfitted and must stay so: clone it. All randomness comes from `rng`. Called when the masks
+        for the values are drawn and scored, once in a fit, on the user's own selector.
         """
         ...

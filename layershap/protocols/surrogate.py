@@ -16,7 +16,7 @@ class Surrogate(Protocol):
     """A regression from masks to scores: any scikit-learn regressor qualifies."""
 
     def fit(self, masks: MaskArray, scores: FloatArray) -> Any:
-        """Fit on masks [M, L] and scores [M], all of them finite; forget what was fitted before.
+        """Fit on `masks` [M, L] and `scores` [M], all of them finite, and forget an earlier fit.
 
         Called when the search proposes sets, then for each fold of a cross-validation and on all masks drawn; once
         before anything is paid for, on made-up scores. Always on a copy.
@@ -24,7 +24,7 @@ class Surrogate(Protocol):
         ...
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M].
+        """Predicted scores [M] of `masks` [M, L].
 
         Called when sets are proposed, when held-out masks are judged, and for values without a closed form.
         """
@@ -48,7 +48,7 @@ class InteractionSurrogate(Surrogate, Protocol):
     """A surrogate that knows the pairwise interactions of its predictions."""
 
     def interaction_values(self, strata: Sequence[int] | None = None) -> FloatArray:
-        """Pairwise interactions [L, L], symmetric: over all sizes alike, or averaged over these.
+        """Pairwise interactions [L, L], symmetric: over all sizes alike, or averaged over those of `strata`.
 
         Called when ``interactions_`` of a fitted pruner is first read; it is None for other surrogates.
         """
@@ -60,7 +60,7 @@ class RefittableSurrogate(Surrogate, Protocol):
     """A surrogate that is linear in the scores: refitting it to many resamples of them is cheap."""
 
     def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [B, L] for B other score vectors [B, M] of the same masks [M, L].
+        """Values [B, L] over `strata` for B other score vectors `scores` [B, M] of the same `masks` [M, L].
 
         Called when the values' errors by the calibration text are estimated; they are NaN for other surrogates.
         """

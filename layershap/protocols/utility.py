@@ -20,13 +20,13 @@ class SequenceStatistics:
     Attributes
     ----------
     sums : dict of str to ndarray [M, S]
-        One array for each requested statistic.
+        Sums of each requested statistic, by name.
     dense : dict of str to ndarray [S]
-        The same for the model with all its layers.
+        The same sums for the model with all its layers.
     counts : ndarray [S]
-        Scored tokens in each sequence (padding and ignored labels are not counted).
+        Number of scored tokens in each sequence (padding and ignored labels don't count).
     sequences : ndarray [S], optional
-        Which calibration sequence each column is; None means all of them in order.
+        Calibration sequence of each column; None means all sequences in order.
     """
 
     sums: dict[Statistic, FloatArray]
@@ -35,11 +35,11 @@ class SequenceStatistics:
     sequences: IntArray | None = None
 
     def of_masks(self, rows: IntArray) -> SequenceStatistics:
-        """The statistics of some of the masks (indices into M)."""
+        """Statistics of the masks at `rows` (indices into M)."""
         return SequenceStatistics({name: value[rows] for name, value in self.sums.items()}, self.dense, self.counts)
 
     def with_sequences(self, more: SequenceStatistics) -> SequenceStatistics:
-        """The same masks on more calibration sequences."""
+        """Statistics of the same masks on the sequences of `more`, too."""
         return SequenceStatistics(
             sums={name: np.concatenate([value, more.sums[name]], axis=1) for name, value in self.sums.items()},
             dense={name: np.concatenate([value, more.dense[name]]) for name, value in self.dense.items()},
@@ -47,7 +47,7 @@ class SequenceStatistics:
         )
 
     def resampled(self, sequences: IntArray) -> SequenceStatistics:
-        """The same statistics on other calibration sequences (indices into S, with repetition): for a bootstrap."""
+        """Statistics of the same masks on other `sequences` (indices into S, with repetition): for a bootstrap."""
         return SequenceStatistics(
             sums={name: value[:, sequences] for name, value in self.sums.items()},
             dense={name: value[sequences] for name, value in self.dense.items()},
@@ -73,7 +73,7 @@ class Utility(Protocol):
         ...
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M].
+        """Scores [M] from `statistics` of M masks.
 
         Called when masks were run or found in the ledger, and again for every comparison and resample of the text.
         """
@@ -89,19 +89,20 @@ class ResamplingUtility(Utility, Protocol):
     """
 
     def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
-        """Indices of calibration sequences drawn with repetition, those that belong together drawn together.
+        """Draw from `n_sequences` calibration sequences with repetition by `rng`; return their indices.
 
-        Called when a bootstrap asks what other text of the same kind would have said, once per resample.
+        Sequences that belong together are drawn together. Called when a bootstrap asks what other text of the same kind
+        would have said, once per resample.
         """
         ...
 
 
 @runtime_checkable
 class QuestionUtility(Utility, Protocol):
-    """A utility whose score is a mean over questions, so that its error over the questions can be told."""
+    """A utility whose score is a mean over questions, so that its error over the questions is known."""
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
-        """What each question counts [M, Q].
+        """Scores [M, Q] of the single questions, from `statistics`.
 
         Called when `layershap.evaluate` scores one model on a task, for the standard error.
         """

@@ -19,23 +19,23 @@ PAPER = "https://arxiv.org/abs/2602.07804"
 
 
 def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
-    """The card of the model with `n_remove` layers removed.
+    """Model card of the model with `n_remove` layers removed.
 
     Parameters
     ----------
     report : PruningReport
-        If it holds an outcome with these layers removed, its figures are in the card.
+        Report of the fit. If it holds an outcome with these layers removed, its figures are in the card.
     n_remove : int or float
-        One of the report's removals, or a fraction of the layers.
+        Number of layers of one of the report's removals, or a fraction of the layers.
     name : str
-        Of the pruned model.
+        Name of the pruned model.
     base_model : str, optional
-        Repository or folder of the original; of a path, the card holds the last part only.
+        Repository or folder of the original model.
 
     Returns
     -------
     huggingface_hub.ModelCard
-        ``card.save(folder / "README.md")`` writes it.
+        The card; ``card.save(folder / "README.md")`` writes it.
     """
     removal = report.removal(n_remove)
     base_model = None if base_model is None else public_name(base_model)

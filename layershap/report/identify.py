@@ -27,12 +27,12 @@ def removal_of(
     Parameters
     ----------
     report : PruningReport
-        Of `model`.
+        Report of the fit of `model`.
     model, pruned : nn.Module
-        Before and after.
+        The models before and after pruning.
     n_remove : int, optional
-        Which it is said to be; then it is checked. By default found from the weights or, where these were changed
-        since (trained, quantised), from the number of layers.
+        Number of layers that the removal is said to have removed, which is checked. By default found from the weights
+        or, where these were changed since (trained, quantised), from the number of layers.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know.
 

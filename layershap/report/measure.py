@@ -31,17 +31,22 @@ def measure_outcome(
     Parameters
     ----------
     model, pruned : nn.Module
-        Before and after.
+        The models before and after pruning.
     removed : sequence of int, optional
-        Which layers of `model` are missing in `pruned`; by default found from the weights.
+        Layers of `model` that are missing in `pruned`. By default they are found from the weights.
     scores : pair of tuple of Score
-        Of the model before and after (`layershap.evaluate`).
+        Scores of the model before and after (`layershap.evaluate`).
     batch_sizes : sequence of int, default=(1, 8)
-        For the speed; none measures no speed.
+        Batch sizes at which speed is measured; an empty sequence measures no speed.
     prompt_tokens, new_tokens, repeats
         See `layershap.report.measure_speed`.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know.
+
+    Returns
+    -------
+    PruningOutcome
+        Both models as measured.
 
     Raises
     ------

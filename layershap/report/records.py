@@ -19,24 +19,24 @@ class LayerRecord:
     Attributes
     ----------
     index : int
-        Its place in the model.
+        Place of the layer in the model.
     name : str
         The index as text, or a sublayer's name ("3.mixer").
     mixer, feed_forward : str
-        What it is made of (`layershap.inspect`).
+        Kinds of its parts (`layershap.inspect`).
     n_parameters, n_bytes : int
-        What removing it alone frees.
+        Size that removing the layer alone frees.
     removable : bool
         False for protected layers.
     reason : str
-        Why it is protected; empty if it isn't.
+        Reason why the layer is protected; empty if it isn't.
     contribution, standard_error : float or None
-        Its value and the error of it, in the unit of the score; None for protected layers.
+        Value of the layer and its standard error, in the unit of the score; None for protected layers.
     removal_rank : int
-        1 for the layer of least value.
+        Rank by ascending value; 1 for the layer of least value.
     remark : str
-        'veto player' for a layer without which the model is lost; 'in doubt' where the value contradicts what the layer
-        adds to all others; else empty.
+        'veto player' for a layer without which the model is lost; 'in doubt' where the value contradicts the layer's
+        leave-one-out; else empty.
     """
 
     index: int
@@ -76,26 +76,26 @@ class ComparisonRecord:
 
 @dataclass(frozen=True)
 class RemovalRecord:
-    """What removing `n_remove` layers means.
+    """Layers, score and size for the removal of `n_remove` layers.
 
     Attributes
     ----------
     n_remove : int
         Number of layers removed.
     layers : tuple of int
-        Which, sorted.
+        Sorted indices of the layers removed.
     probabilities : tuple of float, or None
         For each of `layers`, how often it is among the n removed when the calibration sequences are resampled; None
         where they can't be.
     score : float or None
-        On the calibration text held back from the search where there was any, of the choice (`SetComparison`); else of
-        the masked model, on the text searched.
+        Score of the final choice on the calibration text held back from the search, where there was any
+        (`SetComparison`); else score of the masked model on the text searched.
     comparison : ComparisonRecord or None
-        How sure that score and that choice are; None where no text was held back.
+        Certainty of the score and of the choice; None where no text was held back.
     predicted_score : float
-        By the surrogate.
+        Score that the surrogate predicts.
     n_parameters, n_bytes : int
-        What is left of the model.
+        Size of the pruned model.
     """
 
     n_remove: int
@@ -146,7 +146,7 @@ class CalibrationRecord:
     provenance : dict
         Source, tokenizer, BOS policy, texts used.
     final_sequences : int or None
-        How many of them were held back from the search for the final choice, if any were.
+        Number of sequences held back from the search for the final choice, if any were.
     """
 
     n_sequences: int
@@ -158,22 +158,22 @@ class CalibrationRecord:
 
 @dataclass(frozen=True)
 class CostRecord:
-    """What the fit took.
+    """Cost of the fit.
 
     Attributes
     ----------
     n_masks : int
-        Masks asked for.
+        Number of masks asked for.
     n_evaluated : int
-        Masks run on the model; what a ledger held is not counted.
+        Number of masks run on the model; those read from a ledger don't count.
     layer_runs : int
-        Layer runs on the sequences searched with.
+        Number of layer runs on the sequences searched with.
     layer_run_tokens : float
-        Layer runs x tokens in all, the final choice's included.
+        Layer runs x tokens in all, those of the final choice included.
     seconds : float
-        Wall time of the fit.
+        Wall-clock time of the fit.
     path, path_note : str
-        Fused or plain forward, and why not the fused one.
+        Fused or plain forward, and the reason why it is not the fused one.
     """
 
     n_masks: int
@@ -187,22 +187,22 @@ class CostRecord:
 
 @dataclass(frozen=True)
 class FitRecord:
-    """How the values came about.
+    """The fitted model and the settings behind the values.
 
     Attributes
     ----------
     model_class, layers_path, dtype : str
-        What was fitted.
+        Class, path of the layer list and precision of the fitted model.
     granularity : str
-        "layer" or "sublayer": what a layer of the report is.
+        Kind of the report's layers: "layer" or "sublayer".
     weights_digest : str
         SHA-256 of the weights (a sample of large tensors).
     n_parameters, n_bytes : int
-        Of the whole model.
+        Size of the whole model.
     utility : str
-        What a score is.
+        Name of the score.
     baseline_score : float
-        Of the model with all its layers.
+        Score of the model with all its layers.
     settings : dict of str to str
         The estimator's parameters, `random_state` among them, as Python would write them.
     """
@@ -221,20 +221,20 @@ class FitRecord:
 
 @dataclass(frozen=True)
 class SpeedRecord:
-    """Measured speed at one batch size; medians over repetitions.
+    """Measured speed at one batch size: medians over repetitions.
 
     Attributes
     ----------
     batch_size, prompt_tokens, new_tokens : int
-        Sequences, tokens in each prompt, tokens generated after the first.
+        Numbers of sequences, of tokens in each prompt, and of tokens generated after the first.
     prefill_seconds : float
-        From the prompt to the first new token.
+        Seconds from the prompt to the first new token.
     prefill_tokens_per_second : float
         Prompt tokens of the whole batch per second.
     decode_seconds : float or None
-        For one further token of each sequence; None for a model that can't generate.
+        Seconds for one further token of each sequence; None for a model that can't generate.
     decode_tokens_per_second : float or None
-        New tokens of the whole batch per second.
+        New tokens of the whole batch per second; None for a model that can't generate.
     """
 
     batch_size: int
@@ -248,16 +248,16 @@ class SpeedRecord:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """One model as measured.
+    """Measured size, scores and speed of one model.
 
     Attributes
     ----------
     n_layers, n_parameters, n_bytes : int
-        Its size; shared parameters count once.
+        Size of the model; shared parameters count once.
     scores : tuple of Score
         Perplexities and task scores, each with its protocol (`layershap.evaluate`).
     speed : tuple of SpeedRecord
-        One per batch size.
+        One record per batch size.
     """
 
     n_layers: int
@@ -274,11 +274,11 @@ class PruningOutcome:
     Attributes
     ----------
     removed : tuple of int
-        Indices of the removed ones of the report's layers.
+        Indices of the report's layers that were removed.
     before, after : ModelRecord
-        The two, measured in turns on the same machine.
+        The two models, measured in turns on the same machine.
     environment : Environment
-        That machine.
+        Versions and machine of the measurement.
     """
 
     removed: tuple[int, ...]

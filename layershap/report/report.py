@@ -53,16 +53,16 @@ _MARK = "layershap_report"
 class PruningReport:
     """Everything worth keeping of a fit and of the models pruned by it.
 
-    ``pruner.report_`` holds what `fit` knows; `measure` adds measured models. Nothing is computed on showing it.
+    ``pruner.report_`` holds the results of `fit`; `measure` adds measured models. Showing a report computes nothing.
 
     Attributes
     ----------
     fit : FitRecord
         Model, utility, settings with the seed.
     layers : tuple of LayerRecord
-        [L]: values with errors.
+        The L layers: values with errors.
     removals : tuple of RemovalRecord
-        For n = 1, 2, ...: which layers go, what that scores, what is left of the model.
+        For n = 1, 2, ...: the layers removed, their score, the size of the pruned model.
     surrogate : SurrogateRecord
         Held-out predictions and interactions.
     calibration : CalibrationRecord
@@ -72,7 +72,7 @@ class PruningReport:
     environment : Environment
         Versions and machine of the fit.
     outcomes : tuple of PruningOutcome
-        Models measured before and after.
+        Models measured before and after pruning.
     """
 
     fit: FitRecord
@@ -114,25 +114,30 @@ class PruningReport:
         n_remove: int | None = None,
         layers: LayersArgument = None,
     ) -> PruningReport:
-        """The report with one more outcome: both models measured, in turns, on this machine.
+        """Return the report with one more outcome: both models measured, in turns, on this machine.
 
         Parameters
         ----------
         model, pruned : nn.Module
-            Before and after.
+            The models before and after pruning.
         tokenizer : PreTrainedTokenizerBase, optional
-            For texts and tasks.
+            The models' tokenizer, which texts and tasks need.
         texts, tasks, protocol, n_sequences, limit
-            What is measured of both: see `layershap.evaluate`. Without texts and tasks, size and speed only.
+            Scores of both models: see `layershap.evaluate`. Without texts and tasks, size and speed only.
         batch_sizes : sequence of int, default=(1, 8)
-            For latency and throughput of prefill and decode; none measures no speed.
+            Batch sizes for latency and throughput of prefill and decode; an empty sequence measures no speed.
         prompt_tokens, new_tokens : int, optional
-            Lengths at which speed is measured: by default 128 and 32, or what fits the models' positions.
+            Numbers of tokens at which speed is measured. By default 128 and 32, or what fits the models' positions.
         n_remove : int, optional
-            Which of the report's removals `pruned` is. By default found from the weights, or (trained or quantised
-            since) from the number of its layers; must be given where sublayers were removed.
+            Number of layers removed in `pruned`. By default it is found from the weights, or (trained or quantised
+            since) from the number of its layers; it must be given where sublayers were removed.
         layers : str or sequence of nn.Module, optional
             Where the layers are, if the rule can't know.
+
+        Returns
+        -------
+        PruningReport
+            A new report; this one stays as it is.
 
         Raises
         ------
@@ -169,7 +174,8 @@ class PruningReport:
         return ", ".join(self.layers[layer].name for layer in layers)
 
     def removal(self, n_remove: int | float) -> RemovalRecord:
-        """What removing `n_remove` layers means, or that fraction of all of them (0.25), rounded down to at least one.
+        """Record of the removal of `n_remove` layers, or of a fraction of all layers (0.25), rounded down to at least
+        one.
 
         Raises
         ------
@@ -200,9 +206,14 @@ class PruningReport:
         Parameters
         ----------
         path : path, optional
-            Written to.
+            File to write the page to.
         n_remove : int, optional
-            Whose layers the pictures mark; by default those of the last outcome.
+            Number of layers whose removal the pictures mark. By default that of the last outcome.
+
+        Returns
+        -------
+        str
+            The page.
         """
         text = page(self, n_remove)
         if path is not None:
@@ -211,11 +222,14 @@ class PruningReport:
         return text
 
     def to_model_card(self, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
-        """The card of the model with `n_remove` layers removed; see `layershap.report.model_card`."""
+        """Model card of the model without `n_remove` layers.
+
+        The arguments `n_remove`, `name` and `base_model` are those of `layershap.report.model_card`.
+        """
         return model_card(self, n_remove, name=name, base_model=base_model)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the report as JSON, through a file beside it: a report is never half written."""
+        """Write the report as JSON to `path`, through a file beside it: a report is never half written."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps({_MARK: FORMAT, **to_plain(self)}, indent=1, allow_nan=False)
@@ -226,7 +240,7 @@ class PruningReport:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PruningReport:
-        """Read what `save` wrote.
+        """Read the report that `save` wrote to `path`.
 
         Raises
         ------

@@ -44,7 +44,7 @@ def measure_speed(
     prompt_tokens, new_tokens : int, optional
         Lengths; together they must fit the models' positions. By default 128 and 32, or what fits.
     repeats : int, default=5
-        Of which the medians are reported, after one run that warms up.
+        Number of repetitions whose medians are reported, after one run that warms up.
 
     Returns
     -------

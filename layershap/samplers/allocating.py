@@ -20,26 +20,32 @@ from layershap.surrogates import PairwiseRidge
 
 
 class AllocatingSampler(BaseEstimator):
-    """Leave-one-outs first; then distinct masks over the strata, in rounds, in shares learned from the scores so far.
+    """Leave-one-out masks, then rounds of distinct masks whose shares among the strata are learned from the scores.
 
-    A layer whose removal alone ruins the model (`hopeless_layers`) is kept in all masks drawn after the
-    leave-one-outs: masks without it are all hopeless and tell nothing of the other layers. With the paper's strata
-    42.5% of the masks of LLaMA-2-7B lack one of its two such layers.
+    A layer whose removal alone ruins the model (`hopeless_layers`) is kept in all masks drawn after the leave-one-outs:
+    masks without it all score badly and tell nothing of the other layers. With the paper's strata 42.5% of the masks of
+    LLaMA-2-7B lack one of its two such layers.
 
     Parameters
     ----------
     strata : sequence of int or float, optional
-        Kept layers (ints) or fractions of L (floats). By default the paper's.
+        Numbers of kept layers (ints) or fractions of L (floats). By default the paper's fractions.
     by : {'error', 'neyman'}, default='error'
-        Shares in proportion to the root mean square of the pairwise ridge's held-out errors in a stratum, or to the
-        standard deviation of its scores (Neyman's allocation for equally weighted strata).
+        Quantity to which a stratum's share of the masks is proportional.
+
+        - 'error': root mean square of the pairwise ridge's held-out errors.
+        - 'neyman': standard deviation of the scores (Neyman's allocation for equally weighted strata).
 
     Attributes
     ----------
     hopeless_ : ndarray of int
-        Layers kept in, after the first `update`.
+        Layers kept in all masks, after the first `update`.
     shares_ : dict of int to float
-        Shares of the strata, by number of kept layers.
+        Relative shares of the strata, by number of kept layers.
+
+    See Also
+    --------
+    StratifiedSampler : Equal shares, and uniform within each size, which unbiased values need.
 
     References
     ----------
@@ -56,7 +62,22 @@ class AllocatingSampler(BaseEstimator):
         self.by = by
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """At most `n_masks` masks [M, L] that were not drawn before."""
+        """Draw masks that were not drawn before.
+
+        Parameters
+        ----------
+        n_layers : int
+            Number of layers L to draw over.
+        n_masks : int
+            Maximum number of masks.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray [M, L] of bool
+            New masks, True = layer kept.
+        """
         if self.by not in ("error", "neyman"):
             raise ValueError(f"by must be 'error' or 'neyman', got {self.by!r}")
         seen = getattr(self, "seen_", np.empty((0, n_layers), dtype=bool))
@@ -78,7 +99,7 @@ class AllocatingSampler(BaseEstimator):
         return np.concatenate([first, masks])
 
     def update(self, masks: MaskArray, scores: FloatArray) -> None:
-        """Learn from all masks evaluated so far [M, L] and their scores [M]."""
+        """Learn shares and hopeless layers from all `masks` evaluated so far [M, L] and their `scores` [M]."""
         n_layers = masks.shape[1]
         sizes = strata_sizes(self.strata, n_layers)
         finite = np.isfinite(scores)
@@ -98,10 +119,24 @@ class AllocatingSampler(BaseEstimator):
 
 
 def hopeless_layers(masks: MaskArray, scores: FloatArray, n_remove: int) -> np.ndarray:
-    """Layers whose removal alone costs more than twice what removing the `n_remove` cheapest would, if costs added up.
+    """Layers whose removal alone costs more than twice the sum of the `n_remove` cheapest removals.
 
-    Costs are measured from the best leave-one-out. None is hopeless while a leave-one-out is missing, and never so
-    many that less than `n_remove` layers would be left to choose from.
+    The cost of a removal is the lead of the best leave-one-out over the layer's own. No layer is hopeless while a
+    leave-one-out is missing, and at least `n_remove` layers are never hopeless.
+
+    Parameters
+    ----------
+    masks : ndarray [M, L] of bool
+        Evaluated masks, True = layer kept.
+    scores : ndarray [M]
+        Their scores.
+    n_remove : int
+        Number of cheapest removals that are summed up.
+
+    Returns
+    -------
+    ndarray of int
+        Sorted indices of the hopeless layers.
     """
     n_layers = masks.shape[1]
     alone = np.full(n_layers, np.nan)

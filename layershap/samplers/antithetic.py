@@ -17,15 +17,19 @@ from layershap.samplers.stratified import strata_sizes
 class AntitheticSampler(BaseEstimator):
     """Stratified masks in pairs of the same size whose removed layers overlap as little as they can.
 
-    Of a random order of the layers, the first mask lacks the first n and the second the last n. So every layer is
-    removed about equally often, and what one mask owes to the layers it lost, the other doesn't: the error of a mean
-    over the pair is smaller than over two independent draws. (The complement of a mask, the usual antithetic pair,
-    would be a hopeless model here: it keeps the few layers that the first one lacks.)
+    In a random order of the layers, the first mask of a pair lacks the first n layers and the second mask the last n.
+    So every layer is removed about equally often, and the error of a mean over the pair is smaller than over two
+    independent masks. (The complement of a mask, the usual antithetic pair, would ruin the model here: it keeps only
+    the few layers that the mask lacks.)
 
     Parameters
     ----------
     strata : sequence of int or float, optional
-        Kept layers (ints) or fractions of L (floats). By default the paper's.
+        Numbers of kept layers (ints) or fractions of L (floats). By default the paper's fractions.
+
+    See Also
+    --------
+    StratifiedSampler : Independent or distinct masks.
 
     References
     ----------
@@ -38,7 +42,22 @@ class AntitheticSampler(BaseEstimator):
         self.strata = strata
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """Masks [M, L] with M = n_masks; rows 2j and 2j + 1 are a pair. Masks may repeat."""
+        """Draw pairs of masks.
+
+        Parameters
+        ----------
+        n_layers : int
+            Number of layers L to draw over.
+        n_masks : int
+            Number of masks.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray [n_masks, L] of bool
+            Masks, True = layer kept; rows 2j and 2j + 1 are a pair. Masks may repeat.
+        """
         sizes = strata_sizes(self.strata, n_layers)
         n_pairs = -(-n_masks // 2)
         kept_J = np.array([sizes[j % len(sizes)] for j in range(n_pairs)], dtype=np.int64)

@@ -20,21 +20,25 @@ _ENUMERABLE = 100_000
 def draw_distinct(
     n_layers: int, weights: Mapping[int, float], n_masks: int, rng: np.random.Generator, taken: MaskArray
 ) -> MaskArray:
-    """Masks [M, L], all different and none of them taken; M < n_masks only if the strata hold no more.
+    """Draw masks that all differ from each other and from those taken.
 
     Parameters
     ----------
     n_layers : int
-        L.
+        Number of layers L.
     weights : mapping of int to float
-        For each number of kept layers its share, relative to the others'. What an exhausted stratum can't use goes to
-        the others.
+        Relative share of each number of kept layers. Masks that an exhausted stratum can't supply go to the others.
     n_masks : int
-        Masks asked for.
+        Number of masks asked for.
     rng : numpy.random.Generator
-        Of the masks.
+        Source of randomness for the masks.
     taken : ndarray [T, L] of bool
         Masks not to draw.
+
+    Returns
+    -------
+    ndarray [M, L] of bool
+        Masks, True = layer kept. M is smaller than `n_masks` only if the strata hold no more.
     """
     strata = sorted((k for k, weight in weights.items() if weight > 0), reverse=True)
     known = set(mask_keys(taken))

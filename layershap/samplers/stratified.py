@@ -23,8 +23,10 @@ PAPER_FRACTIONS = (0.94, 0.84, 0.75, 0.66, 0.56)
 
 
 def strata_sizes(strata: Sequence[int] | Sequence[float] | str | None, n_layers: int) -> list[int]:
-    """Numbers of kept layers: ints as they are, fractions of L rounded; the paper's fractions by default, 'all' for
-    all.
+    """Numbers of kept layers that `strata` names for a model of `n_layers` layers.
+
+    Ints are numbers of kept layers, floats are fractions of L that are rounded, 'all' means every size from 0 to L, and
+    None means the paper's fractions.
 
     Raises
     ------
@@ -60,27 +62,38 @@ def strata_sizes(strata: Sequence[int] | Sequence[float] | str | None, n_layers:
 
 
 class StratifiedSampler(BaseEstimator):
-    """Masks stratified by how many layers they keep, with an equal budget per stratum.
+    """Masks stratified by the number of layers that they keep, with an equal number of masks per stratum.
 
     Parameters
     ----------
-    strata : sequence of int or float, optional
-        Kept layers (ints) or fractions of L (floats), or 'all' sizes. By default the paper's (0.94, 0.84, 0.75, 0.66,
-        0.56).
+    strata : sequence of int, sequence of float or 'all', optional
+        Coalition sizes. By default the paper's fractions (0.94, 0.84, 0.75, 0.66, 0.56).
+
+        - ints: numbers of kept layers.
+        - floats: fractions of L.
+        - 'all': every size from 0 to L.
     replace : bool, default=False
-        False draws distinct masks, and what a small stratum can't use goes to the others, so every mask asked for is
-        new information. True draws independently, as the paper does.
+        Whether masks may repeat.
+
+        - False: masks are distinct, and the masks that a small stratum can't supply go to the other strata.
+        - True: masks are drawn independently, as in the paper.
     leave_one_out : bool, default=False
-        Begin with the masks that lack one layer, which tell the veto players.
+        True begins with the masks that lack one layer, which tell the veto players.
     neighbours : bool, default=False
-        Draw from all the sizes that the strata's marginal contributions are made of, which are one layer larger and
-        smaller too, in proportion to their weight in a value. Only then can values be estimated from the masks without
-        relying on the surrogate.
+        True also draws masks one layer larger and one layer smaller than the strata, in proportion to their weight in a
+        value. The strata's marginal contributions are differences between these sizes, so only then can values be
+        estimated from the masks without relying on the surrogate. Masks drawn with `replace` ignore it.
 
     Attributes
     ----------
     uniform_within_sizes : bool
         True: among the masks of a size each is as likely as any other.
+
+    See Also
+    --------
+    AntitheticSampler : Pairs of masks that remove different layers.
+    AllocatingSampler : Learns from the scores where masks tell most.
+    SubsetSampler : All masks that lack a few layers.
 
     References
     ----------
@@ -103,7 +116,22 @@ class StratifiedSampler(BaseEstimator):
         self.neighbours = neighbours
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """Masks [M, L]; M < n_masks only if there are no more distinct masks in the strata."""
+        """Draw masks.
+
+        Parameters
+        ----------
+        n_layers : int
+            Number of layers L to draw over.
+        n_masks : int
+            Maximum number of masks.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray [M, L] of bool
+            Masks, True = layer kept. M is smaller than `n_masks` only if the strata hold no more distinct masks.
+        """
         sizes = strata_sizes(self.strata, n_layers)
         first = np.empty((0, n_layers), dtype=bool)
         if self.leave_one_out:
@@ -120,7 +148,9 @@ class StratifiedSampler(BaseEstimator):
 
 
 def strata_of(sampler: Sampler, masks: MaskArray) -> list[int]:
-    """The sampler's numbers of kept layers, with their weights; for one without strata, those of its masks [M, L]."""
+    """The numbers of kept layers that `sampler` draws from, repeated by weight; for one without `strata`, those of
+    `masks`.
+    """
     if isinstance(sampler, StrataSampler):
         return strata_sizes(sampler.strata, masks.shape[1])
     return [int(size) for size in np.unique(masks.sum(axis=1))]

@@ -19,7 +19,12 @@ class SubsetSampler(BaseEstimator):
     Parameters
     ----------
     max_removed : int, default=2
-        Largest set, r.
+        Largest number of removed layers.
+
+    See Also
+    --------
+    StratifiedSampler : Random masks of larger sets, from which `LayerPruner` estimates values.
+    layershap.Exhaustive : Evaluates all sets of up to a given size and chooses the best.
     """
 
     uniform_within_sizes = True
@@ -28,12 +33,26 @@ class SubsetSampler(BaseEstimator):
         self.max_removed = max_removed
 
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
-        """Masks [M, L]; where `n_masks` cuts through a size, a random part of that size.
+        """Enumerate masks, smaller sets first.
+
+        Parameters
+        ----------
+        n_layers : int
+            Number of layers L.
+        n_masks : int
+            Maximum number of masks.
+        rng : numpy.random.Generator
+            Source of randomness for the size that `n_masks` cuts through, of which random masks are taken.
+
+        Returns
+        -------
+        ndarray [M, L] of bool
+            Masks, True = layer kept.
 
         Raises
         ------
-        TypeError, ValueError
-            `max_removed` is no int, or outside [1, L].
+        ValueError
+            `max_removed` outside [1, L].
         """
         check_int("max_removed", self.max_removed, 1, n_layers)
         parts: list[MaskArray] = []

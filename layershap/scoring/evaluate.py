@@ -58,28 +58,31 @@ def evaluate(
     model : nn.Module
         Causal language model: dense, pruned, quantised or healed.
     tokenizer : PreTrainedTokenizerBase, optional
-        Needed for everything but `Task` objects, which hold tokens already.
+        The model's tokenizer, which everything needs but `Task` objects: they hold tokens already.
     texts : str, iterable of str, or dict of name to these, optional
         Text for perplexity.
     tasks : sequence, optional
-        Each is a `Task` (`layershap.tasks`), the path of a JSONL file of rows (both are scored here, offline), the path
-        of an lm-evaluation-harness YAML file or of a folder of them, or the harness's name of a task (`PAPER_TASKS`).
-        The last two need the extra ``eval`` and run through the harness's Python API.
+        Tasks, each of one of these kinds:
+
+        - `Task` (`layershap.tasks`), scored here, offline.
+        - path of a JSONL file of rows, scored here, offline.
+        - path of an lm-evaluation-harness YAML file or of a folder of them, scored by the harness (extra ``eval``).
+        - the harness's name of a task (`PAPER_TASKS`), scored by the harness (extra ``eval``).
     protocol : str or PerplexityProtocol, default='seq128'
-        For `texts`; every score carries its name.
+        How `texts` become sequences; every score carries the protocol's name.
     n_sequences : int, optional
-        Sequences of each text, at even distances; by default all.
+        Number of sequences of each text, at even distances. By default all.
     limit : int, optional
-        Questions of each task file or harness task, the first ones; by default all.
+        Number of questions of each task file or harness task, the first ones. By default all.
     num_fewshot : int, default=0
-        Worked examples before each question, for harness tasks.
-    batch_tokens : int or 'auto'
-        Tokens of one forward.
+        Number of worked examples before each question, for harness tasks.
+    batch_tokens : int or 'auto', default='auto'
+        Number of tokens of one forward.
 
     Returns
     -------
     Evaluation
-        `side_by_side` sets several side by side.
+        The scores; `side_by_side` makes a table of several evaluations.
 
     Raises
     ------
@@ -89,6 +92,11 @@ def evaluate(
         A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken.
     MissingExtraError
         Harness tasks without lm-eval; the message holds the pip command.
+
+    See Also
+    --------
+    layershap.perplexity : Perplexity alone.
+    layershap.compare : Scores the choices of several methods.
     """
     if texts is None and not tasks:
         raise ValueError("nothing to evaluate: give texts, tasks or both")

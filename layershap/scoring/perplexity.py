@@ -19,7 +19,7 @@ from layershap.forward.unmasked import sequence_statistics
 
 @dataclass(frozen=True)
 class Perplexity:
-    """A perplexity and what it takes to compare it.
+    """A perplexity, with the figures that a comparison needs.
 
     Attributes
     ----------
@@ -28,9 +28,9 @@ class Perplexity:
     nll : float
         Mean negative log-likelihood of the scored tokens, in nats.
     std_error : float
-        Of `value`, from the spread of the sequences' means (delta method); NaN for a single sequence.
+        Standard error of `value`, from the spread of the sequences' means (delta method); NaN for a single sequence.
     n_tokens, n_sequences : int
-        Scored tokens and their sequences.
+        Numbers of scored tokens and of their sequences.
     protocol : str
         Name of the `PerplexityProtocol`.
     """
@@ -67,19 +67,28 @@ def perplexity(
     texts : str or iterable of str
         Held-out text.
     tokenizer : PreTrainedTokenizerBase
-        The model's.
+        The model's tokenizer.
     protocol : str or PerplexityProtocol, default='seq128'
-        A name in `PERPLEXITY_PROTOCOLS`, or one of your own.
+        A name in `PERPLEXITY_PROTOCOLS`, or a protocol of your own.
     n_sequences : int, optional
-        Evaluate only so many sequences, at even distances over the text.
-    batch_tokens : int or 'auto'
-        Tokens of one forward.
+        Number of sequences to evaluate, at even distances over the text. By default all.
+    batch_tokens : int or 'auto', default='auto'
+        Number of tokens of one forward.
+
+    Returns
+    -------
+    Perplexity
+        The perplexity with its standard error and protocol.
 
     Raises
     ------
     ValueError
         An unknown protocol, too little text, no BOS where the protocol wants one, sequences longer than the model's
         positions.
+
+    See Also
+    --------
+    layershap.evaluate : Scores texts and tasks at once.
 
     Examples
     --------

@@ -18,17 +18,17 @@ class Score:
     Attributes
     ----------
     task, metric : str
-        What was measured: ``('arc_easy', 'acc')``, ``('text', 'perplexity')``.
+        Names of the task and the metric: ``('arc_easy', 'acc')``, ``('text', 'perplexity')``.
     value : float
         The figure.
     std_error : float
-        Its standard error over sequences or questions; NaN where unknown.
+        Standard error of the figure over sequences or questions; NaN where unknown.
     n : int
-        Sequences or questions.
+        Number of sequences or questions.
     higher_is_better : bool
         False for perplexities.
     protocol : str
-        What the figure must be compared under: a perplexity protocol's name, ``rows`` for rows scored here, or
+        Condition for a comparison with other figures: a perplexity protocol's name, ``rows`` for rows scored here, or
         lm-evaluation-harness's version.
     """
 
@@ -48,7 +48,11 @@ class Evaluation:
     Attributes
     ----------
     scores : tuple of Score
-        In the order asked for.
+        Scores in the order asked for.
+
+    See Also
+    --------
+    layershap.side_by_side : A table of several evaluations.
     """
 
     scores: tuple[Score, ...]
@@ -66,7 +70,7 @@ class Evaluation:
 
     @classmethod
     def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
-        """The reverse of `to_records`."""
+        """Rebuild an evaluation from the `records` that `to_records` gave."""
         return cls(tuple(Score(**record) for record in records))
 
     def __str__(self) -> str:
@@ -83,7 +87,7 @@ class EvaluationTable:
     Attributes
     ----------
     evaluations : dict of str to Evaluation
-        By model name, in the order of the columns.
+        Evaluations by model name, in the order of the columns.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -125,7 +129,10 @@ class EvaluationTable:
 
 
 def side_by_side(evaluations: Mapping[str, Evaluation]) -> EvaluationTable:
-    """A table: ``print(side_by_side({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))``."""
+    """Table of several `evaluations`, a mapping of model name to `Evaluation`.
+
+    ``print(side_by_side({"dense": evaluate(model, ...), "pruned": evaluate(small, ...)}))`` shows it.
+    """
     return EvaluationTable(dict(evaluations))
 
 

@@ -24,14 +24,19 @@ class Exhaustive(BaseEstimator):
     Parameters
     ----------
     max_masks : int, default=70000
-        More sets than this are refused (2^16 is 65,536).
+        Maximum number of sets; a larger search raises a ValueError (2^16 is 65,536).
+
+    See Also
+    --------
+    SurrogateSearch : Evaluates a small part of the sets.
+    Greedy : Removes one layer at a time.
     """
 
     def __init__(self, *, max_masks: int = 70_000) -> None:
         self.max_masks = max_masks
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """All sets: the sum of C(P, n).
+        """Number of all sets of 1 to `max_remove` out of `n_players` players: the sum of C(P, n).
 
         Raises
         ------
@@ -41,15 +46,15 @@ class Exhaustive(BaseEstimator):
         return count_sets(n_players, max_remove, max_masks=self.max_masks, owner="Exhaustive")
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """No more than that."""
+        """Equal to ``n_required(n_players, max_remove)``: further masks don't help."""
         return self.n_required(n_players, max_remove)
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
-        """Evaluate them all in one call; the surrogate isn't used."""
+        """Evaluate all sets of 1 to `max_remove` players of `game` in one call; `surrogate` and `rng` aren't used."""
         game.race(all_sets(np.ones(game.n_players, dtype=bool), max_remove))
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the layers of the best set of this size."""
+        """Sorted indices of the layers of the best set of `n_remove` layers in `evidence`."""
         return select_best(evidence, n_remove)
 
 

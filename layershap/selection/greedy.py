@@ -30,9 +30,17 @@ class Greedy(BaseEstimator):
     Parameters
     ----------
     bounded : bool, default=False
-        True passes over a layer without evaluating it where a set already evaluated shows that it can't be the best:
-        a set scores no higher than the sets whose removals it contains, give or take the largest rise seen so far.
-        The path is the same wherever that holds, at about two thirds of the masks.
+        Whether bounds spare evaluations. A set is taken to score no higher than the sets whose removals it contains,
+        plus the largest rise seen so far.
+
+        - False: every candidate of every step is evaluated.
+        - True: candidates whose bound is below the best known score are skipped. The path is the same where the bounds
+          hold, at about two thirds of the masks.
+
+    See Also
+    --------
+    SurrogateSearch : Starts from this path and searches on.
+    layershap.baselines.SLEB : The published method.
 
     References
     ----------
@@ -44,21 +52,33 @@ class Greedy(BaseEstimator):
         self.bounded = bounded
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """Masks that the whole path may need: P + (P - 1) + ... ."""
+        """Most masks that `max_remove` steps from `n_players` players need: P + (P - 1) + ... ."""
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """No more than that."""
+        """Equal to ``n_required(n_players, max_remove)``: further masks don't help."""
         return greedy_masks(n_players, max_remove)
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
-        """Follow the path to `max_remove` layers; the surrogate isn't used."""
+        """Follow the path in `game` to `max_remove` removed players; `surrogate` and `rng` aren't used."""
         greedy_path(game, max_remove, bounded=self.bounded)
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the layers on the path, followed again over the evaluated masks.
+        """Choose the layers on the path, followed again over the evaluated masks.
 
-        Of the final choice on further calibration text, where there was one.
+        Where further calibration text made a final choice, the layers are those of the final choice.
+
+        Parameters
+        ----------
+        evidence : SelectionEvidence
+            Evaluated masks and their scores.
+        n_remove : int
+            Number of layers to remove.
+
+        Returns
+        -------
+        ndarray [n_remove] of int
+            Sorted indices of the layers.
 
         Warns
         -----

@@ -13,10 +13,27 @@ from layershap.warning import warn_user
 
 
 class ShapleyRanking(BaseEstimator):
-    """The paper's rule: drop layers in ascending order of value. The sets for growing `n_remove` are nested."""
+    """The paper's rule: remove layers in ascending order of value. The sets for growing `n_remove` are nested.
+
+    See Also
+    --------
+    SurrogateSearch : Chooses among sets evaluated on the real model.
+    """
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the `n_remove` removable layers of least value.
+        """Choose the removable layers of least value.
+
+        Parameters
+        ----------
+        evidence : SelectionEvidence
+            Values of the layers.
+        n_remove : int
+            Number of layers to remove.
+
+        Returns
+        -------
+        ndarray [n_remove] of int
+            Sorted indices of the layers.
 
         Warns
         -----

@@ -28,36 +28,48 @@ _SEARCH_MASKS = 80
 class SurrogateSearch(BaseEstimator):
     """For every number of layers removed, the best set found by proposals of a surrogate, evaluated on the real model.
 
-    In ``fit``: greedy's path is followed first, which makes the result never worse than greedy on the sequences
-    searched and teaches the surrogate where it matters; then a few random sets; then rounds. In each round the
-    surrogate is fitted to all that was evaluated and, for each n at once, proposes the best of the neighbours of the
-    best known sets, and of all sets; these are evaluated on the real model in one fused pass. The children of the best
-    `n_parents` sets of each size follow, from small sets to large ones, as far as the masks suffice for a further
-    round of proposals. A size is left after `patience` rounds in which neither it nor a neighbouring size gained; the
-    search ends when all are, or with the masks it may evaluate.
+    The search runs in ``fit``:
+
+    1. Greedy's path is followed, so that the result is never worse than greedy on the sequences searched. 2. A few
+    random sets are evaluated for the surrogate. 3. Rounds follow. In each round the surrogate is fitted to all
+    evaluated masks and proposes, for every size n at once,
+       the best neighbours of the best known sets and the best sets of all; they are evaluated in one pass. Then the
+       children of the best `n_parents` sets of each size are evaluated, as far as the masks suffice for another round.
+
+    A size is dropped after `patience` rounds in which neither it nor a neighbouring size gained. The search ends when
+    all sizes are dropped or no mask is left.
 
     Parameters
     ----------
-    n_neighbours, n_global : int, default=3, 1
-        Sets evaluated per size and round: among the neighbours of the best known sets (one-swap neighbours at n,
-        children at n - 1, parents at n + 1), and among all that the surrogate prefers. A surrogate is surest near
-        what it has seen, so most go to the former.
+    n_neighbours : int, default=3
+        Number of sets evaluated per size and round among the neighbours of the best known sets: one-swap neighbours at
+        n, children of the best at n - 1, parents of the best at n + 1.
+    n_global : int, default=1
+        Number of sets evaluated per size and round among all that the surrogate prefers. It is small because a
+        surrogate is surest near evaluated sets.
     n_random : int, default=32
-        Random sets that the surrogate should have seen before it proposes, the sampler's included; at most a third of
-        what is left after greedy's path.
+        Number of random sets evaluated before the surrogate proposes, the sampler's included; at most a third of the
+        masks that remain after greedy's path.
     patience : int, default=2
-        Rounds without a gain after which a size is left.
+        Number of rounds without a gain after which a size is dropped.
     width : int, default=32
         Beam width of the search over the surrogate.
     n_parents : int, default=2
-        Sets of each size whose children are evaluated, unless bounds exclude them (`layershap.selection.widening`).
+        Number of sets of each size whose children are evaluated, unless bounds exclude them
+        (`layershap.selection.widening`).
     bounded : bool, default=False
         True follows greedy's path with the bounds of `Greedy`, which spares about a third of its masks. On the trained
-        models measured the path is the same; where removing further layers raises the score, it need not be, and the
-        result can be worse than greedy's.
+        models measured the path is the same; where removing further layers raises the score, the path may differ and
+        the result may be worse than greedy's.
     held_back : float, default=0.25
-        Share of the calibration sequences that the search does not see: the final choice among its best sets of each
-        size, and their scores in the report, come from them. Of fewer than 32 sequences none are held back.
+        Share of the calibration sequences that the search does not see. The final choice among its best sets of each
+        size, and their scores in the report, come from these sequences. Of fewer than 32 sequences none are held back.
+
+    See Also
+    --------
+    Greedy : The path that the search starts from.
+    Exhaustive : All sets, for small models.
+    ShapleyRanking : The paper's rule, which evaluates no set.
     """
 
     def __init__(
@@ -82,23 +94,38 @@ class SurrogateSearch(BaseEstimator):
         self.held_back = held_back
 
     def n_required(self, n_players: int, max_remove: int) -> int:
-        """Masks that greedy's path may need; what it doesn't need is searched with.
+        """Most masks that greedy's path from `n_players` players to `max_remove` removed ones evaluates.
+
+        The search spends the masks that the path leaves over.
 
         Raises
         ------
         ValueError
-            A parameter of this search isn't an int, or too small: here, as `fit` asks this before it pays for anything.
+            A parameter of this search isn't an int, or too small; `fit` asks for this number before it evaluates any
+            mask.
         """
         self._check_parameters()
         return greedy_masks(n_players, max_remove)
 
     def n_useful(self, n_players: int, max_remove: int) -> int:
-        """As many again for the children of each further parent, and 80 for proposals."""
+        """Most masks that the search can use: `n_parents` times ``n_required(n_players, max_remove)``, plus 80."""
         self._check_parameters()
         return self.n_parents * greedy_masks(n_players, max_remove) + _SEARCH_MASKS
 
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
-        """Evaluate sets of 1 to `max_remove` players on the real model, within ``game.n_left``."""
+        """Evaluate sets of 1 to `max_remove` players on the real model.
+
+        Parameters
+        ----------
+        game : EvaluatedGame
+            The game over the removable layers; ``game.n_left`` limits the number of new masks.
+        surrogate : Surrogate
+            Unfitted; each round fits a clone.
+        max_remove : int
+            Largest number of removed players.
+        rng : numpy.random.Generator
+            Source of randomness.
+        """
         seed = int(rng.integers(2**31))
         n_drawn = int(((~game.masks).sum(axis=1) > 1).sum())
         greedy_path(game, max_remove, bounded=self.bounded)
@@ -131,7 +158,7 @@ class SurrogateSearch(BaseEstimator):
                 idle[n] = 0 if won & {n - 1, n, n + 1} else idle[n] + (n in active)
 
     def select(self, evidence: SelectionEvidence, n_remove: int) -> IntArray:
-        """Sorted indices of the layers of the best evaluated set of this size."""
+        """Sorted indices of the layers of the best evaluated set of `n_remove` layers in `evidence`."""
         return select_best(evidence, n_remove)
 
     def _check_parameters(self) -> None:

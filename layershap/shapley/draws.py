@@ -26,7 +26,7 @@ class SampledValues:
     standard_errors : ndarray [L]
         Standard deviation of the draws over the square root of their number.
     draws : ndarray [P, L]
-        One marginal contribution per draw and layer.
+        Marginal contributions, one for each draw and layer.
     """
 
     values: FloatArray

@@ -17,7 +17,7 @@ MAX_EXACT_PLAYERS = 16
 
 
 def all_masks(n_players: int) -> MaskArray:
-    """All coalitions [2^L, L]; row c holds the bits of c, player 0 the lowest bit."""
+    """All coalitions of `n_players` players [2^L, L]; row c holds the bits of c, player 0 the lowest bit."""
     codes = np.arange(2**n_players, dtype=np.int64)
     return (codes[:, None] >> np.arange(n_players)) & 1 == 1
 
@@ -57,23 +57,33 @@ def check_table(scores: FloatArray) -> int:
 
 
 def exact(game: Game, n_players: int | None = None, *, max_players: int = MAX_EXACT_PLAYERS) -> FloatArray:
-    """Shapley values [L] by enumerating all 2^L coalitions.
+    """Shapley values by enumerating all 2^L coalitions.
 
     ``phi_i = sum_S |S|! (L-|S|-1)! / L! (v(S + i) - v(S))``; they sum to ``v(all) - v(none)``.
 
     Parameters
     ----------
     game : callable
-        Masks [M, L] -> scores [M].
+        Function from masks [M, L] to scores [M].
     n_players : int, optional
-        L; by default ``game.n_players``.
+        Number of players L. By default ``game.n_players``.
     max_players : int, default=16
-        Refuse larger games: each further player doubles what is evaluated.
+        Maximum number of players; each further player doubles the number of evaluated coalitions.
+
+    Returns
+    -------
+    ndarray [L]
+        Shapley values.
 
     Raises
     ------
     ValueError
         More players than `max_players`, or a coalition without a finite score.
+
+    See Also
+    --------
+    permutation : Samples orders.
+    kernel : Samples coalitions.
 
     References
     ----------

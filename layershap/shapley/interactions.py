@@ -26,9 +26,9 @@ class Interactions:
     Attributes
     ----------
     main : ndarray [L]
-        What is ascribed to each layer alone.
+        Effect ascribed to each layer alone.
     pairs : ndarray [L, L]
-        What is ascribed to each pair, symmetric with a zero diagonal: positive where the two need each other,
+        Effect ascribed to each pair, symmetric with a zero diagonal: positive where the two need each other,
         negative where one can stand in for the other.
     main_errors, pair_errors : ndarray [L], [L, L]
         Standard errors from sampling; zero where all coalitions were enumerated.
@@ -48,14 +48,23 @@ def interactions(
     Parameters
     ----------
     game : callable
-        Masks [M, L] -> scores [M].
+        Function from masks [M, L] to scores [M].
     n_players : int, optional
-        L; by default ``game.n_players``.
+        Number of players L. By default ``game.n_players``.
     index : {'k-SII', 'STII', 'FSII'}, default='k-SII'
-        n-Shapley values (the pairs are the Shapley interaction index), Shapley-Taylor, or Faith-Shap; defined as in
-        shapiq. With each, ``v(none) + sum of main + sum of pairs (each once) = v(all)``.
+        Interaction index, defined as in shapiq. With each, ``v(none) + sum of main + sum of pairs (each once) =
+        v(all)``.
+
+        - 'k-SII': n-Shapley values; the pairs are the Shapley interaction index.
+        - 'STII': Shapley-Taylor interactions.
+        - 'FSII': Faith-Shap interactions.
     max_players : int, default=16
-        Refuse larger games.
+        Maximum number of players; each further player doubles the number of evaluated coalitions.
+
+    Returns
+    -------
+    Interactions
+        Main effects and pairs; their errors are 0.
 
     References
     ----------
@@ -66,7 +75,20 @@ def interactions(
 
 
 def interactions_from_table(scores: FloatArray, index: Index = "k-SII") -> Interactions:
-    """Exact interactions of order 2 from the scores of all coalitions [2^L], in the order of `all_masks`."""
+    """Exact interactions of order 2 from a table of scores.
+
+    Parameters
+    ----------
+    scores : ndarray [2^L]
+        Scores of all coalitions, in the order of `all_masks`.
+    index : {'k-SII', 'STII', 'FSII'}, default='k-SII'
+        Interaction index, as in `interactions`.
+
+    Returns
+    -------
+    Interactions
+        Main effects and pairs; their errors are 0.
+    """
     n_layers = check_table(scores)
     dividends = _dividends(scores)
     member = all_masks(n_layers).astype(np.float64)
@@ -99,21 +121,27 @@ def interactions_from_table(scores: FloatArray, index: Index = "k-SII") -> Inter
 def sampled_interactions(
     game: Game, n_permutations: int, *, rng: np.random.Generator, n_players: int | None = None
 ) -> Interactions:
-    """Shapley-Taylor interactions of order 2 by sampling the order in which layers join.
+    """Shapley-Taylor interactions of order 2 by sampling the order in which players join.
 
-    The interaction of i and j in one order is ``v(T + i + j) - v(T + i) - v(T + j) + v(T)``, T being whoever joined
-    before both; its mean over orders is the index. One order serves all pairs and takes about L^2 / 2 coalitions.
+    The interaction of i and j in one order is ``v(T + i + j) - v(T + i) - v(T + j) + v(T)``, T being all players that
+    joined before both; its mean over orders is the index. One order serves all pairs and takes about L^2 / 2
+    coalitions.
 
     Parameters
     ----------
     game : callable
-        Masks [M, L] -> scores [M].
+        Function from masks [M, L] to scores [M].
     n_permutations : int
-        P. The standard errors need at least two.
+        Number of orders P. The standard errors need at least two.
     rng : numpy.random.Generator
-        Of the orders.
+        Source of randomness for the orders.
     n_players : int, optional
-        L; by default ``game.n_players``.
+        Number of players L. By default ``game.n_players``.
+
+    Returns
+    -------
+    Interactions
+        Main effects, which are exact, and pairs with standard errors.
 
     References
     ----------

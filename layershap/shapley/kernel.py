@@ -23,24 +23,29 @@ def kernel(game: Game, n_masks: int, *, rng: np.random.Generator, n_players: int
     Parameters
     ----------
     game : callable
-        Masks [M, L] -> scores [M].
+        Function from masks [M, L] to scores [M].
     n_masks : int
-        Draws, rounded up to even; the empty and the full coalition come on top.
+        Number of draws, rounded up to even; the empty and the full coalition come on top.
     rng : numpy.random.Generator
-        Of the coalitions.
+        Source of randomness for the coalitions.
     n_players : int, optional
-        L; by default ``game.n_players``.
+        Number of players L. By default ``game.n_players``.
 
     Returns
     -------
     SampledValues
-        With standard errors by a delete-a-group jackknife; `draws` holds the jackknife's pseudo-values [G, L]. Both are
-        NaN where the draws less one group don't determine the values.
+        Values with standard errors by a delete-a-group jackknife; `draws` holds the jackknife's pseudo-values [G, L].
+        Both are NaN where the draws less one group don't determine the values.
 
     Raises
     ------
     ValueError
         Fewer draws than 2 L, draws that don't determine the values all the same, or less than two players.
+
+    See Also
+    --------
+    permutation : Samples orders.
+    exact : Enumerates all coalitions.
 
     References
     ----------

@@ -15,20 +15,30 @@ from layershap.shapley.draws import SampledValues, batched, player_count, standa
 def permutation(
     game: Game, n_permutations: int, *, rng: np.random.Generator, n_players: int | None = None, antithetic: bool = True
 ) -> SampledValues:
-    """Shapley values by sampling the order in which layers join.
+    """Shapley values by sampling the order in which players join.
 
     Parameters
     ----------
     game : callable
-        Masks [M, L] -> scores [M]; called on P (L + 1) masks, in batches.
+        Function from masks [M, L] to scores [M]; called on P (L + 1) masks, in batches.
     n_permutations : int
-        P, rounded up to even if antithetic. The standard errors need at least two draws.
+        Number of orders P, rounded up to even if antithetic. The standard errors need at least two draws.
     rng : numpy.random.Generator
-        Of the orders.
+        Source of randomness for the orders.
     n_players : int, optional
-        L; by default ``game.n_players``.
+        Number of players L. By default ``game.n_players``.
     antithetic : bool, default=True
-        Follow each order by its reverse; the two count as one draw for the standard errors.
+        True follows each order by its reverse; the two count as one draw for the standard errors.
+
+    Returns
+    -------
+    SampledValues
+        Values with standard errors, and draws [P, L] of each order.
+
+    See Also
+    --------
+    kernel : Least squares on coalitions.
+    exact : Enumerates all coalitions.
 
     References
     ----------

@@ -75,7 +75,7 @@ class SampledMasks:
         return values_BL[0] if np.ndim(scores) == 1 else values_BL
 
     def standard_errors(self, scores_M: FloatArray) -> FloatArray:
-        """Standard errors [L] of `values` by which masks were drawn; 0 where all sizes are enumerated.
+        """Standard errors [L] of ``values(scores_M)`` by which masks were drawn; 0 where all sizes are enumerated.
 
         A size with a single mask, or with none, is taken to vary as all masks do that were drawn at random.
         """

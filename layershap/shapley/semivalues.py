@@ -35,17 +35,19 @@ class Semivalue:
 
     @classmethod
     def shapley(cls, n_players: int) -> Semivalue:
-        """Shapley's: a player joins coalitions of all sizes from 0 to L - 1 with the same weight."""
+        """Shapley's semivalue of `n_players` players: a player joins coalitions of 0 to L - 1 with the same weight per
+        size.
+        """
         kept, lost = np.full(n_players + 1, 1 / n_players), np.full(n_players + 1, 1 / n_players)
         kept[0] = lost[-1] = 0.0
         return cls(kept, lost)
 
     @classmethod
     def of_strata(cls, n_players: int, strata: Sequence[int]) -> Semivalue:
-        """The paper's: ``v(m with i) - v(m without i)`` averaged over masks m of these sizes, equally weighted.
+        """The paper's semivalue: ``v(m with i) - v(m without i)`` averaged over the masks m of the sizes in `strata`.
 
-        A mask of size k holds the player with probability k / L; its two scores are then of sizes k and k - 1, else of
-        sizes k + 1 and k.
+        The sizes, of `n_players` players, are equally weighted. A mask of size k holds the player with probability k /
+        L; its two scores are then of sizes k and k - 1, else of sizes k + 1 and k.
 
         Raises
         ------
@@ -73,7 +75,7 @@ class Semivalue:
 
     @property
     def n_players(self) -> int:
-        """L."""
+        """Number of players L."""
         return len(self.kept) - 1
 
     @property
@@ -96,9 +98,9 @@ class Semivalue:
         return np.sqrt(inside + out)
 
     def coefficients(self, masks_ML: MaskArray) -> FloatArray:
-        """Weight of each mask's score in each player's value, were it the only mask of its size [M, L].
+        """Weight [M, L] of the score of each of `masks_ML` in each player's value, were it the only mask of its size.
 
-        Their mean over all masks of a size is ``kept - lost`` of it.
+        The mean over all masks of a size is ``kept - lost`` of that size.
         """
         size_M = masks_ML.sum(axis=1)
         n_players = self.n_players
@@ -107,7 +109,9 @@ class Semivalue:
         return np.where(masks_ML, inside_M[:, None], -outside_M[:, None])
 
     def of_table(self, masks_ML: MaskArray, scores_M: FloatArray) -> FloatArray:
-        """Exact values [L] from the scores of all masks of the sizes that enter; the order doesn't matter."""
+        """Exact values [L] from `masks_ML`, all masks of the sizes that enter in any order, and their scores
+        `scores_M`.
+        """
         coefficients_ML = self.coefficients(masks_ML)
         size_M = masks_ML.sum(axis=1)
         values = np.zeros(self.n_players)

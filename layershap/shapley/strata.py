@@ -15,7 +15,29 @@ from layershap.shapley.draws import SampledValues, batched, standard_errors
 
 
 def sample_strata(n_players: int, strata: Sequence[int], n_masks: int, rng: np.random.Generator) -> MaskArray:
-    """Draw masks of given sizes, the same number for each size (up to rounding), uniform within a size [Q, L]."""
+    """Draw masks of given sizes, uniform within a size.
+
+    Parameters
+    ----------
+    n_players : int
+        Number of players L.
+    strata : sequence of int
+        Numbers of kept players; each has the same number of masks, up to rounding.
+    n_masks : int
+        Number of masks Q.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray [Q, L] of bool
+        Masks, True = player kept.
+
+    Raises
+    ------
+    ValueError
+        Strata outside [0, L], none at all, or a negative number of masks.
+    """
     sizes = [int(size) for size in strata]
     if not sizes or any(not 0 <= size <= n_players for size in sizes):
         raise ValueError(f"strata must be numbers of kept layers in [0, {n_players}], got {list(strata)}")
@@ -36,15 +58,21 @@ def stratified_marginals(
     Parameters
     ----------
     game : callable
-        Usually a surrogate's ``predict``. Called with Q x L x 2 masks in a few batches.
+        Function from masks [M, L] to scores [M], usually a surrogate's ``predict``. It is called with Q x L x 2 masks
+        in a few batches.
     n_players : int
-        L.
+        Number of players L.
     strata : sequence of int
-        Numbers of kept layers; equal budget for each.
+        Numbers of kept players; each has the same number of masks, up to rounding.
     n_masks : int
-        Q (the paper's 80,000).
+        Number of masks Q (the paper's 80,000).
     rng : numpy.random.Generator
-        Of the masks.
+        Source of randomness for the masks.
+
+    Returns
+    -------
+    SampledValues
+        Values with standard errors and draws [Q, L].
 
     Raises
     ------

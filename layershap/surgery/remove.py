@@ -51,15 +51,20 @@ def remove_layers(
     layers : iterable of int
         Indices in [0, L) of the layers to remove (negative ones count from the end); at least one, and not all.
     copy : bool, default=True
-        Return a deep copy that shares nothing with `model` and never holds the removed layers; else prune `model`
-        itself, its config object included, and return it.
+        Whether the model stays as it is.
+
+        - True: returns a deep copy that shares nothing with `model` and never holds the removed layers.
+        - False: prunes `model` itself, its config object included, and returns it.
     stack : LayerStack, str or sequence of nn.Module, optional
-        The layers if already known, or their dotted path; found by rule otherwise.
+        The layers if already known, or their dotted path. By default they are found by rule (`find_layers`).
     check : {"auto", True, False}, default="auto"
-        True: the pruned logits must be the masked ones, the config must rebuild the model, and cached generation must
-        agree with uncached (if it does in the intact model). "auto": generation only below 100 M parameters; if one
-        short forward takes seconds, the logits and the structure only. False: nothing. The probe is text: what a model
-        does with images is not checked.
+        Checks of the result on a probe of text; the effect of images is not checked.
+
+        - True: the pruned logits must be the masked ones, the config must rebuild the model, and cached generation must
+          agree with uncached generation (if it does in the intact model).
+        - "auto": as True, but generation only up to 100 M parameters; if one short forward takes seconds, the logits
+          and the structure only.
+        - False: no check.
 
     Returns
     -------
@@ -83,6 +88,12 @@ def remove_layers(
         The config can't express the result: save it with `layershap.checkpoint.save_pruned`.
     UncheckedInputWarning
         The model takes images or sound too, which the self-check doesn't.
+
+    See Also
+    --------
+    remove_sublayers : Removes attention or feed-forward parts.
+    layershap.skip_layers : Runs the model without some layers, removing nothing.
+    layershap.save_pruned : Saves the result.
 
     Examples
     --------
@@ -122,7 +133,7 @@ def remove_sublayers(
     copy : bool, default=True
         As in `remove_layers`.
     stack : SublayerStack, str or sequence of nn.Module, optional
-        The sublayers if already known, or where the layers are.
+        The sublayers if already known, or the place of the layers. By default they are found by rule.
     check : {"auto", True, False}, default="auto"
         As in `remove_layers`.
 
@@ -142,6 +153,11 @@ def remove_sublayers(
     CheckpointWarning
         Always, unless whole layers only were removed: no config of transformers 5.23 can express a missing sublayer
         (its ``per_layer_config`` has a field ``skip``, which no modeling code reads).
+
+    See Also
+    --------
+    remove_layers : Removes whole layers.
+    layershap.skip_sublayers : Runs the model without some sublayers, removing nothing.
     """
     check_is_model(model)
     found = stack if isinstance(stack, SublayerStack) else find_sublayers(model, stack, causal=False)

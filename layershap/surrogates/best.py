@@ -27,33 +27,30 @@ _OF_THE_CHOSEN = ("shapley_values", "interaction_values", "refitted_values", "pr
 class BestSurrogate(RegressorMixin, BaseEstimator):
     """The surrogate, among several, that best predicts masks it has not seen.
 
-    `fit` cross-validates each candidate over five folds of distinct masks, and fits the one with the highest held-out
-    R2 to all of them. Ties go to the first candidate. What the chosen one can do beyond predictions, this one can once
-    it is fitted: ``shapley_values``, ``interaction_values``, ``refitted_values`` and ``predict_spread`` are the chosen
-    surrogate's own, and missing where it has none.
-
-    A fit costs five fits of each candidate and one more.
+    `fit` cross-validates each candidate over five folds of distinct masks, and fits the candidate with the highest
+    held-out R2 to all masks. Ties go to the first candidate. After `fit`, the methods ``shapley_values``,
+    ``interaction_values``, ``refitted_values`` and ``predict_spread`` are those of the chosen surrogate, and missing
+    where it has none. A fit costs five fits of each candidate and one more.
 
     Parameters
     ----------
     candidates : sequence of Surrogate, optional
-        Cloned, the simplest first. By default `LinearRidge`, `PairwiseRidge` and `HammingProcess`; `PaperMLP` needs
-        thousands of masks, and a hundred times their time.
+        Surrogates to choose among, the simplest first; they are cloned. By default `LinearRidge`, `PairwiseRidge` and
+        `HammingProcess`; `PaperMLP` needs thousands of masks, and a hundred times their time.
     random_state : int, RandomState or None, default=None
-        Seed of the folds, and of candidates that are random and have none. `LayerPruner` sets it from its own if it is
-        None.
+        Seed of the folds, and of candidates that are random and have none. `LayerPruner` seeds it if it is None.
 
     Attributes
     ----------
     chosen_ : Surrogate
-        Fitted to all masks.
+        Chosen surrogate, fitted to all masks.
     scores_ : dict of str to float
         Held-out R2 of each candidate by its class's name, numbered where a class comes twice; NaN where all scores that
         were held out are the same.
 
     See Also
     --------
-    BootstrapEnsemble : The same surrogate several times, which says how sure it is.
+    BootstrapEnsemble : The same surrogate several times, which tells how sure it is.
 
     Examples
     --------
@@ -100,7 +97,7 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M] of the chosen surrogate."""
+        """Predicted scores [M] of `masks` [M, L] by the chosen surrogate."""
         check_is_fitted(self)
         return np.asarray(self.chosen_.predict(masks))
 

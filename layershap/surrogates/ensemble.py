@@ -19,23 +19,28 @@ from layershap.surrogates.pairwise import PairwiseRidge
 
 
 class BootstrapEnsemble(RegressorMixin, BaseEstimator):
-    """The same surrogate fitted to bootstrap resamples of the masks; their mean predicts, their spread says how surely.
+    """The same surrogate fitted to bootstrap resamples of the masks; the mean of the members is the prediction.
 
-    Its values are averaged from its predictions, as those of any regressor without a closed form.
+    The spread of the members tells how sure a prediction is. The values are averaged from the predictions, as for any
+    regressor without a closed form.
 
     Parameters
     ----------
     surrogate : Surrogate, default=PairwiseRidge()
-        Cloned for each member.
+        Surrogate that is cloned for each member.
     n_members : int, default=10
-        E, at least 2.
+        Number of members E, at least 2.
     random_state : int, RandomState or None, default=None
-        Of the resamples. `LayerPruner` sets it from its own if it is None.
+        Seed of the resamples. `LayerPruner` seeds it if it is None.
 
     Attributes
     ----------
     members_ : list of Surrogate
-        Fitted.
+        The E fitted members.
+
+    See Also
+    --------
+    HammingProcess : Has a spread of its own, and values in closed form.
 
     References
     ----------
@@ -63,11 +68,11 @@ class BootstrapEnsemble(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M]: means over the members."""
+        """Predicted scores [M] of `masks` [M, L]: means over the members."""
         return self._predictions(masks).mean(axis=0)
 
     def predict_spread(self, masks: MaskArray) -> FloatArray:
-        """Standard deviation of the members' predictions [M]."""
+        """Standard deviations [M] of the members' predictions for `masks` [M, L]."""
         return self._predictions(masks).std(axis=0, ddof=1)
 
     def _predictions(self, masks: MaskArray) -> FloatArray:

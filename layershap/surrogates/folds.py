@@ -29,7 +29,7 @@ def unseen_masks(masks_ML: MaskArray, judged_M: MaskArray, seed: int) -> Iterato
     judged_M : ndarray [M] of bool
         Which masks are held out in turn; the others are in every fold's fit.
     seed : int
-        Of the folds.
+        Seed of the folds.
     """
     mask_M = groups(masks_ML)
     judged = np.unique(mask_M[judged_M])
@@ -61,7 +61,7 @@ def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray,
     masks_ML, scores_M : ndarray [M, L], [M]
         Finite scores.
     seed : int
-        Of the folds, and of a surrogate that is random and has no seed.
+        Seed of the folds, and of a surrogate that is random and has no seed.
     """
     judged_M = drawn_at_random(masks_ML)
     predictions_M = np.full(len(scores_M), np.nan)

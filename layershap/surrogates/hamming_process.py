@@ -29,23 +29,29 @@ class HammingProcess(RegressorMixin, BaseEstimator):
     """Gaussian process regression on masks with the kernel ``s^2 exp(-sum_l rate_l [m_l != m'_l])``.
 
     Two masks score alike if they differ in few layers and in layers that matter little; how much each layer matters is
-    learned by maximum marginal likelihood. It assumes no order of interaction, and its values are known in closed form:
-    under the product kernel the mean over all coalitions of a size is a coefficient of a polynomial.
+    learned by maximum marginal likelihood. The process assumes no order of interaction, and its values are known in
+    closed form: under the product kernel the mean over all coalitions of a size is a coefficient of a polynomial.
 
     Parameters
     ----------
     max_likelihood_masks : int, default=400
-        The rates are learned from at most so many masks, evenly taken; the fit itself uses all. Learning takes the cube
-        of their number per step.
+        Maximum number of masks, evenly taken, from which the rates are learned; the fit itself uses all masks. Learning
+        takes the cube of their number per step.
     max_iter : int, default=40
-        Steps of L-BFGS on the marginal likelihood.
+        Maximum number of L-BFGS steps on the marginal likelihood.
 
     Attributes
     ----------
     rates_ : ndarray [L]
-        How fast two masks that differ in a layer cease to score alike.
+        Decay rate of each layer: how fast two masks that differ in it cease to score alike.
     noise_ : float
         Noise variance over the variance of the scores.
+
+    See Also
+    --------
+    PairwiseRidge : Assumes interactions of pairs at most.
+    LinearRidge : Assumes no interactions.
+    BootstrapEnsemble : Gives any surrogate a spread of its predictions.
 
     References
     ----------
@@ -73,24 +79,29 @@ class HammingProcess(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [N]: the posterior mean."""
+        """Predicted scores [N] of `masks` [N, L]: the posterior mean."""
         check_is_fitted(self)
         return self.mean_ + self.scale_ * (self._kernel(np.asarray(masks, dtype=bool), self.masks_) @ self.weights_)
 
     def predict_spread(self, masks: MaskArray) -> FloatArray:
-        """Posterior standard deviation of the scores [N]."""
+        """Posterior standard deviations [N] of the scores of `masks` [N, L]."""
         check_is_fitted(self)
         cross_NM = self._kernel(np.asarray(masks, dtype=bool), self.masks_)
         explained_N = (cross_NM * cho_solve(self._factor, cross_NM.T).T).sum(axis=1)
         return self.scale_ * np.sqrt(np.maximum(self.amplitude_ - explained_N, 0.0))
 
     def shapley_values(self, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [L] of the posterior mean, in closed form.
+        """Values of the posterior mean, in closed form.
 
         Parameters
         ----------
         strata : sequence of int, optional
             Numbers of kept layers, equally weighted. By default Shapley's own weights over all sizes.
+
+        Returns
+        -------
+        ndarray [L]
+            Values of the layers.
         """
         check_is_fitted(self)
         return self.scale_ * (self.weights_ @ self._kernel_values(self.masks_, strata))
@@ -98,7 +109,8 @@ class HammingProcess(RegressorMixin, BaseEstimator):
     def interaction_values(self, strata: Sequence[int] | None = None) -> FloatArray:
         """Pairwise interactions [L, L] of the posterior mean, in closed form: the mean discrete second derivative.
 
-        Over all sizes alike it is the Shapley interaction index; over strata, the mean over their masks.
+        Without `strata` it is the Shapley interaction index, over all sizes alike; with `strata`, the mean over their
+        masks.
         """
         check_is_fitted(self)
         n_layers = self.n_features_in_
@@ -115,7 +127,10 @@ class HammingProcess(RegressorMixin, BaseEstimator):
         return (pairs + pairs.T) / 2
 
     def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [B, L] had the masks [M, L] scored otherwise [B, M], the kernel being kept: for a bootstrap."""
+        """Values [B, L] over `strata` for B other score vectors `scores` [B, M] of the same `masks` [M, L].
+
+        The kernel stays that of the fit. `LayerPruner` bootstraps the calibration sequences with these values.
+        """
         check_is_fitted(self)
         masks_ML = np.asarray(masks, dtype=bool)
         scores_BM = np.atleast_2d(scores)

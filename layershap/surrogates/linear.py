@@ -18,7 +18,7 @@ from layershap.surrogates.ridge import fit_ridge, refit_ridge
 class LinearRidge(RegressorMixin, BaseEstimator):
     """Ridge regression on the removed layers: ``f(m) = b + sum_i a_i r_i`` with ``r = 1 - m``.
 
-    A layer is worth the same in any company, so its value is ``-a_i`` over any strata. Needs few masks.
+    A layer is worth the same in any company, so its value is ``-a_i`` over any strata. The model needs few masks.
 
     Parameters
     ----------
@@ -28,11 +28,16 @@ class LinearRidge(RegressorMixin, BaseEstimator):
     Attributes
     ----------
     main_effects_ : ndarray [L]
-        ``a``.
+        Effects ``a`` of the removals.
     intercept_ : float
-        ``b``.
+        Intercept ``b``: the predicted score of the intact model.
     alpha_ : float
-        The penalty chosen.
+        Penalty chosen.
+
+    See Also
+    --------
+    PairwiseRidge : Adds the interactions of pairs.
+    HammingProcess : Assumes no order of interaction.
     """
 
     def __init__(self, alphas: Sequence[float] | None = None) -> None:
@@ -46,22 +51,26 @@ class LinearRidge(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M]."""
+        """Predicted scores [M] of `masks` [M, L]."""
         check_is_fitted(self)
         return self.intercept_ + _features(masks) @ self.main_effects_
 
     def shapley_values(self, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [L]; the same over all strata."""
+        """Values [L], which are the same over all `strata`."""
         check_is_fitted(self)
         return -self.main_effects_
 
     def interaction_values(self, strata: Sequence[int] | None = None) -> FloatArray:
-        """Pairwise interactions [L, L]: none."""
+        """Pairwise interactions [L, L]: all 0, over any `strata`."""
         check_is_fitted(self)
         return np.zeros((self.n_features_in_, self.n_features_in_))
 
     def refitted_values(self, masks: MaskArray, scores: FloatArray, strata: Sequence[int] | None = None) -> FloatArray:
-        """Values [B, L] had the masks [M, L] scored otherwise [B, M], the penalty being kept: for a bootstrap."""
+        """Values [B, L] for B other score vectors `scores` [B, M] of the same `masks` [M, L], with the penalty of the
+        fit.
+
+        They are the same over all `strata`. `LayerPruner` bootstraps the calibration sequences with them.
+        """
         check_is_fitted(self)
         return -refit_ridge(_features(masks), scores, self.alpha_)
 

@@ -26,13 +26,18 @@ class PaperMLP(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     epochs : int, default=300
-        Passes over the masks; the learning rate falls to a tenth every 100.
+        Number of passes over the masks; the learning rate falls to a tenth every 100 passes.
     batch_size : int, default=300
-        Masks per step.
+        Number of masks per step.
     learning_rate : float, default=0.008
-        Initial rate, with momentum 0.9.
+        Initial learning rate, with momentum 0.9.
     random_state : int, RandomState or None, default=None
-        Of the initial weights and the order of the masks. `LayerPruner` sets it from its own if it is None.
+        Seed of the initial weights and of the order of the masks. `LayerPruner` seeds it if it is None.
+
+    See Also
+    --------
+    HammingProcess : The default surrogate, better from fewer masks.
+    layershap.LayerPruner.paper : The whole published method.
 
     References
     ----------
@@ -80,7 +85,7 @@ class PaperMLP(RegressorMixin, BaseEstimator):
         self.weights_ = [p.detach().numpy().copy() for p in network.parameters()]
 
     def predict(self, masks: MaskArray) -> FloatArray:
-        """Predicted scores [M], in (0, 1)."""
+        """Predicted scores [M] of `masks` [M, L], in (0, 1)."""
         check_is_fitted(self)
         with torch.inference_mode(), torch.device("cpu"):
             network = self._network(self.n_features_in_)

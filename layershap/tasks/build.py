@@ -30,17 +30,17 @@ def multiple_choice(
     Parameters
     ----------
     rows : path, list of dict or datasets.Dataset
-        With ``query``, ``choices`` and ``gold``, or ``context_options``, ``continuation`` and ``gold``.
+        Rows with ``query``, ``choices`` and ``gold``, or with ``context_options``, ``continuation`` and ``gold``.
     tokenizer : PreTrainedTokenizerBase
-        The model's; its default special tokens are used, as by the harness.
-    name : str
-        For tables.
+        The model's tokenizer; its default special tokens are used, as by the harness.
+    name : str, default='multiple_choice'
+        Name of the task in tables.
     normalise : {'none', 'characters', 'bytes', 'tokens'}, default='none'
-        Length normalisation of the utility that `fit` uses.
+        Length normalisation of the utility that `fit` uses; see `ChoiceLogProbability`.
     delimiter : str, default=' '
-        Between context and continuation.
+        Text between context and continuation.
     max_length : int, optional
-        Positions of the model; longer contexts lose their beginning, as in the harness.
+        Number of positions of the model; longer contexts lose their beginning, as in the harness.
 
     Returns
     -------
@@ -52,6 +52,11 @@ def multiple_choice(
     ------
     ValueError
         A row without gold, without choices, with empty ones or with ones longer than `max_length`.
+
+    See Also
+    --------
+    last_word : Questions without choices.
+    mixture : Several tasks as one.
     """
     questions = [choice_question(row, index, delimiter) for index, row in enumerate(read_rows(rows))]
     calibration = _calibration(questions, tokenizer, name, max_length)
@@ -75,19 +80,24 @@ def last_word(rows: Rows, tokenizer: Any, *, name: str = "last_word", max_length
     Parameters
     ----------
     rows : path, list of dict or datasets.Dataset
-        With ``text``, or ``context`` and ``continuation``.
+        Rows with ``text``, or with ``context`` and ``continuation``.
     tokenizer : PreTrainedTokenizerBase
-        The model's.
-    name : str
-        For tables.
+        The model's tokenizer.
+    name : str, default='last_word'
+        Name of the task in tables.
     max_length : int, optional
-        Positions of the model; longer contexts lose their beginning.
+        Number of positions of the model; longer contexts lose their beginning.
 
     Returns
     -------
     Task
         Its utility is the `PerplexityRatio` of the last words, its metrics ``acc`` (`ExactMatch`) and
         ``log_likelihood`` (mean per token of the words, in nats).
+
+    See Also
+    --------
+    multiple_choice : Questions with choices.
+    mixture : Several tasks as one.
     """
     questions = [last_word_question(row, index) for index, row in enumerate(read_rows(rows))]
     calibration = _calibration(questions, tokenizer, name, max_length)
@@ -102,7 +112,30 @@ def text(
     protocol: str | PerplexityProtocol = "seq128",
     n_sequences: int | None = 10,
 ) -> Task:
-    """Plain text as a task, to mix with others: sequences under a perplexity protocol, scored by `PerplexityRatio`."""
+    """Plain text as a task, to mix with others: sequences under a perplexity protocol, scored by `PerplexityRatio`.
+
+    Parameters
+    ----------
+    texts : str or iterable of str
+        Text to score.
+    tokenizer : PreTrainedTokenizerBase
+        The model's tokenizer.
+    name : str, default='text'
+        Name of the task in tables.
+    protocol : str or PerplexityProtocol, default='seq128'
+        How texts become sequences (`layershap.PERPLEXITY_PROTOCOLS`).
+    n_sequences : int or None, default=10
+        Number of sequences, taken at even distances; None takes all.
+
+    Returns
+    -------
+    Task
+        Its metric is ``log_likelihood`` (mean per token, in nats).
+
+    See Also
+    --------
+    mixture : Several tasks as one.
+    """
     calibration = resolve_protocol(protocol).sequences(texts, tokenizer, n_sequences=n_sequences)
     return Task(name, calibration, PerplexityRatio(), {"log_likelihood": NegativeLogLikelihood()})
 
@@ -113,16 +146,21 @@ def mixture(tasks: Sequence[Task], weights: Sequence[float] | None = None, *, na
     Parameters
     ----------
     tasks : sequence of Task
-        With different names.
+        Tasks with different names.
     weights : sequence of float, optional
-        By default equal ones that sum to 1. The tasks' utilities have scales of their own (a ratio, nats).
-    name : str
-        For tables.
+        Weights of the tasks' utilities, whose scales differ (a ratio, nats). By default equal weights that sum to 1.
+    name : str, default='mixture'
+        Name of the mixture in tables.
 
     Returns
     -------
     Task
-        Metrics are named ``task/metric``.
+        Its metrics are named ``task/metric``.
+
+    See Also
+    --------
+    layershap.utilities.WeightedSum : The mixture's utility.
+    layershap.calibration.mixed_texts : Several kinds of text under one utility.
     """
     if not tasks or len({task.name for task in tasks}) < len(tasks):
         raise ValueError(f"a mixture needs tasks with different names, got {[task.name for task in tasks]}")

@@ -25,9 +25,9 @@ def sequences_and_utility(
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
         See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
     tokenizer : PreTrainedTokenizerBase, optional
-        For texts.
+        The model's tokenizer, which texts need.
     utility : Utility or callable, optional
-        By default the task's, or `PerplexityRatio`.
+        Score of a masked model. By default the task's, or `PerplexityRatio`.
 
     Raises
     ------

@@ -40,7 +40,7 @@ class Question:
 
 
 def read_rows(rows: Rows) -> list[dict[str, Any]]:
-    """Read rows from a JSONL file, a list of dicts or a `datasets.Dataset`.
+    """Read `rows` from a JSONL file, a list of dicts or a `datasets.Dataset`, as a list of dicts.
 
     Raises
     ------

@@ -11,18 +11,24 @@ from layershap.protocols import Utility
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What ``fit(model, task)`` and ``evaluate(model, tasks=[task])`` take.
+    """Calibration sequences with the utility that scores them: what ``fit(model, task)`` takes.
+
+    ``evaluate(model, tasks=[task])`` reports the task's metrics.
 
     Attributes
     ----------
     name : str
-        For tables.
+        Name of the task in tables.
     calibration : Calibration
-        The task's token sequences.
+        Token sequences of the task.
     utility : Utility
-        What `LayerPruner.fit` and `LayerGame` score masked models by, unless told otherwise.
+        Utility by which `LayerPruner.fit` and `LayerGame` score masked models unless given another.
     metrics : dict of str to Utility
-        What `evaluate` reports.
+        Scores that `evaluate` reports, by name.
+
+    See Also
+    --------
+    layershap.tasks.multiple_choice, layershap.tasks.last_word, layershap.tasks.text, layershap.tasks.mixture
     """
 
     name: str

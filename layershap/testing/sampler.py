@@ -129,9 +129,9 @@ def check_sampler(sampler: Any, *, n_layers: int = 12) -> None:
     Parameters
     ----------
     sampler : Sampler
-        The instance to check.
+        Instance to check.
     n_layers : int, default=12
-        L of the largest model tried; 5 layers are tried too, unless L is less.
+        Number of layers of the largest model tried; a model of 5 layers is tried too, unless `n_layers` is less.
 
     Raises
     ------

@@ -88,9 +88,9 @@ def check_selector(selector: Any, *, n_layers: int = 10) -> None:
     Parameters
     ----------
     selector : Selector
-        The instance to check.
+        Instance to check.
     n_layers : int, default=10
-        L of the game, of which one layer is protected.
+        Number of layers of the game, one of which is protected.
 
     Raises
     ------

@@ -161,9 +161,9 @@ def check_surrogate(surrogate: Any, *, n_layers: int = 8) -> None:
     Parameters
     ----------
     surrogate : Surrogate
-        The instance to check; it is fitted. Give it a `random_state` if it has one.
+        Instance to check; it is fitted. Give it a `random_state` if it has one.
     n_layers : int, default=8
-        L of the game.
+        Number of layers of the game.
 
     Raises
     ------

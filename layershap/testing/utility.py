@@ -137,9 +137,9 @@ def check_utility(utility: Any, *, n_sequences: int = 12) -> None:
     Parameters
     ----------
     utility : Utility
-        The instance to check.
+        Instance to check.
     n_sequences : int, default=12
-        S of the synthetic statistics: for a utility made for a calibration set, that set's number of sequences.
+        Number of sequences of the synthetic statistics: for a utility made for a calibration set, that of the set.
 
     Raises
     ------

@@ -44,16 +44,29 @@ class ChoiceLayout:
 
     @property
     def n_questions(self) -> int:
-        """Q."""
+        """Number of questions Q."""
         return len(self.gold_Q)
 
     def resample(self, rng: np.random.Generator) -> IntArray:
-        """The sequences of Q questions drawn with repetition."""
+        """Draw Q questions with repetition by `rng`, and return their sequences."""
         rows_QC = self.sequences_QC[rng.integers(self.n_questions, size=self.n_questions)]
         return rows_QC[rows_QC >= 0]
 
     def log_likelihoods(self, statistics: SequenceStatistics, normalise: Normalisation) -> FloatArray:
-        """Log-likelihood of each choice [M, Q, C], -inf where there is none."""
+        """Log-likelihoods [M, Q, C] of the choices.
+
+        Parameters
+        ----------
+        statistics : SequenceStatistics
+            Sums over the sequences of the choices, for M masks.
+        normalise : {'none', 'characters', 'bytes', 'tokens'}
+            Length by which each log-likelihood is divided.
+
+        Returns
+        -------
+        ndarray [M, Q, C]
+            Log-likelihoods in nats; -inf where a question has fewer than C choices.
+        """
         columns_QC = self._columns(statistics)[self.sequences_QC]
         lengths_QC: FloatArray | IntArray = np.ones(1)
         if normalise == "tokens":
@@ -64,7 +77,11 @@ class ChoiceLayout:
         return np.where(self.sequences_QC < 0, -np.inf, -statistics.sums["nll"][:, columns_QC] / lengths_QC)
 
     def mean(self, scores_MQ: FloatArray, statistics: SequenceStatistics) -> FloatArray:
-        """Mean over the questions [M]; in a resampled set, each counts as often as all of its choices were drawn."""
+        """Means [M] over the questions of `scores_MQ`.
+
+        In a resampled set of sequences a question counts as often as all of its choices were drawn, which `statistics`
+        tells.
+        """
         drawn = np.arange(len(self.characters_S)) if statistics.sequences is None else statistics.sequences
         times_S = np.bincount(drawn, minlength=len(self.characters_S))
         times_QC = np.where(self.sequences_QC < 0, times_S.max(), times_S[self.sequences_QC])
@@ -128,13 +145,25 @@ class ChoiceAccuracy(_OnChoices):
     Parameters
     ----------
     layout : ChoiceLayout
-        Made with the calibration data by `layershap.tasks.multiple_choice`: its ``utility.layout``.
+        Layout that `layershap.tasks.multiple_choice` makes with the calibration data: its ``utility.layout``.
     normalise : {'none', 'characters', 'bytes', 'tokens'}, default='none'
-        What a choice's log-likelihood is divided by: the harness's ``acc``, ``acc_norm``, ``acc_bytes``, or tokens.
+        Length by which a choice's log-likelihood is divided.
+
+        - 'none': no length, the harness's ``acc``.
+        - 'characters': characters of the choice, the harness's ``acc_norm``.
+        - 'bytes': UTF-8 bytes of the choice, the harness's ``acc_bytes``.
+        - 'tokens': scored tokens of the choice.
+
+    See Also
+    --------
+    ChoiceLogProbability : The smooth version, which tells single layers apart.
     """
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
-        """1 where the right choice is the most likely, the first of equals counting; NaN for a broken model [M, Q]."""
+        """Hits [M, Q] from `statistics`: 1 where the right choice is the most likely one, NaN for a broken model.
+
+        Of equally likely choices the first counts.
+        """
         likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         right_MQ = (likelihood_MQC.argmax(axis=2) == self.layout.gold_Q).astype(np.float64)
         return np.where(np.isnan(likelihood_MQC).any(axis=2), np.nan, right_MQ)
@@ -144,19 +173,28 @@ class ChoiceAccuracy(_OnChoices):
 class ChoiceLogProbability(_OnChoices):
     """Mean log-probability of the right choice among a question's choices: the smooth version of `ChoiceAccuracy`.
 
-    Accuracy on Q questions moves in steps of 1/Q, which hides what single layers do; this doesn't. Scores are at
-    most 0; minus log C is chance.
+    Accuracy on Q questions moves in steps of 1/Q, which hides the effect of single layers; the log-probability doesn't.
+    Scores are at most 0, in nats; minus log C is chance among C choices.
 
     Parameters
     ----------
     layout : ChoiceLayout
-        Made with the calibration data by `layershap.tasks.multiple_choice`: its ``utility.layout``.
+        Layout that `layershap.tasks.multiple_choice` makes with the calibration data: its ``utility.layout``.
     normalise : {'none', 'characters', 'bytes', 'tokens'}, default='none'
-        What a choice's log-likelihood is divided by before the softmax over the choices.
+        Length by which a choice's log-likelihood is divided before the softmax over the choices.
+
+        - 'none': no length.
+        - 'characters': characters of the choice.
+        - 'bytes': UTF-8 bytes of the choice.
+        - 'tokens': scored tokens of the choice.
+
+    See Also
+    --------
+    ChoiceAccuracy : The share of right answers.
     """
 
     def per_question(self, statistics: SequenceStatistics) -> FloatArray:
-        """Log-probability of each question's right choice [M, Q], in nats."""
+        """Log-probabilities [M, Q] of each question's right choice, in nats, from `statistics`."""
         likelihood_MQC = self.layout.log_likelihoods(statistics, self.normalise)
         gold_MQ = np.take_along_axis(likelihood_MQC, self.layout.gold_Q[None, :, None], axis=2)[..., 0]
         with np.errstate(invalid="ignore"):  # NaN is passed on: the model is broken

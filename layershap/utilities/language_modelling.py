@@ -18,10 +18,16 @@ def _mean_nll(statistics: SequenceStatistics) -> tuple[FloatArray, float]:
 
 @dataclass(frozen=True)
 class PerplexityRatio:
-    """``s(m) = PPL_orig / PPL(M(m))``, the paper's score and the default: 1 for the dense model, 0 for a hopeless one.
+    """Perplexity of the dense model over that of the masked model, ``s(m) = PPL_orig / PPL(M(m))``: the default.
 
-    Perplexity is the exponential, taken once, of the mean NLL over all scored tokens. Because the score is bounded,
-    hopeless coalitions don't rule the values, as they do with the log-likelihood itself.
+    The score is 1 for the dense model and close to 0 for a ruined one. Perplexity is the exponential, taken once, of
+    the mean NLL over all scored tokens. Because the score is bounded, ruined coalitions don't rule the values, as they
+    do with the log-likelihood itself.
+
+    See Also
+    --------
+    NegativeLogLikelihood : The logarithm of the perplexity, negated.
+    KLDivergence : Compares whole predictions with the dense model's.
 
     References
     ----------
@@ -30,11 +36,11 @@ class PerplexityRatio:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """Needs the NLL."""
+        """Names of the per-token statistics that the score needs: the NLL."""
         return ("nll",)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M] in [0, inf); above 1 where a masked model beats the dense one."""
+        """Scores [M] from `statistics`, in [0, inf); above 1 where a masked model beats the dense one."""
         masked_M, dense = _mean_nll(statistics)
         # Overflow and underflow have their right meanings here: a score of inf or 0.
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -43,28 +49,39 @@ class PerplexityRatio:
 
 @dataclass(frozen=True)
 class NegativeLogLikelihood:
-    """Minus the mean NLL per token, in nats."""
+    """Minus the mean NLL per token, in nats: higher is better, and 0 is a perfect prediction.
+
+    See Also
+    --------
+    PerplexityRatio : The same on a bounded scale.
+    """
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """Needs the NLL."""
+        """Names of the per-token statistics that the score needs: the NLL."""
         return ("nll",)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M], at most 0."""
+        """Scores [M] from `statistics`, at most 0, in nats per token."""
         return -_mean_nll(statistics)[0]
 
 
 @dataclass(frozen=True)
 class KLDivergence:
-    """Minus the mean over tokens of KL(dense || masked), in nats: 0 for the dense model. Needs no labels' truth.
+    """Minus the mean over tokens of KL(dense || masked), in nats: 0 for the dense model.
+
+    The utility compares two models and doesn't need the text to be true.
 
     Parameters
     ----------
     top_k : int, optional
-        Tell apart only the dense model's so many most probable tokens at each position, all others counting as one:
-        the tail of improbable tokens, where neither model knows much, then has less of a say. Never more than the whole
-        divergence.
+        Number of the dense model's most probable tokens that are told apart at each position; all others count as one
+        token, so that the tail of improbable tokens weighs less. The result never exceeds the whole divergence. By
+        default all tokens are told apart.
+
+    See Also
+    --------
+    PerplexityRatio : Measures how well the masked model predicts the text itself.
     """
 
     top_k: int | None = None
@@ -75,9 +92,9 @@ class KLDivergence:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """Needs the KL divergence."""
+        """Names of the per-token statistics that the score needs: the KL divergence."""
         return ("kl" if self.top_k is None else f"kl_top{self.top_k}",)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M], at most 0."""
+        """Scores [M] from `statistics`, at most 0, in nats per token."""
         return -statistics.sums[self.statistics[0]].sum(axis=1) / statistics.counts.sum()

@@ -14,10 +14,10 @@ from layershap.utilities.naming import score_name
 
 
 def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Generator) -> IntArray:
-    """Calibration sequences drawn with repetition, for a bootstrap of a utility's scores.
+    """Draw from `n_sequences` calibration sequences with repetition by `rng`, for a bootstrap of a `utility`'s scores.
 
-    A utility whose sequences belong together (`layershap.protocols.ResamplingUtility`) draws them together; for others
-    each sequence is drawn on its own.
+    A utility whose sequences belong together (`layershap.protocols.ResamplingUtility`) draws them together; for other
+    utilities each sequence is drawn on its own.
     """
     if isinstance(utility, ResamplingUtility):
         return utility.resample(n_sequences, rng)
@@ -25,7 +25,7 @@ def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Genera
 
 
 def tied_to_sequences(utility: object) -> bool:
-    """Whether a utility knows its calibration sequences by number, so that it can't score a part of them."""
+    """Whether a `utility` knows its calibration sequences by number, so that it can't score a part of them."""
     if isinstance(utility, WeightedSum):
         return any(tied_to_sequences(part) for part in utility.utilities)
     return isinstance(utility, ResamplingUtility)
@@ -33,14 +33,19 @@ def tied_to_sequences(utility: object) -> bool:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """``sum_i weights[i] * utilities[i]`` on the same calibration sequences.
+    """Weighted sum of utilities on the same calibration sequences: ``sum_i weights[i] * utilities[i]``.
 
     Parameters
     ----------
     utilities : tuple of Utility
-        Their scales differ (nats, ratios, shares): the weights must bring them together.
+        Utilities to add. Their scales differ (nats, ratios, shares): the weights must bring them together.
     weights : tuple of float
-        One for each, not negative, not all 0.
+        One weight for each utility, not negative, not all 0.
+
+    See Also
+    --------
+    OnSequences : Restricts a utility to a part of the sequences.
+    layershap.tasks.mixture : Makes a weighted sum of tasks.
     """
 
     utilities: tuple[Utility, ...]
@@ -67,11 +72,14 @@ class WeightedSum:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """What any of the utilities needs, in a fixed order."""
+        """Names of the per-token statistics that any of the utilities needs, in a fixed order."""
         return tuple(sorted({name for utility in self.utilities for name in utility.statistics}))
 
     def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
-        """Draws within each part (`OnSequences`) as its utility does, and among the sequences of no part."""
+        """Draw from `n_sequences` sequences with repetition by `rng`.
+
+        Each part (`OnSequences`) draws as its utility does; the sequences of no part are drawn among themselves.
+        """
         for utility in self.utilities:
             if isinstance(utility, ResamplingUtility) and not isinstance(utility, OnSequences):
                 return resample_sequences(utility, n_sequences, rng)
@@ -81,7 +89,7 @@ class WeightedSum:
         return np.concatenate([*drawn, rng.choice(rest, len(rest)) if len(rest) else rest]).astype(np.int64)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M]."""
+        """Scores [M] from `statistics`: the weighted sums."""
         parts = [weight * utility.score(statistics) for utility, weight in zip(self.utilities, self.weights)]
         return np.sum(parts, axis=0)
 
@@ -93,9 +101,13 @@ class OnSequences:
     Parameters
     ----------
     utility : Utility
-        Made for a calibration set of ``stop - start`` sequences.
+        Utility made for a calibration set of ``stop - start`` sequences.
     start, stop : int
-        Where they are in the larger one.
+        Range of these sequences in the larger set.
+
+    See Also
+    --------
+    WeightedSum : Adds utilities up.
     """
 
     utility: Utility
@@ -107,15 +119,15 @@ class OnSequences:
 
     @property
     def statistics(self) -> tuple[Statistic, ...]:
-        """The utility's."""
+        """Names of the per-token statistics that the utility needs."""
         return self.utility.statistics
 
     def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
-        """Draws among its own sequences only."""
+        """Draw with repetition by `rng` among the utility's own of the `n_sequences` sequences."""
         return self.start + resample_sequences(self.utility, self.stop - self.start, rng)
 
     def score(self, statistics: SequenceStatistics) -> FloatArray:
-        """Scores [M]."""
+        """Scores [M] from the part of `statistics` that belongs to the utility's sequences."""
         columns_S = np.arange(len(statistics.counts)) if statistics.sequences is None else statistics.sequences
         inside = np.flatnonzero((columns_S >= self.start) & (columns_S < self.stop))
         part = statistics.resampled(inside)
