@@ -2,7 +2,7 @@
 
     python -m benchmarks.speed.fit_cost [--models 7b 8b 13b 70b]
 
-Prints the table of docs/big_models.md. The limits that depend on the machine are fixed here, so that every machine
+The figures that docs/big_models.md explains. The limits that depend on the machine are fixed here, so that every machine
 prints the same figures. Seconds are unknown: a skeleton can't be timed.
 
 Shapes: L layers.
