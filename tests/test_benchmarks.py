@@ -1,11 +1,15 @@
-"""The selection benchmark runs from a clean clone and writes its tables."""
+"""The benchmarks can be run from a clean clone, and their tables are where they are said to be."""
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
 import pytest
+
+from layershap.baselines import SLEB
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,3 +65,50 @@ def test_costs_of_a_fit_are_told_for_a_model_that_is_not_there(benchmarks):
     assert [cost.seconds for cost in costs] == [None] * 4
     cells = fit_cost.row("tiny", 8, "one-shot", one_shot)
     assert cells[2:4] == ["8", f"{one_shot.layer_runs * 128 * 128 / 8 / 1e6:,.1f}"]
+
+
+def test_every_module_can_be_imported_and_every_script_is_listed_with_its_command(benchmarks):
+    listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    names = [found.name for found in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")]
+    scripts = [module for module in map(importlib.import_module, names) if hasattr(module, "main")]
+    assert len(scripts) == 11
+    for script in scripts:
+        assert f"python -m {script.__name__}" in script.__doc__
+        assert f"python -m {script.__name__}" in listed
+
+
+def test_every_table_is_listed_and_on_a_page():
+    listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("**/*.md"))
+    tables = sorted(path.name for path in (ROOT / "benchmarks" / "results").glob("*.md"))
+    assert tables
+    assert [name for name in tables if f"results/{name})" not in listed] == []
+    assert [name for name in tables if f"benchmarks/results/{name}\n" not in pages] == []
+
+
+def test_tables_go_between_a_pages_markers_or_to_its_end(benchmarks, tmp_path):
+    from benchmarks.common import write_between
+
+    page = tmp_path / "page.md"
+    for text in ("old\n", "new"):
+        write_between(page, "tables", text)
+    write_between(page, "others", "more")
+    kept = {"tables": "new", "others": "more"}
+    blocks = [f"<!-- {name}: begin -->\n\n{text}\n\n<!-- {name}: end -->\n" for name, text in kept.items()]
+    assert page.read_text() == "".join(blocks)
+
+
+def test_what_a_fit_asked_for_counts_also_if_the_ledger_held_it(benchmarks, stories, stories_calibration, tmp_path):
+    from benchmarks.selection.oracle import counted
+
+    spent = []
+    for _ in range(2):
+        with counted() as found:
+            fitted = SLEB(early_barrier=0, latter_barrier=0, max_remove=2, ledger=tmp_path / "masks.jsonl")
+            fitted.fit(stories[0], stories_calibration)
+        spent.append(found)
+    assert fitted.diagnostics_["n_evaluated"] == 0
+    assert spent[0] == spent[1]
+    assert spent[0].masks == 5 + 4
+    assert spent[0].layer_run_tokens % stories_calibration.ids_ST.numel() == 0
+    assert spent[0].layer_run_tokens > 5 * stories_calibration.ids_ST.numel()

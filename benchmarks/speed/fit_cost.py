@@ -2,8 +2,8 @@
 
     python -m benchmarks.speed.fit_cost [--models 7b 8b 13b 70b]
 
-Prints the table of docs/big_models.md. The limits that depend on the machine are fixed here, so that every machine
-prints the same figures. Seconds are unknown: a skeleton can't be timed.
+The figures that docs/big_models.md explains. The limits that depend on the machine are fixed here, so that every
+machine prints the same figures. Seconds are unknown: a skeleton can't be timed.
 
 Shapes: L layers.
 """
@@ -11,7 +11,11 @@ Shapes: L layers.
 from __future__ import annotations
 
 import argparse
+<<<<<<< HEAD
 from typing import Any
+=======
+from typing import TypedDict
+>>>>>>> bench16
 
 import numpy as np
 import torch
@@ -28,7 +32,18 @@ SIZES = {
     "13b": (40, 5120, 13824, 40, 40, 32000),
     "70b": (80, 8192, 28672, 64, 8, 128256),
 }
+<<<<<<< HEAD
 LIMITS: dict[str, Any] = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
+=======
+
+
+class Limits(TypedDict):
+    batch_tokens: int
+    memory_budget: int
+
+
+LIMITS: Limits = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
+>>>>>>> bench16
 """Tokens per layer call as by default on a GPU; 8 GiB of hidden states."""
 
 
