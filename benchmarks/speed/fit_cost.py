@@ -11,11 +11,7 @@ Shapes: L layers.
 from __future__ import annotations
 
 import argparse
-<<<<<<< HEAD
-from typing import Any
-=======
 from typing import TypedDict
->>>>>>> bench16
 
 import numpy as np
 import torch
@@ -32,9 +28,6 @@ SIZES = {
     "13b": (40, 5120, 13824, 40, 40, 32000),
     "70b": (80, 8192, 28672, 64, 8, 128256),
 }
-<<<<<<< HEAD
-LIMITS: dict[str, Any] = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
-=======
 
 
 class Limits(TypedDict):
@@ -43,7 +36,6 @@ class Limits(TypedDict):
 
 
 LIMITS: Limits = {"batch_tokens": 16_384, "memory_budget": 8 * 2**30}
->>>>>>> bench16
 """Tokens per layer call as by default on a GPU; 8 GiB of hidden states."""
 
 
