@@ -17,10 +17,10 @@ from torch import nn
 
 from layershap.environment import current_environment
 from layershap.fitting.contributions import estimate_contributions
+from layershap.fitting.cost import expected_cost
 from layershap.fitting.definitions import StratifiedValues
 from layershap.fitting.diagnostics import diagnose
 from layershap.fitting.evidence import evaluate_masks
-from layershap.fitting.expected import expected_cost
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
 from layershap.fitting.quality import warn_of_quality

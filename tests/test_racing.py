@@ -10,7 +10,7 @@ import torch
 
 from layershap import Calibration, Exhaustive, Greedy, LayerGame, LayerPruner, SurrogateSearch
 from layershap.fitting.final_choice import final_choice
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.text import TextParts, split_text
 from layershap.fitting.text_game import TextGame, paired_differences
 from layershap.protocols import SequenceStatistics
@@ -87,7 +87,7 @@ def test_what_drops_out_is_worse_on_all_of_the_text(stories, texts):
     text = split_text(texts, races=True)
     masks = all_masks(5)[1:-1]
     with opened(stories, text) as game:
-        record = RecordedGame(game, np.ones(5, dtype=bool), 30, confidence=0.999, n_parts=len(text.searched))
+        record = RemovableGame(game, np.ones(5, dtype=bool), 30, confidence=0.999, n_parts=len(text.searched))
         scores = record.race(masks)
         assert 4 <= record.complete.sum() < 30
         on_all = game.scores(record.masks, len(text.searched))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from layershap import Exhaustive, Greedy, LayerGame, LayerPruner, PairwiseRidge, SurrogateSearch, shapley
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.masks import children, over_layers, parents, subsets, swaps, without
 from layershap.protocols import SelectionEvidence
 from layershap.selection.bounds import largest_rise, upper_bounds
@@ -28,7 +28,7 @@ def table_game(scores):
 
 
 def searched(game, n_players, max_remove, selector, max_masks=10_000, seed=0):
-    record = RecordedGame(game, np.ones(n_players, dtype=bool), max_masks)
+    record = RemovableGame(game, np.ones(n_players, dtype=bool), max_masks)
     record(~np.eye(n_players, dtype=bool))
     selector.search(record, PairwiseRidge(), max_remove, np.random.default_rng(seed))
     of_size = [(~record.masks).sum(axis=1) == n for n in range(1, max_remove + 1)]
@@ -97,7 +97,7 @@ def test_the_search_finds_the_optimum_of_a_real_model(stories_table):
 @pytest.mark.parametrize("selector", [Exhaustive(), Greedy(), SurrogateSearch()])
 def test_sets_that_the_model_can_not_lose_are_not_searched_for(stories_table, selector):
     """Of layers 3 and 4, the two of least value, one must stay."""
-    record = RecordedGame(table_game(stories_table), np.ones(5, dtype=bool), 100, keep_one_of=[(3, 4)])
+    record = RemovableGame(table_game(stories_table), np.ones(5, dtype=bool), 100, keep_one_of=[(3, 4)])
     record(~np.eye(5, dtype=bool))
     selector.search(record, PairwiseRidge(), 3, np.random.default_rng(0))
     masks = shapley.all_masks(5)
@@ -137,7 +137,7 @@ def second_is_better_later(masks):
 
 @pytest.mark.parametrize("n_parents", [1, 2])
 def test_children_of_the_second_best_set_are_evaluated_unless_bounds_exclude_them(n_parents):
-    record = RecordedGame(second_is_better_later, np.ones(5, dtype=bool), 100)
+    record = RemovableGame(second_is_better_later, np.ones(5, dtype=bool), 100)
     record(~np.eye(5, dtype=bool))
     greedy_path(record, 2, bounded=False)
     n_before, free = len(record.masks), np.array([True, True, True, True, False])
@@ -167,7 +167,7 @@ def test_what_is_left_is_shared_in_proportion_to_the_layers_removed_the_most_pro
     def additive(masks):
         return -(~np.asarray(masks) @ costs)
 
-    record = RecordedGame(additive, np.ones(10, dtype=bool), greedy_masks(10, 4) + 9)
+    record = RemovableGame(additive, np.ones(10, dtype=bool), greedy_masks(10, 4) + 9)
     record(~np.eye(10, dtype=bool))
     greedy_path(record, 4, bounded=False)
     n_before = len(record.masks)
@@ -237,7 +237,7 @@ def test_the_greedy_of_selectors_and_of_baselines_is_one(seed):
     scores = random_table(6, seed, monotone=False)
     scores[np.random.default_rng(seed).integers(64, size=8)] = np.nan
     removable = np.arange(6) != 2
-    record = RecordedGame(table_game(scores), removable, 100)
+    record = RemovableGame(table_game(scores), removable, 100)
     path = over_layers(np.array(greedy_path(record, 4, bounded=False)), removable)
     order = greedy_order(table_game(scores), removable, 4)
     assert len(set(order)) == 4
@@ -252,7 +252,7 @@ def test_the_greedy_of_selectors_and_of_baselines_is_one(seed):
 
 def test_greedy_is_followed_again_over_what_was_evaluated():
     scores = random_table(5, 1, monotone=False)
-    record = RecordedGame(table_game(scores), np.ones(5, dtype=bool), 100)
+    record = RemovableGame(table_game(scores), np.ones(5, dtype=bool), 100)
     path = greedy_path(record, 3, bounded=False)
     np.testing.assert_array_equal(evaluated_path(record.masks, record.scores, 4), path)
 

@@ -89,8 +89,8 @@ def counted() -> Iterator[Spent]:
         if game not in seen:
             seen.add(game)
             # The game on the first part of a text has all masks.
-            spent.masks = max(spent.masks, game.n_charged - 1)
-            spent.layer_run_tokens += game.layer_runs_charged * game.calibration.ids_ST.numel()
+            spent.masks = max(spent.masks, game.n_asked - 1)
+            spent.layer_run_tokens += game.layer_runs_in_all * game.calibration.ids_ST.numel()
         close(game)
 
     with patch.object(LayerGame, "close", read_and_close):

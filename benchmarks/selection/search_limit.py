@@ -21,7 +21,7 @@ from benchmarks.selection.methods import DEFAULT, GREEDY, methods
 from benchmarks.selection.oracle import ledger_of, masks_of
 from benchmarks.selection.problems import PROBLEMS
 from layershap import LayerGame, PairwiseRidge
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.masks import swaps
 from layershap.protocols import MaskArray
 from layershap.selection.best import best_score
@@ -31,13 +31,13 @@ RANDOM_SETS, PROPOSALS, WIDTH = 24, 12, 256
 """Random sets of each size; sets of each kind that a round evaluates per size; beam width."""
 
 
-def fresh(game: RecordedGame, masks_CL: MaskArray, at_most: int) -> list[MaskArray]:
+def fresh(game: RemovableGame, masks_CL: MaskArray, at_most: int) -> list[MaskArray]:
     """The first of these sets that were not evaluated yet."""
     known = {mask.tobytes() for mask in game.masks}
     return [mask for mask in masks_CL if mask.tobytes() not in known][:at_most]
 
 
-def propose(game: RecordedGame, free_L: MaskArray, size: int) -> list[MaskArray]:
+def propose(game: RemovableGame, free_L: MaskArray, size: int) -> list[MaskArray]:
     """What a surrogate of the sizes around `size` prefers, everywhere and two swaps from the best three."""
     removed = (~game.masks).sum(axis=1)
     rows = (np.abs(removed - size) <= 3) & game.masks[:, ~free_L].all(axis=1)
@@ -68,7 +68,7 @@ def main() -> None:
         for name, own in ((GREEDY, ledger), (DEFAULT, ledger.with_suffix(".parts.jsonl")))
     }
     with LayerGame(problem.model, calibration, ledger=ledger) as every:
-        game = RecordedGame(every, np.ones(n_layers, dtype=bool), max_masks=2**n_layers)
+        game = RemovableGame(every, np.ones(n_layers, dtype=bool), max_masks=2**n_layers)
         chosen = {name: game(masks_of(method, n_layers, max_remove)) for name, method in fitted.items()}
         alone = game(~np.eye(n_layers, dtype=bool))
         rng = np.random.default_rng(1)

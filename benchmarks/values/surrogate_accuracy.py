@@ -23,7 +23,7 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from benchmarks.common import markdown, provenance, write_between
 from benchmarks.values.values import NAMES, Stored, load
 from layershap import LinearRidge, PairwiseRidge, SurrogateSearch
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.selection.best import best_score, removable_sets
@@ -114,7 +114,7 @@ def regret(stored: Stored, surrogate: Surrogate, n_masks: int) -> float:
     score_of = {mask.tobytes(): score for mask, score in zip(stored.masks, stored.scores, strict=True)}
     lost = []
     for seed in range(SEEDS):
-        game = RecordedGame(
+        game = RemovableGame(
             lambda masks: np.array([score_of[mask.tobytes()] for mask in masks]), np.ones(n_free, dtype=bool), n_masks
         )
         SurrogateSearch().search(game, surrogate, most, np.random.default_rng(seed))

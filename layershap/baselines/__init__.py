@@ -16,7 +16,6 @@
 
 from layershap.baselines.angular_distance import AngularDistance
 from layershap.baselines.base import DepthPruner
-from layershap.baselines.blind import LastLayers, RandomLayers
 from layershap.baselines.block_pruner import BlockPruner
 from layershap.baselines.brute_force import BruteForce
 from layershap.baselines.relative_magnitude import RelativeMagnitude
@@ -24,6 +23,7 @@ from layershap.baselines.short_gpt import ShortGPT
 from layershap.baselines.shortened_llama import ShortenedLlama
 from layershap.baselines.sleb import SLEB
 from layershap.baselines.slice_gpt import SliceGPT
+from layershap.baselines.trivial import LastLayers, RandomLayers
 
 __all__ = [
     "SLEB",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
 from layershap.cli.inputs import (
     PROTOCOLS,
@@ -16,6 +15,7 @@ from layershap.cli.inputs import (
     read_texts,
 )
 from layershap.cli.outputs import check_file
+from layershap.cli.result import CommandResult
 from layershap.extras import require
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Fit and compare."""
     from layershap.calibration import resolve_protocol
     from layershap.comparison import compare
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         display.plot().figure_.savefig(arguments.picture, dpi=120)
         text += f"\n\nwritten: {arguments.picture}"
         data["picture"] = str(arguments.picture)
-    return Answer(text, data)
+    return CommandResult(text, data)
 
 
 def method(name: str, arguments: argparse.Namespace) -> DepthPruningMethod:

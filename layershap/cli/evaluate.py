@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import UsageError
 from layershap.cli.inputs import (
     add_evaluation_options,
@@ -14,6 +13,7 @@ from layershap.cli.inputs import (
     evaluation_options,
     load_model,
 )
+from layershap.cli.result import CommandResult
 
 if TYPE_CHECKING:
     from layershap import Evaluation
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Evaluate every model."""
     from layershap.scoring.evaluate import evaluate, side_by_side
 
@@ -45,4 +45,6 @@ def run(arguments: argparse.Namespace) -> Answer:
     for source in arguments.models:
         model, tokenizer = load_model(source, arguments)
         found[source] = evaluate(model, tokenizer, **options)
-    return Answer(str(side_by_side(found)), {name: evaluation.to_records() for name, evaluation in found.items()})
+    return CommandResult(
+        str(side_by_side(found)), {name: evaluation.to_records() for name, evaluation in found.items()}
+    )

@@ -6,10 +6,10 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import add_overwrite_option, at_least, path
 from layershap.cli.inputs import add_calibration_options, add_model_options, load_model, read_calibration
 from layershap.cli.outputs import check_file
+from layershap.cli.result import CommandResult
 
 REPORT_FILE = "report.json"
 LEDGER_FILE = "ledger.jsonl"
@@ -62,7 +62,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Fit and write the report."""
     from layershap import utilities
     from layershap.pruner import LayerPruner
@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace) -> Answer:
         pruner.set_params(max_remove=arguments.max_remove)
     if arguments.estimate:
         cost = pruner.estimate_cost(model, calibration)
-        return Answer(str(cost), asdict(cost))
+        return CommandResult(str(cost), asdict(cost))
     report = pruner.fit(model, calibration).report_
     report.save(target)
     advice = f"next: layershap prune {arguments.model} --report {target} --n-remove N --out FOLDER"
-    return Answer(f"{report}\n\nwritten: {target}\n{advice}", {"path": str(target), "report": report})
+    return CommandResult(f"{report}\n\nwritten: {target}\n{advice}", {"path": str(target), "report": report})

@@ -13,7 +13,6 @@ from importlib.metadata import version
 
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
 from layershap.cli import baselines, evaluate, fit, prune, report
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import UsageError
 from layershap.exceptions import LayerShapError
 
@@ -89,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _print(answer, arguments.format)
 
 
-def _print(answer: Answer, form: str) -> int:
+def _print(answer: CommandResult, form: str) -> int:
     from layershap.report.store import to_plain
 
     text = json.dumps(to_plain(answer.data), indent=1, allow_nan=False) if form == "json" else answer.text

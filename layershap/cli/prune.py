@@ -6,10 +6,10 @@ import argparse
 import warnings
 from typing import Any
 
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
 from layershap.cli.inputs import add_model_options, has_weights_of, load_model
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
+from layershap.cli.result import CommandResult
 from layershap.exceptions import CheckpointWarning
 from layershap.warning import warn_user
 
@@ -40,7 +40,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Prune and save."""
     from layershap.checkpoint import save_pruned
     from layershap.model.split import find_players
@@ -97,4 +97,4 @@ def run(arguments: argparse.Namespace) -> Answer:
         "n_parameters_before": before,
         "load_with": loader,
     }
-    return Answer(text, data)
+    return CommandResult(text, data)

@@ -8,7 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from layershap.cli.answer import Answer
 from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
 from layershap.cli.inputs import (
     add_evaluation_options,
@@ -19,6 +18,7 @@ from layershap.cli.inputs import (
     load_model,
 )
 from layershap.cli.outputs import check_file, check_folder
+from layershap.cli.result import CommandResult
 from layershap.extras import require
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> Answer:
+def run(arguments: argparse.Namespace) -> CommandResult:
     """Show, measure, write."""
     from layershap.report import PruningReport
     from layershap.report.page import pictures
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> Answer:
         _write_card(report, arguments)
         written.append(arguments.card)
     text = "\n\n".join([str(report), *[f"written: {path}" for path in written]])
-    return Answer(text, {"report": report, "written": [str(path) for path in written]})
+    return CommandResult(text, {"report": report, "written": [str(path) for path in written]})
 
 
 def _check_usage(arguments: argparse.Namespace) -> None:

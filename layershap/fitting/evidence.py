@@ -12,7 +12,7 @@ import numpy as np
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
 from layershap.fitting.masks import finite_scores, share_masks, try_sampler
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
 from layershap.limits import check_max_remove, check_n_remove, most_removable
@@ -96,7 +96,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
             "is the model sound, in this precision?"
         )
     drawn = draw_masks(game, settings, removable, n_drawn, rng)
-    record = RecordedGame(
+    record = RemovableGame(
         game,
         removable,
         total - _further(drawn, removable),
@@ -142,7 +142,7 @@ def _further(drawn: DrawnMasks, removable: MaskArray) -> int:
     return len(first_rows(masks[(~masks).sum(axis=1) > 1]))
 
 
-def _together(drawn: DrawnMasks, record: RecordedGame) -> tuple[MaskArray, FloatArray]:
+def _together(drawn: DrawnMasks, record: RemovableGame) -> tuple[MaskArray, FloatArray]:
     """What was drawn, then what only the selector evaluated; without the model as it is."""
     masks = np.concatenate([drawn.masks, drawn.beside, drawn.veto_masks.reshape(-1, drawn.masks.shape[1])])
     scores = np.concatenate([drawn.scores, drawn.beside_scores, drawn.veto_scores.reshape(-1)])

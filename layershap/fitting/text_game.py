@@ -90,7 +90,7 @@ class TextGame:
     @property
     def layer_run_tokens(self) -> int:
         """Layer runs x tokens spent on all parts, what a ledger supplied included."""
-        return sum(game.layer_runs_charged * game.calibration.ids_ST.numel() for game in self._games)
+        return sum(game.layer_runs_in_all * game.calibration.ids_ST.numel() for game in self._games)
 
     @property
     def layer_runs(self) -> float:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from layershap.calibration import IGNORE
 from layershap.forward.base import Forward
 from layershap.forward.head import head_copies, needs_dense, sequence_sums
-from layershap.forward.offload import held
+from layershap.forward.offload import layer_loaded
 from layershap.forward.plan import Sweep, make_sweep
 from layershap.forward.replay import Replay
 from layershap.forward.settings import Block, EngineSettings, Progress, Tokens, empty_sums
@@ -86,7 +86,7 @@ class FusedForward(Forward):
         for player, level in enumerate(sweep.levels):
             following: list[list[State]] = [states[parent] for parent in level.parent_G]
             runs = np.flatnonzero(level.runs_G)
-            with held(self.stack.layers[self.stack.layer_of(player)]) if len(runs) else nullcontext():
+            with layer_loaded(self.stack.layers[self.stack.layer_of(player)]) if len(runs) else nullcontext():
                 inputs = [states[level.parent_G[g]] for g in runs]
                 for group in _alike([state[0] for state in inputs], layer_states):
                     self._run_group(player, runs[group], inputs[group], following, blocks)

@@ -163,7 +163,7 @@ class Replay:
             arguments[key] = self._shared[key](value) if key in self._shared else value
         args = [arguments[key] for key in sorted(key for key in arguments if isinstance(key, int))]
         kwargs = {key: value for key, value in arguments.items() if isinstance(key, str)}
-        with self.stack.alone(player):
+        with self.stack.only(player):
             return self._after(layer, self.stack.layers[layer](*args, **kwargs), arguments)
 
     @contextmanager

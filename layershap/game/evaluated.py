@@ -45,7 +45,7 @@ class EvaluatedMasks:
         What each mask gave: sums of statistics by sequence, or one score.
     n_evaluated : int
         Masks run on the model (not read from the ledger).
-    layer_runs, layer_runs_charged : int
+    layer_runs, layer_runs_in_all : int
         Layer runs on the whole text that this took, and that it would have taken had the ledger held nothing.
     """
 
@@ -64,10 +64,10 @@ class EvaluatedMasks:
         self._warned = False
         self.n_evaluated = 0
         self.layer_runs = 0
-        self.layer_runs_charged = 0
+        self.layer_runs_in_all = 0
 
     @property
-    def n_charged(self) -> int:
+    def n_asked(self) -> int:
         """Masks asked for, those that the ledger supplied included."""
         return len(self.rows)
 
@@ -87,7 +87,7 @@ class EvaluatedMasks:
         return unique_UL[~is_among(unique_UL, self.rows)]
 
     def cost(self, masks_ML: MaskArray) -> int:
-        """By how much evaluating these masks would raise `layer_runs_charged`."""
+        """By how much evaluating these masks would raise `layer_runs_in_all`."""
         pending_UL = self.pending(masks_ML)
         if self._masked_score is not None:
             return int(pending_UL.sum())
@@ -112,7 +112,7 @@ class EvaluatedMasks:
         self.progress.plan(prefix_plan.n_masks, work)
         self._warn_of_plain_forward(prefix_plan)
         for sweep in prefix_plan.sweeps:
-            self.layer_runs_charged += self.engine.layer_runs(sweep.masks_UL)
+            self.layer_runs_in_all += self.engine.layer_runs(sweep.masks_UL)
             known = self._known(sweep.masks_UL)
             todo_UL = sweep.masks_UL[~known]
             if len(todo_UL):
@@ -147,7 +147,7 @@ class EvaluatedMasks:
         self.progress.plan(len(masks_UL), len(masks_UL))
         for mask_L in masks_UL:
             self.progress.update(1)
-            self.layer_runs_charged += int(mask_L.sum())
+            self.layer_runs_in_all += int(mask_L.sum())
             if self._known(mask_L[None])[0]:
                 continue
             self._prepare_ledger()

@@ -76,7 +76,7 @@ class LayerGame:
     keep_one_of : tuple of tuple of int
         Groups of players of which one must stay in a model that generates (`layershap.surgery.keep_one_of`); masks
         that keep none of a group are evaluated all the same.
-    n_evaluated, n_charged, layer_runs, layer_runs_charged : int
+    n_evaluated, n_asked, layer_runs, layer_runs_in_all : int
         Numbers of masks and of layer runs spent so far; those charged include what the ledger supplied.
     fingerprint : dict
         Everything that a score depends on, as plain JSON values; reads all weights when first asked for.
@@ -189,9 +189,9 @@ class LayerGame:
         return self._evaluated.n_evaluated
 
     @property
-    def n_charged(self) -> int:
+    def n_asked(self) -> int:
         """Number of distinct masks asked for, including those read from the ledger."""
-        return self._evaluated.n_charged
+        return self._evaluated.n_asked
 
     @property
     def layer_runs(self) -> int:
@@ -199,9 +199,9 @@ class LayerGame:
         return self._evaluated.layer_runs
 
     @property
-    def layer_runs_charged(self) -> int:
+    def layer_runs_in_all(self) -> int:
         """Layer runs including those read from the ledger: a resumed fit counts as one that was never interrupted."""
-        return self._evaluated.layer_runs_charged
+        return self._evaluated.layer_runs_in_all
 
     def __call__(self, masks: MaskArray) -> FloatArray:
         """Scores [M] of masks [M, L] (or one mask [L])."""
@@ -255,7 +255,7 @@ class LayerGame:
         return self.engine.plan(self._evaluated.pending(self._checked(masks)))
 
     def charge(self, masks: MaskArray) -> int:
-        """Number of layer runs by which evaluating `masks` [M, L] would raise `layer_runs_charged`."""
+        """Number of layer runs by which evaluating `masks` [M, L] would raise `layer_runs_in_all`."""
         return self._evaluated.cost(self._checked(masks))
 
     def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:

@@ -71,7 +71,7 @@ class LayerStack:
         with claimed(self.layers), patched([self.layers[i] for i in skipped], make):
             yield
 
-    def alone(self, player: int) -> AbstractContextManager[None]:
+    def only(self, player: int) -> AbstractContextManager[None]:
         """Let a player's layer compute this player only: here nothing has to be done."""
         return nullcontext()
 

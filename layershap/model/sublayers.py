@@ -165,7 +165,7 @@ class SublayerStack:
             yield
 
     @contextmanager
-    def alone(self, player: int) -> Iterator[None]:
+    def only(self, player: int) -> Iterator[None]:
         """Let the player's layer compute this player only."""
         others = [i for i in self.players_of([self.layer_of(player)]) if i != player]
         parts = [part for i in others for part in self.sublayers[i].parts]

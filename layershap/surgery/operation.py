@@ -21,7 +21,7 @@ from layershap.surgery.recipe import keep_recipe, new_recipe
 
 
 @dataclass(frozen=True)
-class Site:
+class Location:
     """Where the layers live.
 
     Attributes
@@ -44,13 +44,13 @@ class Site:
         return self.path.rpartition(".")[0]
 
 
-def locate(model: nn.Module, stack: LayerStack) -> Site:
+def locate(model: nn.Module, stack: LayerStack) -> Location:
     """Find the list that holds the layers, or raise `UnsupportedModelError`."""
     for path, container in model.named_modules():
         if isinstance(container, nn.ModuleList | nn.Sequential):
             places = {id(module): place for place, module in enumerate(container)}
             if all(id(layer) in places for layer in stack.layers):
-                return Site(path, len(container), tuple(places[id(layer)] for layer in stack.layers))
+                return Location(path, len(container), tuple(places[id(layer)] for layer in stack.layers))
     raise UnsupportedModelError(
         f"the {len(stack)} layers of {type(model).__name__} must lie in one nn.ModuleList or nn.Sequential to be "
         "removed, no such list holds them all. They can be skipped (skip_layers), or put into a ModuleList first."
@@ -85,7 +85,7 @@ def _owners(forward: Any) -> list[Any]:
     return []
 
 
-def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None:
+def delete_layers(pruned: nn.Module, site: Location, removed: Sequence[int]) -> None:
     """Delete layers of `pruned` in place and bring everything that knows of them in step."""
     container: Any = pruned.get_submodule(site.path)
     parent = pruned.get_submodule(site.parent_path)
@@ -120,14 +120,14 @@ def delete_layers(pruned: nn.Module, site: Site, removed: Sequence[int]) -> None
         keep_recipe(pruned, replace(recipe.without_layers(kept), stale_patterns=recipe.stale_patterns + stale))
 
 
-def delete_sublayers(pruned: nn.Module, site: Site, removed: Sequence[Sublayer]) -> None:
+def delete_sublayers(pruned: nn.Module, site: Location, removed: Sequence[Sublayer]) -> None:
     """Put modules that hold and compute nothing in the place of sublayers of `pruned`, in place.
 
     Parameters
     ----------
     pruned : nn.Module
         The model.
-    site : Site
+    site : Location
         Where its layers are.
     removed : sequence of Sublayer
         Sublayers of it, or of the model that it is a copy of: only their layer, kind and parts' names count.

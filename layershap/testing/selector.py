@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from layershap.fitting.record import RecordedGame
+from layershap.fitting.removable_game import RemovableGame
 from layershap.masks import leave_one_out_masks
 from layershap.protocols import FloatArray, HoldsBack, MaskArray, SearchingSelector, SelectionEvidence, Selector
 from layershap.surrogates import PairwiseRidge
@@ -140,7 +140,7 @@ def _searched(selector: SearchingSelector, evidence: SelectionEvidence, max_remo
 
     surrogate = PairwiseRidge()
     # What fit samples first: the masks that lack one layer.
-    record = RecordedGame(score, removable, n_players + required)
+    record = RemovableGame(score, removable, n_players + required)
     record(leave_one_out_masks(n_players))
     try:
         selector.search(record, surrogate, max_remove, np.random.default_rng(0))

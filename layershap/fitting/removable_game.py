@@ -14,7 +14,7 @@ from layershap.masks import allowed, mask_keys, over_layers
 from layershap.protocols import FloatArray, Game, IntArray, MaskArray
 
 
-class RecordedGame:
+class RemovableGame:
     """A game restricted to the removable layers that keeps its masks and scores in the order of evaluation.
 
     Parameters
