@@ -14,6 +14,7 @@ from importlib.metadata import version
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
 from layershap.cli import baselines, evaluate, fit, prune, report
 from layershap.cli.arguments import UsageError
+from layershap.cli.result import CommandResult
 from layershap.exceptions import LayerShapError
 
 _COMMANDS = (fit, prune, evaluate, baselines, report)

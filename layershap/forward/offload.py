@@ -1,7 +1,7 @@
 """Keeping one layer's offloaded weights on the execution device while many states pass through it.
 
-accelerate's hooks load a module's weights before each call and drop them after it. Within `layer_loaded` they are loaded
-once, and the calls go straight to the module's own forward.
+accelerate's hooks load a module's weights before each call and drop them after it. Within `layer_loaded` they are
+loaded once, and the calls go straight to the module's own forward.
 """
 
 from __future__ import annotations
