@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -123,6 +124,16 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         support = np.ones(self.n_layers_in_, dtype=bool)
         support[removed] = False
         return np.flatnonzero(support) if indices else support
+
+    def __sklearn_clone__(self) -> Any:
+        """`sklearn.clone`: parameters are copied, modules in `layers` stay those of the model."""
+        parameters = self.get_params(deep=False)
+        layers = parameters.pop("layers")
+        copied = type(self)(layers=layers, **{name: clone(value, safe=False) for name, value in parameters.items()})
+        for name in ("_metadata_request", "_sklearn_output_config"):
+            if hasattr(self, name):
+                setattr(copied, name, deepcopy(getattr(self, name)))
+        return copied
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -66,7 +66,7 @@ class LayerPruner(FittedPruner):
         Definition of a layer's value, and how it is estimated.
 
         - StratifiedValues: marginal contribution averaged over the sampled coalition sizes (the paper); ranks better.
-        - ShapleyValues: true Shapley value, averaged over all coalition sizes.
+        - ShapleyValues: averaged over all coalition sizes; the Shapley value of the game with ``keep_veto=False``.
     max_remove : int, optional
         Largest number of layers that a search looks for and that `transform` then accepts. By default two thirds of
         the removable layers, rounded up.

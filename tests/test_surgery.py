@@ -188,7 +188,7 @@ def test_layers_outside_a_list_are_refused():
         ([1, 1], ValueError, "distinct"),
         ([4, -1], ValueError, r"\[4\] twice"),
         ([-5, 1, 2, -2, 4], ValueError, "all of them"),
-        (2, TypeError, "list of layer indices"),
+        (2, TypeError, "layer indices must be a list, got the int 2"),
         ([1.0], TypeError, "must be ints"),
         ([True], TypeError, "must be ints"),
     ],

@@ -145,6 +145,39 @@ def test_the_best_surrogate_repeats_itself_and_survives_pickling():
     assert np.array_equal(closed.shapley_values(), -closed.chosen_.main_effects_)
 
 
+def test_the_best_of_candidates_that_are_none():
+    masks = np.random.default_rng(0).random((60, 5)) < 0.7
+    scores = masks @ np.arange(5.0)
+    for wrong in (LinearRidge(), "ridge", 5, {"ridge": LinearRidge()}):
+        with pytest.raises(TypeError, match="candidates must be a sequence of surrogates"):
+            BestSurrogate(wrong).fit(masks, scores)
+    for wrong in (LinearRidge, None, "ridge"):
+        with pytest.raises(TypeError, match="candidates must be objects with fit and predict"):
+            BestSurrogate([LinearRidge(), wrong]).fit(masks, scores)
+
+
+class Predicts:
+    def __init__(self, what):
+        self.what = what
+
+    def fit(self, masks, scores):
+        return self
+
+    def predict(self, masks):
+        return self.what(masks)
+
+
+def test_a_candidate_that_diverges_is_not_chosen_and_no_end_of_the_fit():
+    masks = np.random.default_rng(0).random((60, 5)) < 0.7
+    scores = masks @ np.arange(5.0)
+    best = BestSurrogate([Predicts(lambda m: np.full(len(m), np.nan)), LinearRidge()], random_state=0)
+    assert isinstance(best.fit(masks, scores).chosen_, LinearRidge)
+    assert best.scores_["Predicts"] == -np.inf
+    for what in (lambda m: 1.0, lambda m: np.zeros(3), lambda m: np.zeros((len(m), 1))):
+        with pytest.raises(TypeError, match="one number for each mask; Predicts predicts"):
+            BestSurrogate([LinearRidge(), Predicts(what)], random_state=0).fit(masks, scores)
+
+
 def test_the_best_surrogate_without_a_choice():
     masks = drawn(8, 60)
     with pytest.raises(ValueError, match="at least one candidate, got an empty"):

@@ -237,6 +237,9 @@ def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
             f'methods must be a mapping of name to estimator, such as {{"ShortGPT": ShortGPT()}}; got '
             f"{type(methods).__name__}"
         )
+    for name, method in methods.items():
+        if isinstance(method, type) or not (_is_fitted(method) or hasattr(method, "fit")):
+            raise TypeError(f"methods[{name!r}] must be an object with fit and removed_layers, got {method!r}")
     if not isinstance(tasks, Mapping):
         raise TypeError(
             f"tasks must be a mapping of name to f(model) -> float or to (utility, data); got {type(tasks).__name__}"

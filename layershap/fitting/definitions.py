@@ -59,9 +59,12 @@ class StratifiedValues(BaseEstimator):
 
 
 class ShapleyValues(StratifiedValues):
-    """True Shapley values of the layers: marginal contributions averaged over all coalition sizes alike.
+    """Shapley values of the layers: marginal contributions averaged over all coalition sizes alike.
 
-    The default sampler then draws masks of all sizes.
+    With ``keep_veto=False``, or where there are no veto players, these are the Shapley values of the whole game, which
+    sum up to what the whole model is worth above the empty one. Otherwise the other layers' values are Shapley values
+    among coalitions that keep the veto players, a veto player's is what such coalitions are worth with it less what
+    they are worth without, and the sum is another. The default sampler draws masks of all sizes.
 
     Parameters
     ----------

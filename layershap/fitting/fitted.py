@@ -68,20 +68,28 @@ class FitResult:
         """What the text held back says of each set chosen [N]."""
         return None if self.evidence.final is None else self.evidence.final.comparisons
 
-    def removal_scores(self, selector: Selector) -> FloatArray:
-        """Scores [N] of the sets that a selector removes; NaN if unknown.
+    def removal_sets(self, selector: Selector) -> list[list[int] | None]:
+        """Layers that a selector removes, for n = 1 to N; None where it can't do that number."""
+        found: list[list[int] | None] = []
+        for n_remove in range(1, self.evidence.max_remove + 1):
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", TiedSelectionWarning)
+                    found.append(sorted(map(int, select_layers(selector, self.selection, n_remove))))
+            except ValueError:
+                found.append(None)
+        return found
+
+    def removal_scores(self, sets: Sequence[list[int] | None]) -> FloatArray:
+        """Scores [N] of a set for each n = 1 to N; NaN if unknown.
 
         On the text held back, if any was, else on all that was searched.
         """
         evidence, final = self.evidence, self.evidence.final
         known = dict(zip(mask_keys(evidence.searched), evidence.searched_scores, strict=True))
         found = np.full(evidence.max_remove, np.nan)
-        for n_remove in range(1, evidence.max_remove + 1):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", TiedSelectionWarning)
-                    chosen = select_layers(selector, self.selection, n_remove)
-            except ValueError:  # a selector need not be able to do every number
+        for n_remove, chosen in enumerate(sets, 1):
+            if chosen is None:
                 continue
             mask = without(chosen, len(evidence.removable))
             compared = None if final is None else final.comparisons[n_remove - 1]
@@ -96,8 +104,8 @@ class FittedPruner(ModelPruner):
     """The fitted attributes of `layershap.LayerPruner`, read from its `result_`."""
 
     result_: FitResult
+    _sets_of_fit: list[list[int] | None]
     keep_one_of_: tuple[tuple[int, ...], ...]
-    removal_scores_: FloatArray
     selector: Selector | None
     random_state: Any
 
@@ -108,13 +116,13 @@ class FittedPruner(ModelPruner):
 
     def _keep(self, result: FitResult) -> None:
         # A selector of the user's may fail, and Ctrl-C come: before the first attribute is set.
-        scores = result.removal_scores(self._selector)
+        sets = result.removal_sets(self._selector)
         self.result_ = result
         self.n_layers_in_ = len(result.evidence.removable)
         self.max_remove_ = result.evidence.max_remove
         self.removable_ = result.evidence.removable
         self.keep_one_of_ = result.evidence.keep_one_of
-        self.removal_scores_ = scores
+        self._sets_of_fit = sets
 
     @property
     def _selector(self) -> Selector:
@@ -155,11 +163,20 @@ class FittedPruner(ModelPruner):
         return self._result.contributions.interactions
 
     @property
+    def removal_scores_(self) -> FloatArray:
+        """Score of the set of n layers that `transform` removes, for n = 1 to N.
+
+        The score is on the text held back from the search, or else on all text searched; NaN if the set was not scored
+        there. After ``set_params(selector=...)`` the sets, and so the scores, are those of the new selector.
+        """
+        return self._result.removal_scores(self._result.removal_sets(self._selector))
+
+    @property
     def removal_probabilities_(self) -> FloatArray:
         """How often each layer is among the n removed when the calibration sequences are resampled [N, L].
 
-        Row n - 1 is for n layers. The choice among the best sets is made again on each resample. The row is NaN where
-        the sequences can't be resampled.
+        Row n - 1 is for n layers. The choice among the best sets is made again on each resample, by the selector that
+        `fit` had. The row is NaN where the sequences can't be resampled.
         """
         return self._result.removal_probabilities
 

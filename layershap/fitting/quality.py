@@ -56,7 +56,8 @@ def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
             messages.append(
                 f"{n_masks} masks drawn at random don't tell the layers' values apart: their standard error is "
                 f"{error:.2g}, their true spread about {spread:.2g}. {needed.capitalize()} would halve the one against "
-                "the other; raise n_masks, or keep veto players in (keep_veto=True)."
+                "the other: raise n_masks, and let veto players be kept in, as is the default "
+                "(StratifiedValues(keep_veto=True))."
             )
     if found.doubtful:
         messages.append(

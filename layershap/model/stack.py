@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -39,8 +39,8 @@ class LayerStack:
     """
 
     path: str
-    layers: tuple[nn.Module, ...]
-    forms: tuple[CallForm, ...]
+    layers: tuple[nn.Module, ...] = field(repr=False)
+    forms: tuple[CallForm, ...] = field(repr=False)
     causal: bool = False
 
     def __len__(self) -> int:
@@ -167,19 +167,21 @@ def _given(model: nn.Module, layers: str | Sequence[nn.Module]) -> Iterator[tupl
             )
         yield layers, tuple(container)
         return
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be a dotted path or a sequence of modules, got {type(layers).__name__}")
     modules = tuple(layers)
     check_belongs(modules, model)
     yield _common_list(model, modules), modules
 
 
 def check_belongs(modules: Sequence[nn.Module], model: nn.Module) -> None:
-    """Raise `UnsupportedModelError` unless these are all modules of this very model."""
+    """Raise `UnsupportedModelError` unless these are different modules of this very model."""
     inside = set(model.modules())
     for index, module in enumerate(modules):
-        if not isinstance(module, nn.Module) or module not in inside:
+        if not isinstance(module, nn.Module) or module not in inside or module in modules[:index]:
             raise UnsupportedModelError(
-                f"layers[{index}] must be a submodule of the {type(model).__name__} given, "
-                f"got {type(module).__name__}. (Was it taken from another copy of the model?)"
+                f"layers[{index}] must be a submodule of the {type(model).__name__} given, each named once, "
+                f"got {type(module).__name__}. (Was it taken from another copy of the model? A dotted path serves all.)"
             )
 
 
@@ -203,8 +205,7 @@ def _candidates(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]
             break
     lists = [item for item in lists if not _is_one_of_parallel_lists(model, item[0])]
     lists.sort(key=lambda item: sum(p.numel() for p in item[1].parameters()), reverse=True)
-    config = text_config(getattr(model, "config", None))
-    expected = getattr(config, "num_hidden_layers", None)
+    expected = getattr(text_config(getattr(model, "config", None)), "num_hidden_layers", None)
     by_count = [item for item in lists if len(item[1]) == expected]
     largest = [item for item in lists if len(item[1]) == len(lists[0][1])]  # rivals of the largest, itself first
     seen: set[str] = set()
@@ -229,8 +230,7 @@ def _is_one_of_parallel_lists(model: nn.Module, path: str) -> bool:
 
 
 def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
-    decoder = part_of(model, "get_decoder")
-    if decoder is not None:
+    if (decoder := part_of(model, "get_decoder")) is not None:
         yield decoder
     base = getattr(model, "base_model", None)
     if isinstance(base, nn.Module):
@@ -280,7 +280,7 @@ def skip_layers(model: nn.Module, layers: Iterable[int], *, stack: LayersArgumen
 def check_layer_indices(layers: Iterable[int], n_layers: int) -> list[int]:
     """Sorted layer indices in [0, n_layers); negative ones count from the end, none is named twice."""
     if isinstance(layers, Integral):
-        raise TypeError(f"layers must be a list of layer indices, got the int {layers}; write [{layers}]")
+        raise TypeError(f"layer indices must be a list, got the int {layers}; write [{layers}]")
     given = []
     for value in layers:
         if isinstance(value, bool) or not hasattr(value, "__index__"):

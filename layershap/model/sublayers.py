@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -112,7 +112,7 @@ class SublayerStack:
     """
 
     stack: LayerStack
-    sublayers: tuple[Sublayer, ...]
+    sublayers: tuple[Sublayer, ...] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.sublayers)

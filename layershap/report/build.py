@@ -36,7 +36,7 @@ def fit_record(pruner: LayerPruner) -> FitRecord:
         model_class=model.model_class,
         layers_path=model.path,
         dtype=str(pruner.fingerprint_["dtype"]),
-        granularity=pruner.granularity,
+        granularity=str(pruner.fingerprint_["granularity"]),
         weights_digest=str(pruner.fingerprint_["weights"]),
         n_parameters=model.n_parameters,
         n_bytes=model.n_bytes,
@@ -82,18 +82,21 @@ def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> floa
 def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     """One record for each number of layers that the pruner can remove."""
     records = []
+    scores = pruner.removal_scores_
     for n_remove in range(1, pruner.max_remove_ + 1):
         layers = pruner.removed_layers(n_remove)
         mask_L = pruner.get_support(n_remove).astype(bool)
+        # Of the sets that the selector of the fit chose: another selector may have been set since.
+        same = layers == pruner._sets_of_fit[n_remove - 1]
         sure = pruner.removal_probabilities_[n_remove - 1, layers]
         freed = [pruner.inspection_.layers[layer] for layer in layers]
         records.append(
             RemovalRecord(
                 n_remove=n_remove,
                 layers=tuple(layers),
-                probabilities=None if np.isnan(sure).any() else tuple(sure.tolist()),
-                score=_known(pruner.removal_scores_[n_remove - 1]),
-                comparison=_comparison(pruner, n_remove),
+                probabilities=None if not same or np.isnan(sure).any() else tuple(sure.tolist()),
+                score=_known(scores[n_remove - 1]),
+                comparison=_comparison(pruner, n_remove) if same else None,
                 predicted_score=_predicted(pruner, mask_L),
                 n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),
                 n_bytes=pruner.inspection_.n_bytes - sum(layer.n_bytes for layer in freed),

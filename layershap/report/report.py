@@ -84,6 +84,10 @@ class PruningReport:
     environment: Environment
     outcomes: tuple[PruningOutcome, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        """Whether two reports hold the same, NaN being the same as NaN."""
+        return to_plain(self) == to_plain(other) if isinstance(other, PruningReport) else NotImplemented
+
     @classmethod
     def from_estimator(cls, pruner: LayerPruner) -> PruningReport:
         """The report of a fitted `LayerPruner`; the same as ``pruner.report_``."""

@@ -5,7 +5,7 @@ Shapes: M masks, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -46,7 +46,7 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         Chosen surrogate, fitted to all masks.
     scores_ : dict of str to float
         Held-out R2 of each candidate by its class's name, numbered where a class comes twice; NaN where all scores that
-        were held out are the same.
+        were held out are the same, -inf for a candidate that predicts numbers that aren't finite.
 
     See Also
     --------
@@ -74,10 +74,10 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         ------
         ValueError
             No candidates.
+        TypeError
+            Candidates that are no surrogates, or don't predict one number for each mask.
         """
-        candidates = _default_candidates() if self.candidates is None else list(self.candidates)
-        if not candidates:
-            raise ValueError("BestSurrogate needs at least one candidate, got an empty sequence; None tries three")
+        candidates = _default_candidates() if self.candidates is None else _checked(self.candidates)
         masks_ML, scores_M = np.asarray(masks, dtype=bool), np.asarray(scores, dtype=np.float64)
         seed = self.random_state
         if isinstance(seed, bool) or not isinstance(seed, Integral):
@@ -100,6 +100,20 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         """Predicted scores [M] of `masks` [M, L] by the chosen surrogate."""
         check_is_fitted(self)
         return np.asarray(self.chosen_.predict(masks))
+
+
+def _checked(candidates: Any) -> list[Surrogate]:
+    if isinstance(candidates, str | Mapping) or not isinstance(candidates, Iterable):
+        raise TypeError(
+            f"candidates must be a sequence of surrogates, such as [LinearRidge(), PairwiseRidge()]; got {candidates!r}"
+        )
+    found = list(candidates)
+    if not found:
+        raise ValueError("BestSurrogate needs at least one candidate, got an empty sequence; None tries three")
+    for candidate in found:
+        if isinstance(candidate, type) or not isinstance(candidate, Surrogate):
+            raise TypeError(f"candidates must be objects with fit and predict, got {candidate!r}")
+    return found
 
 
 def _default_candidates() -> list[Surrogate]:

@@ -52,7 +52,7 @@ def drawn_at_random(masks_ML: MaskArray) -> MaskArray:
 
 
 def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, seed: int) -> float:
-    """R2 on masks that the surrogate had not seen; NaN where it is not defined.
+    """R2 on masks that the surrogate had not seen; NaN where it is not defined, -inf where no prediction is.
 
     Parameters
     ----------
@@ -62,6 +62,11 @@ def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray,
         Finite scores.
     seed : int
         Seed of the folds, and of a surrogate that is random and has no seed.
+
+    Raises
+    ------
+    TypeError
+        The surrogate doesn't predict one number for each mask.
     """
     judged_M = drawn_at_random(masks_ML)
     predictions_M = np.full(len(scores_M), np.nan)
@@ -69,8 +74,16 @@ def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray,
         model = fresh_surrogate(surrogate, seed)
         model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
         predicted_M = unseen_M if unseen_M.any() else judged_M  # a single mask has nothing to be held out from
-        predictions_M[predicted_M] = np.asarray(model.predict(masks_ML), dtype=np.float64)[predicted_M]
+        found_M = np.asarray(model.predict(masks_ML), dtype=np.float64)
+        if found_M.shape != scores_M.shape:
+            raise TypeError(
+                f"a surrogate must predict one number for each mask; {type(surrogate).__name__} predicts "
+                f"{list(found_M.shape)} for {len(scores_M)} masks"
+            )
+        predictions_M[predicted_M] = found_M[predicted_M]
     truth, guesses = scores_M[judged_M], predictions_M[judged_M]
     if len(truth) < 2 or np.ptp(truth) == 0:
         return float("nan")
+    if not np.isfinite(guesses).all():
+        return -float("inf")
     return float(r2_score(truth, guesses))

@@ -38,6 +38,8 @@ def sequences_and_utility(
         utility = calib_data.utility if utility is None else utility
         calib_data = calib_data.calibration
     chosen = PerplexityRatio() if utility is None else utility
+    if isinstance(chosen, type):
+        raise TypeError(f"utility must be an object, got the class {chosen.__name__}; write {chosen.__name__}()")
     if not isinstance(chosen, Utility) and not callable(chosen):
         raise TypeError(
             "utility must have `statistics` and `score` (the Utility protocol) or be a callable f(model) -> float, "
