@@ -13,7 +13,7 @@ TESTED = {
     "quickstart.py",
     "context_dependence.py",
     "state_space.py",
-    # tests/test_composition.py
+    # tests/test_pruner_composition.py
     "prune_then_quantise.py",
     "quantise_then_prune.py",
     "prune_then_heal.py",
