@@ -20,12 +20,11 @@ from layershap import (
     perplexity,
 )
 from layershap.calibration import IGNORE, as_calibration
-from layershap.datasets import load_calibration_text
 from layershap.utilities import NegativeLogLikelihood
 
-from .test_docs import follow
+from .helpers.pages import follow
+from .helpers.texts import TEXTS
 
-TEXTS = [text[:1500] for text in load_calibration_text()[:12]]
 ROWS = [{"text": text, "number": i} for i, text in enumerate(TEXTS)]
 KEPT = np.array([[1, 1, 0, 1, 1]], dtype=bool)
 

@@ -18,8 +18,9 @@ from layershap.cli.inputs import PROTOCOLS, read_texts
 from layershap.cli.main import build_parser
 from layershap.cli.report import _PICTURES
 from layershap.report.page import pictures
-from tests.cli_runs import copy_of_the_model, measure, prune, refusal
-from tests.conftest import STORIES
+
+from .helpers.commands import copy_of_the_model, measure, prune, refusal
+from .helpers.models import STORIES
 
 USAGE = [
     (["prune", "M", "--out", "o"], "either by --report and --n-remove, or by --remove"),

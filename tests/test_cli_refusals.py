@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM
 from layershap import PruningReport
 from layershap.cli import main
 from layershap.cli.report import _PICTURES
-from tests.cli_runs import TOKENIZER, copy_of_the_model, files, fit_again, measure, prune, refusal
-from tests.conftest import STORIES
+
+from .helpers.commands import TOKENIZER, copy_of_the_model, files, fit_again, measure, prune, refusal
+from .helpers.models import STORIES
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -31,9 +31,8 @@ from layershap.masks import subsets
 from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
 from layershap.tasks import multiple_choice
 from layershap.utilities import OnSequences, PerplexityRatio, WeightedSum
-from tests.conftest import STORY
 
-IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
+from .helpers.texts import IDS, STORY
 
 
 @pytest.fixture(scope="module")

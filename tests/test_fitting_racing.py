@@ -16,7 +16,8 @@ from layershap.fitting.text_game import TextGame, paired_differences
 from layershap.protocols import SequenceStatistics
 from layershap.shapley import all_masks
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
-from tests.conftest import STORY
+
+from .helpers.texts import STORY
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from layershap import (
     utilities,
 )
 from layershap.forward.engine import Engine
-from tests.conftest import STORIES
+
+from .helpers.models import STORIES
 
 
 def test_all_coalitions_of_a_published_checkpoint(stories, stories_calibration):

@@ -23,7 +23,7 @@ from layershap import CheckpointWarning, load_pruned, remove_layers, save_pruned
 from layershap.surgery.config import prune_config
 
 from .architectures.build import build
-from .test_surgery import logits
+from .helpers.surgery import logits
 
 
 @pytest.fixture
