@@ -73,7 +73,7 @@ def test_hidden_states_stay_within_the_budget(stories, stories_calibration, monk
     engine = engine_for(model, stories_calibration, memory_budget=budget)
     live: list[weakref.ref[torch.Tensor]] = []
     peak = 0
-    stored = FusedForward._stored
+    stored = FusedForward.stored
 
     def track(self, state):
         nonlocal peak, live
@@ -84,7 +84,7 @@ def test_hidden_states_stay_within_the_budget(stories, stories_calibration, monk
         return stored(self, state)
 
     plan = engine.plan(masks)  # decides on the path first: that is not part of the run
-    monkeypatch.setattr(FusedForward, "_stored", track)
+    monkeypatch.setattr(FusedForward, "stored", track)
     assert fused(engine, masks)["nll"] == pytest.approx(reference, abs=1e-5)
     assert 0 < peak <= max(budget, 3 * state_bytes)  # the root, a layer's input and its output
     assert peak <= plan.peak_states * state_bytes

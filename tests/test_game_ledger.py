@@ -139,7 +139,7 @@ torch.set_num_threads(1)
 from layershap import LayerPruner
 from layershap.forward import engine
 from transformers import AutoModelForCausalLM
-engine._SWEEP_MASKS = 4
+engine.SWEEP_MASKS = 4
 run = engine.Engine.run
 def slow(self, masks, progress):
     time.sleep(0.15)  # long enough to be killed between two sweeps

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from layershap import LayerGame, LayerPruner, ModelInUseError, find_layers, find_sublayers, skip_layers, skip_sublayers
-from layershap.model import patching
-from layershap.model.patching import evaluation_mode, patched
+from layershap.model.patching import claimed, evaluation_mode, patched
 
 IDS = torch.arange(8, 24)[None]
 
@@ -165,8 +164,14 @@ def test_fits_in_threads_on_copies(stories, stories_calibration):
     assert np.array_equal(first, second)
 
 
+def hold(model):
+    with claimed(model.modules()):
+        pass
+
+
 def test_an_interrupt_at_any_moment_leaves_the_modes_as_they_were(stories):
     """Ctrl-C comes between any two steps of Python code."""
+    another_thread = ThreadPoolExecutor(1)
     model = deepcopy(stories[0]).train()
     model.model.layers[1].eval()
     modes = [module.training for module in model.modules()]
@@ -197,5 +202,6 @@ def test_an_interrupt_at_any_moment_leaves_the_modes_as_they_were(stories):
                 thread.join()
         assert [module.training for module in model.modules()] == modes
         assert not any("forward" in vars(module) for module in model.modules())
-        assert not any(module in patching._claims for module in model.modules())
+        another_thread.submit(hold, model).result()  # none is still held by this one
     assert interrupted > 0
+    another_thread.shutdown()

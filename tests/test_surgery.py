@@ -187,11 +187,11 @@ def forwards(model: nn.Module, check: object, removed: tuple[int, ...] = (1,)) -
 def test_check_auto_is_full_for_small_models_and_sampled_for_large_ones(monkeypatch):
     assert forwards(load_stories(), "auto") == forwards(load_stories(), True)
     probe_only = forwards(load_stories(), False)
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", load_stories().num_parameters() - 1)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", load_stories().num_parameters() - 1)
     # The probe that finds the layers, the masked model, the pruned one; nothing is generated or rebuilt.
     assert forwards(load_stories(), "auto") == probe_only + 2
     sizes = {"num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", 0)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", 0)
     with pytest.raises(SurgeryCheckError, match="logits of the model that skips"):
         remove_layers(Rebel(LlamaConfig(**sizes, vocab_size=128)), [1])
     with pytest.warns(CheckpointWarning, match="layer's old index is baked into it"):
@@ -303,9 +303,9 @@ def test_a_hybrid_keeps_an_attention_layer(model_type, attention):
 
 
 def test_solve_period():
-    assert families._solve_period([1, 4], 6) == (3, 1)
-    assert families._solve_period([0, 1], 4) is None
-    assert families._solve_period([], 3) == (4, 3)
+    assert families.solve_period([1, 4], 6) == (3, 1)
+    assert families.solve_period([0, 1], 4) is None
+    assert families.solve_period([], 3) == (4, 3)
 
 
 def test_rename():

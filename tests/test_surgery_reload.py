@@ -29,7 +29,7 @@ from .helpers.surgery import logits
 @pytest.fixture
 def large(monkeypatch):
     """Every model counts as one above 100 M parameters."""
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", 0)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", 0)
 
 
 # ---- lists of layer indices
