@@ -62,7 +62,7 @@ game([[True, False]])
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
     bar, last = found.stderr.split("\n")[-2:]
-    assert re.match(r"2 masks: 100%", bar.split("\r")[-1])
+    assert re.match(r"2 of 2 masks: 100%", bar.split("\r")[-1])
     assert last == "the end"
 
 
