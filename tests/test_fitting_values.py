@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.dummy import DummyRegressor
+from sklearn.tree import DecisionTreeRegressor
 
 from layershap import (
     HammingProcess,
@@ -21,7 +22,7 @@ from layershap import (
     shapley,
 )
 from layershap.exceptions import ValueQualityWarning
-from layershap.fitting.values import ValueSettings, fit_values
+from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
 from layershap.fitting.veto import veto_players
 from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import SampledMasks, Semivalue, all_masks
@@ -251,3 +252,22 @@ def test_the_defaults_values_are_as_sure_as_they_say(name, monkeypatch):
     # Without the correction the same surrogate's values are surer of themselves than they are right, or no better.
     poorer = values.quality(stored, PairwiseRidge(), 9 * len(stored.free))
     assert found.error < poorer.error
+
+
+def test_the_sampling_of_values_without_a_closed_form_is_in_their_errors(rough):
+    """A surrogate that fits all coalitions exactly leaves nothing but the sampling."""
+    masks, scores = rough
+    tree = DecisionTreeRegressor(random_state=0)
+    n_players = masks.shape[1]
+    for strata in ((6, 4), None):
+        few, many = (
+            fit_values(tree, masks, scores, ValueSettings(strata, n, unbiased=False), np.random.default_rng(0))
+            for n in (400, 40_000)
+        )
+        semivalue = Semivalue.shapley(n_players) if strata is None else Semivalue.of_strata(n_players, strata)
+        truth = semivalue.of_table(masks, scores)
+        assert np.abs(many.values - truth).max() < np.abs(few.values - truth).max()
+        _, few_errors = surrogate_values(few.surrogate, n_players, few.settings, np.random.default_rng(0))
+        _, many_errors = surrogate_values(many.surrogate, n_players, many.settings, np.random.default_rng(0))
+        assert few_errors.mean() > 5 * many_errors.mean()
+        assert (few.mask_errors >= few_errors).all()

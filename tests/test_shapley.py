@@ -194,7 +194,7 @@ def test_strata_around_one_depth():
     assert shapley.strata_around(12, 11, width=2) == [1, 2, 3]
     with pytest.raises(ValueError, match=r"\[1, 11\]"):
         shapley.strata_around(12, 12)
-    with pytest.raises(ValueError, match=r"width must be at least 0 .* got -1"):
+    with pytest.raises(ValueError, match=r"width must be an int of at least 0 .* got -1"):
         shapley.strata_around(12, 4, width=-1)
 
 

@@ -17,7 +17,6 @@ import argparse
 import json
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,32 +147,45 @@ def read(record: Path) -> list[dict[str, Any]]:
 
 
 def table(problem_name: str) -> str:
-    """Test perplexities by method, number of sequences and depth: means over the draws, and wins of the default."""
+    """Test perplexities by method, number of sequences and depth: means over the draws that every method has."""
     rows = read(CACHE / f"generalisation_{problem_name}.jsonl")
     if not rows:
         raise SystemExit(f"nothing was run for {problem_name} yet")
     depths = [int(n) for n in rows[0]["sets"]]
     lines = []
-    for kind, title in (("same", "the calibration's kind of text"), ("other", "another kind of text")):
-        found: dict[tuple[int, str], list[list[float]]] = defaultdict(list)
-        for row in rows:
-            found[row["sequences"], row["method"]].append([row[kind][str(n)] for n in depths])
+    for count in sorted({row["sequences"] for row in rows}):
+        of_count = [row for row in rows if row["sequences"] == count]
+        names = list(dict.fromkeys(row["method"] for row in of_count))
+        by_method = {name: {row["draw"]: row for row in of_count if row["method"] == name} for name in names}
+        draws = sorted(set.intersection(*(set(found) for found in by_method.values())))
+        lines += [f"### {count} sequences, draws {', '.join(map(str, draws))}", ""]
+        for kind, title in (("same", "the calibration's kind of text"), ("other", "another kind of text")):
+            means = {
+                name: np.mean([[found[draw][kind][str(n)] for n in depths] for draw in draws], axis=0)
+                for name, found in by_method.items()
+            }
+            lowest = np.min(list(means.values()), axis=0)
+            body = [
+                [name, *(f"**{v:.1f}**" if v <= best * 1.0005 else f"{v:.1f}" for v, best in zip(found, lowest))]
+                for name, found in means.items()
+            ]
+            lines += [f"Test perplexity on {title} (`seq128`), mean over the draws:", ""]
+            lines += [markdown(["method", *(f"{n} removed" for n in depths)], body), ""]
         body = [
-            [str(count), name, str(len(values)), *(f"{value:.1f}" for value in np.mean(values, axis=0))]
-            for (count, name), values in sorted(found.items())
+            [name, f"{np.median([found[draw]['cpu_seconds'] for draw in draws]):.0f}"]
+            for name, found in by_method.items()
         ]
-        header = ["sequences", "method", "draws", *(f"{n} removed" for n in depths)]
-        lines += [f"Test perplexity on {title} (`seq128`), mean over the draws:", "", markdown(header, body), ""]
-    costs: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for row in rows:
-        costs[row["sequences"], row["method"]].append(row["cpu_seconds"])
-    body = [[str(count), name, f"{np.median(values):.0f}"] for (count, name), values in sorted(costs.items())]
-    lines += [
-        "CPU seconds of a fit, median; what a ledger supplied costs nothing (greedy follows the default):",
-        "",
-        markdown(["sequences", "method", "CPU s"], body),
-        "",
-    ]
+        lines += [
+            "CPU seconds of a fit, median; what a ledger supplied costs nothing (greedy follows the default):",
+            "",
+        ]
+        lines += [markdown(["method", "CPU s"], body), ""]
+        body = [
+            [name, str(draw), *(" ".join(map(str, found[draw]["sets"][str(n)])) for n in depths)]
+            for name, found in by_method.items()
+            for draw in draws
+        ]
+        lines += ["Layers removed:", "", markdown(["method", "draw", *map(str, depths)], body), ""]
     return "\n".join(lines)
 
 

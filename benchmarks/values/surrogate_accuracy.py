@@ -90,7 +90,7 @@ def accuracy(stored: Stored, surrogate: Surrogate, n_masks: int) -> list[str]:
         masks, scores = stored.masks[rows], stored.scores[rows]
         start = time.perf_counter()
         model = clone(surrogate).fit(masks, scores)
-        own = surrogate_values(model, n_free, settings, np.random.default_rng(seed))
+        own, _ = surrogate_values(model, n_free, settings, np.random.default_rng(seed))
         seconds.append(time.perf_counter() - start)
         unseen = np.setdiff1d(np.flatnonzero(at_random), rows)
         if len(unseen):

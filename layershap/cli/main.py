@@ -8,7 +8,8 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
@@ -75,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     arguments = build_parser().parse_args(argv)
-    _send_messages_to_stderr()
     try:
-        answer = arguments.run(arguments)
+        with _messages_to_stderr():
+            answer = arguments.run(arguments)
     except KeyboardInterrupt:
         print("interrupted; a fit's evaluated masks are kept, the same command resumes", file=sys.stderr)
         return 130
@@ -104,17 +105,24 @@ def _print(answer: CommandResult, form: str) -> int:
     return 0
 
 
-def _send_messages_to_stderr() -> None:
-    """The messages of this library, not of those below it, each on a line without its place in the code."""
+@contextmanager
+def _messages_to_stderr() -> Iterator[None]:
+    """Show the messages of this library, not of those below it, each on a line without its place in the code."""
     import transformers
 
-    logger = logging.getLogger("layershap")
-    logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        logger.addHandler(_ToStandardError())
+    logger, handler = logging.getLogger("layershap"), _ToStandardError()
+    level, show_warning = logger.level, warnings.showwarning
     # One bar, that of the fit, is enough; transformers shows one for every file it reads or writes.
     transformers.utils.logging.disable_progress_bar()
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
     warnings.showwarning = _show_warning
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        warnings.showwarning = show_warning
 
 
 class _ToStandardError(logging.Handler):

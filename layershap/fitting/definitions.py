@@ -68,8 +68,8 @@ class ShapleyValues(StratifiedValues):
     keep_veto, unbiased : bool, default=True
         As in `StratifiedValues`.
     n_marginals : int, default=80000
-        As in `StratifiedValues`, for `contributions_at` alone: the values themselves, of a surrogate without a closed
-        form, are averaged over 2,000 orders in which the layers join.
+        Forty times the number of random orders in which the layers join, over which the values of a surrogate without a
+        closed form are averaged: 2,000 orders by default. For `contributions_at`, the number of masks per layer.
 
     See Also
     --------

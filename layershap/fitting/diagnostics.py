@@ -32,6 +32,8 @@ class Diagnostics(TypedDict):
         Number of layer runs of this process, as if each were on the whole text.
     layer_run_tokens : int
         Layer runs times tokens in all, those that a ledger supplied included.
+    value_run_tokens : int
+        Those of the masks that the values are estimated from, part of `layer_run_tokens`.
     seconds : float
         Wall-clock time of the fit.
     path, path_note : str
@@ -68,6 +70,7 @@ class Diagnostics(TypedDict):
     n_non_finite: int
     layer_runs: int
     layer_run_tokens: int
+    value_run_tokens: int
     seconds: float
     path: str
     path_note: str
@@ -100,6 +103,7 @@ def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, s
         "n_non_finite": int((~evidence.finite).sum()),
         "layer_runs": round(game.layer_runs),
         "layer_run_tokens": game.layer_run_tokens,
+        "value_run_tokens": evidence.value_run_tokens,
         "seconds": seconds,
         "path": game.first.path,
         "path_note": game.first.path_note,

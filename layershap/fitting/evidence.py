@@ -52,6 +52,8 @@ class Evidence:
         On the text held back, if any was.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay.
+    value_run_tokens : int
+        Layer runs times tokens of what was drawn, before any search.
     """
 
     removable: MaskArray
@@ -66,6 +68,7 @@ class Evidence:
     searched_scores: FloatArray
     final: FinalChoice | None
     keep_one_of: tuple[tuple[int, ...], ...]
+    value_run_tokens: int
 
 
 def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generator) -> Evidence:
@@ -96,6 +99,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
             "is the model sound, in this precision?"
         )
     drawn = draw_masks(game, settings, removable, n_drawn, rng)
+    value_run_tokens = game.layer_run_tokens
     record = RemovableGame(
         game,
         removable,
@@ -133,6 +137,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         searched_scores=searched_scores,
         final=final,
         keep_one_of=game.keep_one_of,
+        value_run_tokens=value_run_tokens,
     )
 
 

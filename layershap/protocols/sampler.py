@@ -20,8 +20,9 @@ class Sampler(Protocol):
     def sample(self, n_layers: int, n_masks: int, rng: np.random.Generator) -> MaskArray:
         """Draw at most `n_masks` masks over `n_layers` free layers [M, n_layers], with `rng` alone.
 
-        Protected layers are left out. Called when `fit` draws masks, before any search: once, or once per round if the
-        sampler is adaptive.
+        Protected layers are left out.
+
+        Called when `fit` draws masks, before any search: once, or once per round if the sampler is adaptive.
         """
         ...
 

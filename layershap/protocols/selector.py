@@ -122,7 +122,9 @@ class EvaluatedGame(Protocol):
     def race(self, masks: MaskArray, n_best: int = 1) -> FloatArray:
         """Scores [N] of `masks` [N, P] where only the best `n_best` of each size matter.
 
-        The other masks are scored on a part of the text. Called when a search looks for the best of many sets.
+        The other masks are scored on a part of the text.
+
+        Called when a search looks for the best of many sets.
         """
         ...
 
@@ -164,7 +166,8 @@ class SearchingSelector(Selector, Protocol):
     def search(self, game: EvaluatedGame, surrogate: Surrogate, max_remove: int, rng: np.random.Generator) -> None:
         """Evaluate sets of up to `max_remove` players through `game`, at most ``game.n_left`` new ones.
 
-        The `surrogate` is unfitted and must stay so: clone it. All randomness comes from `rng`. Called when the masks
-        for the values are drawn and scored, once in a fit, on the user's own selector.
+        The `surrogate` is unfitted and must stay so: clone it. All randomness comes from `rng`.
+
+        Called when the masks for the values are drawn and scored, once in a fit, on the user's own selector.
         """
         ...

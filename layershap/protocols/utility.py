@@ -91,8 +91,9 @@ class ResamplingUtility(Utility, Protocol):
     def resample(self, n_sequences: int, rng: np.random.Generator) -> IntArray:
         """Draw from `n_sequences` calibration sequences with repetition by `rng`; return their indices.
 
-        Sequences that belong together are drawn together. Called when a bootstrap asks what other text of the same kind
-        would have said, once per resample.
+        Sequences that belong together are drawn together.
+
+        Called when a bootstrap asks what other text of the same kind would have said, once per resample.
         """
         ...
 

@@ -158,6 +158,8 @@ def cost_record(pruner: LayerPruner) -> CostRecord:
         n_evaluated=found["n_evaluated"],
         layer_runs=found["layer_runs"],
         layer_run_tokens=float(found["layer_run_tokens"]),
+        n_for_values=found["n_drawn"],
+        value_run_tokens=float(found["value_run_tokens"]),
         seconds=found["seconds"],
         path=found["path"],
         path_note=found["path_note"],

@@ -170,6 +170,10 @@ class CostRecord:
         Number of layer runs on the sequences searched with.
     layer_run_tokens : float
         Layer runs x tokens in all, those of the final choice included.
+    n_for_values : int
+        Number of masks drawn for the values, among `n_masks`; a search asked for the others.
+    value_run_tokens : float
+        Layer runs x tokens of these, part of `layer_run_tokens`.
     seconds : float
         Wall-clock time of the fit.
     path, path_note : str
@@ -180,6 +184,8 @@ class CostRecord:
     n_evaluated: int
     layer_runs: int
     layer_run_tokens: float
+    n_for_values: int
+    value_run_tokens: float
     seconds: float
     path: str
     path_note: str

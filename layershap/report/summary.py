@@ -34,6 +34,10 @@ def summary_table(report: PruningReport) -> Table:
         ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
         ("surrogate", f"{report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}"),
         ("cost", f"{cost.n_masks} masks, {cost.layer_runs:,} layer runs, {cost.seconds:.1f} s, {cost.path} forward"),
+        (
+            "of it for values",
+            f"{cost.n_for_values} masks, {cost.value_run_tokens / max(cost.layer_run_tokens, 1):.0%} of the work",
+        ),
         ("random_state", fit.settings.get("random_state", "")),
         ("versions", versions),
         ("machine", f"{report.environment.platform}, {report.environment.device}"),

@@ -30,11 +30,12 @@ class SurrogateSearch(BaseEstimator):
 
     The search runs in ``fit``:
 
-    1. Greedy's path is followed, so that the result is never worse than greedy on the sequences searched. 2. A few
-    random sets are evaluated for the surrogate. 3. Rounds follow. In each round the surrogate is fitted to all
-    evaluated masks and proposes, for every size n at once,
-       the best neighbours of the best known sets and the best sets of all; they are evaluated in one pass. Then the
-       children of the best `n_parents` sets of each size are evaluated, as far as the masks suffice for another round.
+    1. Greedy's path is followed, so that the result is never worse than greedy on the sequences searched.
+    2. A few random sets are evaluated for the surrogate.
+    3. Rounds follow. In each round the surrogate is fitted to all evaluated masks and proposes, for every size n at
+       once, the best neighbours of the best known sets and the best sets of all; they are evaluated in one pass. Then
+       the children of the best `n_parents` sets of each size are evaluated, as far as the masks suffice for another
+       round.
 
     A size is dropped after `patience` rounds in which neither it nor a neighbouring size gained. The search ends when
     all sizes are dropped or no mask is left.
