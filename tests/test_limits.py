@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from layershap import (
-    LayerGame,
-    LayerPruner,
-)
+from layershap import LayerGame, LayerPruner
 from layershap.limits import check_int, check_max_remove, check_n_remove, most_removable, resolved_max_remove
 
 
