@@ -1,0 +1,4 @@
+import pytest
+
+# Before any of them is imported: what they assert is then shown as in the tests.
+pytest.register_assert_rewrite("tests.helpers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,16 +10,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from layershap import Calibration
 from layershap.cli import main
-from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.datasets import load_calibration_text, load_tiny_gpt2, tiny_random
+
+from .helpers.models import STORIES
+from .helpers.texts import STORY
 
 # The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
 torch.set_num_threads(1)
-
-STORIES = Path(__file__).parent / "data" / "stories260K"
-STORY = (
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
-    "big, red ball. She wanted to play with it, but it was too high. Her mom said, it is okay, we can ask the man. "
-)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +38,11 @@ def stories():
 @pytest.fixture(scope="session")
 def stories_calibration(stories):
     return Calibration.from_texts([STORY * 8], stories[1], seq_len=48, n_sequences=6, bos="sequence")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_random("gpt2", n_layers=5)
 
 
 @pytest.fixture(scope="session")

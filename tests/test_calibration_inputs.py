@@ -20,12 +20,11 @@ from layershap import (
     perplexity,
 )
 from layershap.calibration import IGNORE, as_calibration
-from layershap.datasets import load_calibration_text
 from layershap.utilities import NegativeLogLikelihood
 
-from .test_docs import follow
+from .helpers.pages import follow
+from .helpers.texts import TEXTS
 
-TEXTS = [text[:1500] for text in load_calibration_text()[:12]]
 ROWS = [{"text": text, "number": i} for i, text in enumerate(TEXTS)]
 KEPT = np.array([[1, 1, 0, 1, 1]], dtype=bool)
 
@@ -303,7 +302,7 @@ def test_streams_without_an_end_are_read_as_far_as_needed(gpt2):
 
 
 def test_all_of_what_has_no_end_is_refused(gpt2, monkeypatch):
-    monkeypatch.setattr("layershap.calibration.sources._MOST_READ", 100_000)
+    monkeypatch.setattr("layershap.calibration.sources.MOST_CHARACTERS", 100_000)
     monkeypatch.setattr("layershap.calibration.blocks.MOST_TOKENS", 1000)
     with pytest.raises(ValueError, match=r"no end after 10.,... characters; give n_sequences"):
         Calibration.from_texts(itertools.cycle(TEXTS), gpt2[1], n_sequences=None)

@@ -17,7 +17,8 @@ from layershap.checkpoint import RECIPE_FILE
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 
 from .architectures.build import build
-from .test_surgery import STORIES, logits, stories, tiny_gpt2
+from .helpers.models import STORIES, load_stories, tiny_gpt2
+from .helpers.surgery import logits
 
 pytestmark = pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
 
@@ -73,7 +74,7 @@ def test_another_precision_leaves_what_the_architecture_keeps(dtype, tmp_path):
 
 def test_computed_buffers_keep_their_precision(tmp_path):
     for dtype in (torch.float32, torch.bfloat16):
-        pruned = remove_layers(stories().to(torch.bfloat16), [1])
+        pruned = remove_layers(load_stories().to(torch.bfloat16), [1])
         pruned.model.rotary_emb.to(dtype)
         again = load_pruned(save_pruned(pruned, tmp_path / str(dtype)))
         assert again.model.rotary_emb.inv_freq.dtype is dtype
@@ -129,7 +130,7 @@ def test_changes_that_a_recipe_cannot_hold_are_refused(tmp_path):
     pruned.config.layer_types = ["sliding_attention"] + ["full_attention"] * (len(pruned.model.layers) - 1)
     with pytest.raises(UnsupportedModelError, match="layer_types"):
         save_pruned(pruned, tmp_path / "layers")
-    silent = remove_layers(stories(), [1])
+    silent = remove_layers(load_stories(), [1])
     for layer in silent.model.layers:
         layer.input_layernorm.variance_epsilon = 0.5
     with pytest.raises(SurgeryCheckError, match="as saved must give the logits"):
@@ -151,7 +152,7 @@ def test_plain_loading_refuses_what_it_would_load_wrongly(load, tmp_path):
 
 
 def test_plain_loading_is_right_where_it_works(tmp_path):
-    pruned = remove_layers(stories(), [1, 3])
+    pruned = remove_layers(load_stories(), [1, 3])
     folder = save_pruned(pruned, tmp_path)
     assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(folder)), logits(pruned))
 
@@ -165,7 +166,7 @@ def test_unchecked_removals_are_checked_when_saved(tmp_path):
 # ---- folders
 
 
-@pytest.mark.parametrize("make", [by_index, lambda: remove_layers(stories(), [1])], ids=["recipe", "plain"])
+@pytest.mark.parametrize("make", [by_index, lambda: remove_layers(load_stories(), [1])], ids=["recipe", "plain"])
 def test_a_recipe_does_not_serve_other_weights(make, tmp_path):
     folder = save_pruned(make(), tmp_path)
     remove_layers(tiny_gpt2(), [2]).save_pretrained(folder)
@@ -174,15 +175,15 @@ def test_a_recipe_does_not_serve_other_weights(make, tmp_path):
 
 
 def test_stray_weights_are_not_merged_in(tmp_path):
-    pruned = remove_layers(stories(), [1])
+    pruned = remove_layers(load_stories(), [1])
     folder = save_pruned(pruned, tmp_path)
-    remove_layers(stories(), [3]).save_pretrained(tmp_path / "other")
+    remove_layers(load_stories(), [3]).save_pretrained(tmp_path / "other")
     os.replace(tmp_path / "other" / "model.safetensors", folder / "model_backup.safetensors")
     assert torch.equal(logits(load_pruned(folder)), logits(pruned))
 
 
 def test_other_weights_in_the_folder_are_not_overwritten(tmp_path):
-    stories().save_pretrained(tmp_path)
+    load_stories().save_pretrained(tmp_path)
     before = files_of(tmp_path)
     with pytest.raises(FileExistsError, match=r"model\.safetensors"):
         save_pruned(by_index(), tmp_path)
@@ -192,7 +193,7 @@ def test_other_weights_in_the_folder_are_not_overwritten(tmp_path):
 def test_an_earlier_save_is_replaced_altogether(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(STORIES)
     tokenizer.chat_template = {"default": "first", "other": "second"}
-    save_pruned(remove_layers(stories(), [1]), tmp_path, tokenizer=tokenizer)
+    save_pruned(remove_layers(load_stories(), [1]), tmp_path, tokenizer=tokenizer)
     second = by_index()
     save_pruned(second, tmp_path, tokenizer=tokenizer)
     assert torch.equal(logits(load_pruned(tmp_path)), logits(second))
@@ -213,7 +214,7 @@ def test_nothing_is_left_of_a_save_that_fails(tmp_path):
             raise OSError("No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        save_pruned(remove_layers(stories(), [1]), tmp_path / "old", tokenizer=Failing())
+        save_pruned(remove_layers(load_stories(), [1]), tmp_path / "old", tokenizer=Failing())
     assert files_of(tmp_path / "old") == before
 
 
@@ -314,7 +315,7 @@ def test_a_damaged_recipe_names_its_file(text, folder):
 
 
 def test_recipes_name_no_repository_and_no_kernel(tmp_path):
-    model = stories()
+    model = load_stories()
     model.config._name_or_path = "somebody/stories"
     for pruned in (remove_layers(model, [1]), remove_sublayers(model, [1])):
         folder = save_pruned(pruned, tmp_path / str(len(list(tmp_path.iterdir()))))

@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 from layershap import Calibration, LayerPruner, PruningReport, evaluate
 from layershap.cli import main
 from layershap.cli.main import build_parser, help_texts
-from tests.conftest import STORIES, STORY
+
+from .helpers.models import STORIES
+from .helpers.texts import STORY
 
 FIT = ("--seq-len", "48", "--n-sequences", "4", "--n-masks", "40")
 

@@ -16,10 +16,11 @@ from layershap.cli import main
 from layershap.cli.baselines import METHODS, method
 from layershap.cli.inputs import PROTOCOLS, read_texts
 from layershap.cli.main import build_parser
-from layershap.cli.report import _PICTURES
+from layershap.cli.report import PICTURES
 from layershap.report.page import pictures
-from tests.cli_runs import copy_of_the_model, measure, prune, refusal
-from tests.conftest import STORIES
+
+from .helpers.commands import copy_of_the_model, measure, prune, refusal
+from .helpers.models import STORIES
 
 USAGE = [
     (["prune", "M", "--out", "o"], "either by --report and --n-remove, or by --remove"),
@@ -193,7 +194,7 @@ def test_names_known_to_the_options_are_the_librarys(run_folder):
     text = ["--text", "t", "--eval-text", "t", "--n-remove", "2"]
     arguments = build_parser().parse_args(["baselines", "M", *text])
     assert len({type(method(name, arguments)).__name__ for name in METHODS}) == len(METHODS) - 1, "one has two criteria"
-    assert set(pictures(PruningReport.load(run_folder / "report.json"), dpi=20)) == set(_PICTURES)
+    assert set(pictures(PruningReport.load(run_folder / "report.json"), dpi=20)) == set(PICTURES)
 
 
 def test_version_help_and_wrong_usage_wait_for_no_torch():

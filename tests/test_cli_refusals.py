@@ -11,9 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from layershap import PruningReport
 from layershap.cli import main
-from layershap.cli.report import _PICTURES
-from tests.cli_runs import TOKENIZER, copy_of_the_model, files, fit_again, measure, prune, refusal
-from tests.conftest import STORIES
+from layershap.cli.report import PICTURES
+
+from .helpers.commands import TOKENIZER, copy_of_the_model, files, fit_again, measure, prune, refusal
+from .helpers.models import STORIES
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -161,7 +162,7 @@ def test_pages_cards_and_pictures_are_not_replaced_unasked(run_folder, tmp_path,
     assert list(files(pictures_folder).values()) == [b"mine"]
     arguments = ["report", run_folder / "report.json", "--pictures", pictures_folder, "--html", tmp_path / "index.html"]
     assert main([*map(str, arguments), "--overwrite"]) == 0
-    assert sorted(path.stem for path in pictures_folder.iterdir()) == sorted(_PICTURES)
+    assert sorted(path.stem for path in pictures_folder.iterdir()) == sorted(PICTURES)
 
 
 def test_a_card_without_text_measured(run_folder, tmp_path):

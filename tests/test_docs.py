@@ -6,9 +6,6 @@ import doctest
 import importlib
 import pkgutil
 import re
-import shlex
-import sys
-import types
 from pathlib import Path
 
 import matplotlib
@@ -21,31 +18,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 import layershap
 from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, remove_layers
 from layershap.calibration import blocks
-from layershap.cli import main
 from layershap.datasets import load_calibration_text
 
+from .helpers.pages import DOCS, follow
+
 matplotlib.use("Agg")
-
-DOCS = Path(__file__).parents[1] / "docs"
-
-
-def follow(page: str) -> dict[str, object]:
-    """Run the page's ``python`` blocks in one namespace and its ``sh`` lines through the command line, in order."""
-    # A module of its own, so that what the page defines can be pickled.
-    name = page.removesuffix(".md")
-    module = sys.modules[name] = types.ModuleType(name)
-    names = vars(module)
-    for language, code in re.findall(
-        r"^```(python|sh)\n(.*?)^```$", (DOCS / page).read_text(), re.MULTILINE | re.DOTALL
-    ):
-        if language == "python":
-            exec(compile(code, page, "exec"), names)
-            continue
-        for line in code.strip().splitlines():
-            program, *arguments = shlex.split(line)
-            assert program == "layershap"
-            assert main(arguments) == 0, line
-    return names
 
 
 @pytest.fixture

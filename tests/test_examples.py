@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+from .helpers.commands import EXAMPLES, run_example
+
 TESTED = {
     "quickstart.py",
     "context_dependence.py",
     "state_space.py",
-    # tests/test_composition.py
+    # tests/test_pruner_composition.py
     "prune_then_quantise.py",
     "quantise_then_prune.py",
     "prune_then_heal.py",
@@ -21,24 +18,12 @@ TESTED = {
 }
 
 
-def run(name: str, *arguments: object) -> str:
-    found = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "MPLBACKEND": "Agg"},
-    )
-    assert found.returncode == 0, found.stderr[-3000:]
-    return found.stdout
-
-
 def test_every_example_is_tested():
     assert {path.name for path in EXAMPLES.glob("*.py")} == TESTED
 
 
 def test_quickstart(tmp_path):
-    output = run("quickstart.py", "--out", tmp_path, "--sequences", 16)
+    output = run_example("quickstart.py", "--out", tmp_path, "--sequences", 16)
     assert "largest difference of logits 0.0e+00" in output
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert (tmp_path / "tiny_gpt2_minus_4" / "model.safetensors").exists()
@@ -49,7 +34,7 @@ def test_quickstart(tmp_path):
 
 
 def test_context_dependence_knows_the_optimum(tmp_path):
-    output = run("context_dependence.py", 1, tmp_path)
+    output = run_example("context_dependence.py", 1, tmp_path)
     rows = re.findall(r"^ +(\d) +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+) ", output, flags=re.MULTILINE)
     assert [row[0] for row in rows] == list("12345678")
     for _, *rules, best in rows:
@@ -59,7 +44,7 @@ def test_context_dependence_knows_the_optimum(tmp_path):
 
 
 def test_state_space_models_lose_their_least_valuable_layers():
-    output = run("state_space.py", 50)
+    output = run_example("state_space.py", 50)
     assert "rwkv: pre_ln" in output
     whole = [float(value) for value in re.findall(r"the whole model's: ([\d.]+)", output)]
     rows = re.findall(r"^ +([123]) +([\d.]+) +([\d.]+) +\[", output, flags=re.MULTILINE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import subprocess
 import sys
 import threading
@@ -19,8 +18,10 @@ from layershap import LayerGame, LedgerError, LedgerMismatchError
 from layershap import fingerprint as fingerprint_module
 from layershap.fingerprint import weights_digest
 from layershap.fingerprint.describe import IndescribableError, digest_of
-from tests.architectures.build import build
-from tests.conftest import STORIES
+
+from .architectures.build import build
+from .helpers.callables import KINDS
+from .helpers.models import STORIES
 
 MASK = np.array([[True, False, True, True, True]])
 
@@ -258,54 +259,6 @@ def test_another_memory_size_resumes_to_the_same_plan(model, stories_calibration
 # -- callable utilities ----------------------------------------------------------------------------------------------
 
 
-def first_token(model, sign=1):
-    return sign * float(model(torch.tensor([[1, 2]])).logits[0, 0, 0])
-
-
-class Scorer:
-    def __init__(self, sign):
-        self.sign = sign
-
-    def __call__(self, model):
-        return first_token(model, self.sign)
-
-
-def closure(sign):
-    return lambda model: first_token(model, sign)
-
-
-def with_default(sign):
-    def utility(model, sign=sign):
-        return first_token(model, sign)
-
-    return utility
-
-
-def with_attribute(sign):
-    def utility(model):
-        return first_token(model, utility.sign)
-
-    utility.sign = sign
-    return utility
-
-
-def over_arrays(sign):
-    signs = {"tensor": torch.full((3,), sign), "array": np.full(2, sign), "set": {"a", "b"}}
-    return lambda model: first_token(model, int(signs["tensor"][0]))
-
-
-KINDS = {
-    "closure": closure,
-    "default": with_default,
-    "attribute": with_attribute,
-    "arrays": over_arrays,
-    "object": Scorer,
-    "method": lambda sign: Scorer(sign).__call__,
-    "partial": lambda sign: functools.partial(first_token, sign=sign),
-    "code": lambda sign: (lambda model: first_token(model)) if sign == 1 else (lambda model: -first_token(model)),
-}
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_callable_is_another_utility_and_the_same_made_anew_is_not(model, stories_calibration, tmp_path, kind):
     path = tmp_path / "l.jsonl"
@@ -361,7 +314,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from layershap.fingerprint.attributes import module_values
 from layershap.fingerprint.describe import digest_of
-from tests.test_fingerprint import KINDS
+from tests.helpers.callables import KINDS
 model = AutoModelForCausalLM.from_pretrained({str(STORIES)!r})
 tokenizer = AutoTokenizer.from_pretrained({str(STORIES)!r})
 tokenizer(["a", "a b c"], padding=len(sys.argv) > 1 and tokenizer.pad_token is not None)

@@ -11,38 +11,11 @@ from torch import nn
 from layershap import Calibration, LayerGame, UnsupportedModelError, find_layers, remove_layers, skip_layers
 from layershap.calibration import IGNORE
 from layershap.datasets import tiny_random
-from layershap.forward.engine import Engine
-from layershap.forward.plain import PlainForward
-from layershap.forward.settings import EngineSettings
 from layershap.masks import distinct
-from layershap.shapley import sample_strata
 
-IDS = torch.randint(1, 60, (5, 12), generator=torch.Generator().manual_seed(0))
-
-
-def engine_for(
-    model, calibration, statistics=("nll",), batch_tokens=64, memory_budget=2**30, layers=None, head_bytes=2**25
-):
-    settings = EngineSettings(batch_tokens, memory_budget, head_bytes)
-    return Engine(model, find_layers(model, layers), calibration, statistics, settings)
-
-
-def plain(engine, masks):
-    forward = PlainForward(engine.model, engine.stack, engine.tokens, engine.statistics, engine.settings)
-    with engine.inference():
-        return forward.run(masks, lambda work: None)
-
-
-def fused(engine, masks):
-    assert engine.path == "fused", engine.note
-    parts = [engine.run(sweep.masks_UL, lambda work: None) for sweep in engine.plan(masks).sweeps]
-    return {name: np.concatenate([part[name] for part in parts]) for name in engine.statistics}
-
-
-def some_masks(n_layers, count=12):
-    rng = np.random.default_rng(0)
-    masks = sample_strata(n_layers, range(n_layers + 1), count, rng)
-    return distinct(np.concatenate([masks, np.ones((1, n_layers), bool), np.zeros((1, n_layers), bool)]))
+from .helpers.forward import engine_for, fused, plain, some_masks
+from .helpers.models import CarriesState, Unknown
+from .helpers.texts import FEW_IDS
 
 
 @pytest.mark.parametrize("fixture", ["gpt2", "stories"])
@@ -74,7 +47,7 @@ FAMILIES = ["gpt2", "llama", "mistral", "qwen2", "gpt_neox", "bloom", "gemma2", 
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_fused_is_plain_across_families(arch):
     model = tiny_random(arch)
-    engine = engine_for(model, Calibration(IDS, IDS.clone()), statistics=("nll", "kl", "hits"))
+    engine = engine_for(model, Calibration(FEW_IDS, FEW_IDS.clone()), statistics=("nll", "kl", "hits"))
     masks = some_masks(4)
     found, expected = fused(engine, masks), plain(engine, masks)
     assert found["nll"] == pytest.approx(expected["nll"], abs=1e-4)
@@ -155,69 +128,26 @@ def test_offloaded_layers_are_loaded_once_per_sweep(stories_calibration, stories
     assert found == pytest.approx(reference, abs=1e-4)
 
 
-class CarriesState(nn.Module):
-    """Layers that read something besides their input: replaying them from a capture would be wrong."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(64, 16)
-        self.blocks = nn.ModuleList(Remembering(self) for _ in range(4))
-        self.head = nn.Linear(16, 64)
-        self.seen = 0.0
-
-    def forward(self, ids):
-        hidden = self.embed(ids)
-        self.seen = hidden.mean(dim=-1, keepdim=True)
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.head(hidden)
-
-
-class Remembering(nn.Module):
-    def __init__(self, parent):
-        super().__init__()
-        self.linear = nn.Linear(16, 16)
-        object.__setattr__(self, "parent", parent)
-
-    def forward(self, hidden):
-        out = hidden + torch.tanh(self.linear(hidden)) + self.parent.seen
-        self.parent.seen = self.parent.seen + out.mean(dim=-1, keepdim=True)
-        return out
-
-
 def test_a_model_that_cant_be_replayed_is_served_by_the_plain_path():
     model = CarriesState()
-    game = LayerGame(model, IDS, layers="blocks")
+    game = LayerGame(model, FEW_IDS, layers="blocks")
     scores = game(np.array([[1, 1, 1, 1], [1, 0, 1, 0]], dtype=bool))
     assert game.path == "plain"
-    assert "differ" in game.path_note or "replayed" in game.path_note
+    assert "layers can't be replayed (RuntimeError" in game.path_note
     with torch.no_grad():
         with skip_layers(model, [1, 3], stack="blocks"):
-            logits = model(IDS)
-        dense = model(IDS)
-    nll = [nn.functional.cross_entropy(x[:, :-1].flatten(0, 1), IDS[:, 1:].flatten()).item() for x in (dense, logits)]
+            logits = model(FEW_IDS)
+        dense = model(FEW_IDS)
+    nll = [
+        nn.functional.cross_entropy(x[:, :-1].flatten(0, 1), FEW_IDS[:, 1:].flatten()).item() for x in (dense, logits)
+    ]
     assert scores == pytest.approx([1.0, np.exp(nll[0] - nll[1])], rel=1e-5)
 
 
-class PlainModule(nn.Module):
-    """A model that transformers doesn't know."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(64, 16)
-        self.blocks = nn.Sequential(*[nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(3)])
-        self.head = nn.Linear(16, 64)
-
-    def forward(self, ids):
-        return self.head(self.blocks(self.embed(ids)))
-
-
 def test_a_module_unknown_to_transformers_is_fused_too():
-    model = PlainModule()
-    engine = engine_for(model, Calibration(IDS, IDS.clone()), layers="blocks")
-    masks = some_masks(3)
+    model = Unknown(nn.Sequential)
+    engine = engine_for(model, Calibration(FEW_IDS, FEW_IDS.clone()), layers="blocks")
+    masks = some_masks(4)
     assert fused(engine, masks)["nll"] == pytest.approx(plain(engine, masks)["nll"], abs=1e-4)
     by_module = find_layers(model, list(model.blocks))
     assert by_module.path == "blocks"
@@ -227,11 +157,11 @@ def test_skip_layers_restores_the_model_whatever_happens(stories):
     model, _ = stories
     before = {id(m): dict(m.__dict__) for m in model.modules()}
     with torch.inference_mode():
-        dense = model(IDS).logits
+        dense = model(FEW_IDS).logits
     with pytest.raises(RuntimeError, match="inside"), skip_layers(model, [0, 1]), skip_layers(model, [3]):
         raise RuntimeError("inside")
     with torch.inference_mode():
-        assert torch.equal(model(IDS).logits, dense)
+        assert torch.equal(model(FEW_IDS).logits, dense)
     assert all("forward" not in m.__dict__ for m in model.modules())
     assert all(m.__dict__.keys() == before[id(m)].keys() for m in model.modules())
 
@@ -258,9 +188,9 @@ def test_encoder_only_and_other_models_are_refused():
     with pytest.raises(TypeError, match="from_pretrained"):
         find_layers("gpt2")
     with pytest.raises(UnsupportedModelError, match="is not a module of"):
-        find_layers(PlainModule(), "layers")
+        find_layers(Unknown(nn.Sequential), "layers")
     with pytest.raises(UnsupportedModelError, match="must be a submodule"):
-        find_layers(PlainModule(), list(PlainModule().blocks))
+        find_layers(Unknown(nn.Sequential), list(Unknown(nn.Sequential).blocks))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from accelerate import disk_offload
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from torch import nn
 
 from layershap import Calibration, LayerGame
 from layershap.datasets import tiny_random
@@ -21,7 +20,8 @@ from layershap.forward.fused import FusedForward
 from layershap.shapley import all_masks
 from layershap.utilities import NegativeLogLikelihood
 
-from .test_forward import engine_for, fused, plain, some_masks
+from .helpers.forward import engine_for, fused, plain, some_masks
+from .helpers.models import CarriesAStream
 
 some_mask = arrays(bool, 5) | st.sampled_from([np.ones(5, bool), np.zeros(5, bool), np.eye(5, dtype=bool)[2]])
 
@@ -73,7 +73,7 @@ def test_hidden_states_stay_within_the_budget(stories, stories_calibration, monk
     engine = engine_for(model, stories_calibration, memory_budget=budget)
     live: list[weakref.ref[torch.Tensor]] = []
     peak = 0
-    stored = FusedForward._stored
+    stored = FusedForward.stored
 
     def track(self, state):
         nonlocal peak, live
@@ -84,7 +84,7 @@ def test_hidden_states_stay_within_the_budget(stories, stories_calibration, monk
         return stored(self, state)
 
     plan = engine.plan(masks)  # decides on the path first: that is not part of the run
-    monkeypatch.setattr(FusedForward, "_stored", track)
+    monkeypatch.setattr(FusedForward, "stored", track)
     assert fused(engine, masks)["nll"] == pytest.approx(reference, abs=1e-5)
     assert 0 < peak <= max(budget, 3 * state_bytes)  # the root, a layer's input and its output
     assert peak <= plan.peak_states * state_bytes
@@ -160,34 +160,6 @@ def test_layers_compiled_in_place_serve_as_they_are():
     engine = engine_for(model, Calibration(ids, ids.clone()), batch_tokens=48)
     assert fused(engine, masks)["nll"] == pytest.approx(expected, abs=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-
-
-class CarriesAStream(nn.Module):
-    """Each layer returns a second value, which the parent gives to the next."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.embed = nn.Embedding(64, 16)
-        self.blocks = nn.ModuleList(StreamLayer() for _ in range(4))
-        self.head = nn.Linear(32, 64)
-
-    def forward(self, ids):
-        hidden, stream = self.embed(ids), None
-        for block in self.blocks:
-            hidden, stream = block(hidden, stream)
-        stream = torch.zeros_like(hidden) if stream is None else stream
-        return self.head(torch.cat([hidden, stream], dim=-1))
-
-
-class StreamLayer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(16, 16)
-
-    def forward(self, hidden, stream):
-        out = hidden + torch.tanh(self.linear(hidden if stream is None else hidden + stream))
-        return out, torch.sin(out)
 
 
 def test_what_layers_hand_on_beside_hidden_states_belongs_to_the_coalition():

@@ -28,7 +28,8 @@ from layershap import (
     utilities,
 )
 from layershap.forward.engine import Engine
-from tests.conftest import STORIES
+
+from .helpers.models import STORIES
 
 
 def test_all_coalitions_of_a_published_checkpoint(stories, stories_calibration):
@@ -138,7 +139,7 @@ torch.set_num_threads(1)
 from layershap import LayerPruner
 from layershap.forward import engine
 from transformers import AutoModelForCausalLM
-engine._SWEEP_MASKS = 4
+engine.SWEEP_MASKS = 4
 run = engine.Engine.run
 def slow(self, masks, progress):
     time.sleep(0.15)  # long enough to be killed between two sweeps

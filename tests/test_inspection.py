@@ -7,11 +7,11 @@ import pytest
 from layershap import LayerGame, inspect, remove_layers
 
 from .architectures.build import build, token_ids
-from .test_surgery import stories
+from .helpers.models import load_stories
 
 
 def test_inspect():
-    model = stories()
+    model = load_stories()
     found = inspect(model)
     assert (found.path, found.n_layers) == ("model.layers", 5)
     assert found.n_parameters == sum(p.numel() for p in model.parameters())
@@ -45,7 +45,7 @@ def test_inspect_names_the_kinds_and_the_unremovable():
 
 
 def test_inspect_describes_sublayers():
-    model = stories()
+    model = load_stories()
     found, layers = inspect(model, granularity="sublayer"), inspect(model)
     assert [part.name for part in found.layers][:3] == ["0.mixer", "0.feed_forward", "1.mixer"]
     assert (found.layers[0].mixer, found.layers[0].feed_forward) == ("attention", "none")

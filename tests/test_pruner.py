@@ -31,14 +31,9 @@ from layershap import (
     shapley,
     utilities,
 )
-from layershap.datasets import load_calibration_text, tiny_random
+from layershap.datasets import load_calibration_text
 
-IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_random("gpt2", n_layers=5)
+from .helpers.texts import IDS
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
 
-from .conftest import STORIES, STORY
+from .helpers.models import STORIES
+from .helpers.texts import STORY
 
 
 @pytest.fixture(scope="module")

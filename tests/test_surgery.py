@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from layershap.checkpoint import RECIPE_FILE, load_pruned, save_pruned
 from layershap.exceptions import CheckpointWarning, LayerNotRemovableError, SurgeryCheckError, UnsupportedModelError
@@ -18,46 +17,12 @@ from layershap.model.stack import find_layers, skip_layers
 from layershap.surgery import families, remove_layers, unremovable_layers
 from layershap.surgery.indices import rename
 
-from .architectures.build import build, token_ids
-
-STORIES = Path(__file__).parent / "data" / "stories260K"
-
-
-def stories() -> LlamaForCausalLM:
-    return AutoModelForCausalLM.from_pretrained(STORIES).eval()
+from .architectures.build import build
+from .helpers.models import STORIES, Unknown, load_stories, tiny_gpt2
+from .helpers.surgery import generate, logits, state
 
 
-def tiny_gpt2(**settings: object) -> GPT2LMHeadModel:
-    torch.manual_seed(0)
-    config = GPT2Config(
-        n_layer=4, n_embd=32, n_head=4, vocab_size=128, n_positions=64, bos_token_id=1, eos_token_id=1, **settings
-    )
-    model = GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def logits(model: nn.Module, ids: Tensor | None = None) -> Tensor:
-    ids = token_ids(tokens=20) if ids is None else ids
-    with torch.inference_mode():
-        output = model(ids)
-    return (output if isinstance(output, Tensor) else output.logits).clone()
-
-
-def state(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def generate(model: nn.Module, *, use_cache: bool) -> Tensor:
-    ids = token_ids(rows=1, tokens=6)
-    return model.generate(
-        ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, use_cache=use_cache
-    )
-
-
-@pytest.mark.parametrize("make", [stories, tiny_gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("make", [load_stories, tiny_gpt2], ids=["llama", "gpt2"])
 @pytest.mark.parametrize("removed", [[0], [2], [1, 3]], ids=str)
 def test_pruned_is_masked_generates_and_reloads(make, removed, tmp_path):
     model = make()
@@ -77,7 +42,7 @@ def test_pruned_is_masked_generates_and_reloads(make, removed, tmp_path):
 
 
 def test_copy_leaves_the_original_alone_and_shares_nothing():
-    model = stories()
+    model = load_stories()
     before, config = state(model), model.config.to_dict()
     pruned = remove_layers(model, [1])
 
@@ -96,7 +61,7 @@ def test_copy_leaves_the_original_alone_and_shares_nothing():
 
 
 def test_copy_false_prunes_in_place_and_frees_the_layer():
-    model = stories()
+    model = load_stories()
     with skip_layers(model, [2]):
         expected = logits(model)
     layer = weakref.ref(model.model.layers[2])
@@ -107,40 +72,12 @@ def test_copy_false_prunes_in_place_and_frees_the_layer():
 
 
 def test_chained_removals_equal_one(tmp_path):
-    model = stories()
+    model = load_stories()
     once = remove_layers(model, [1, 3])
     twice = remove_layers(remove_layers(model, [1]), [2])
     assert torch.equal(logits(once), logits(twice))
     assert once.config.to_dict() == twice.config.to_dict()
     assert torch.equal(logits(load_pruned(save_pruned(twice, tmp_path))), logits(once))
-
-
-class Block(nn.Module):
-    def __init__(self, index: int) -> None:
-        super().__init__()
-        self.layer_idx = index
-        self.linear = nn.Linear(16, 16)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return hidden + torch.tanh(self.linear(hidden))
-
-
-class Unknown(nn.Module):
-    """A causal model that transformers has never seen."""
-
-    def __init__(self, container: type[nn.Module]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.embedding = nn.Embedding(128, 16)
-        blocks = [Block(index) for index in range(4)]
-        self.blocks = nn.ModuleList(blocks) if container is nn.ModuleList else nn.Sequential(*blocks)
-        self.head = nn.Linear(16, 128)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        hidden = self.embedding(ids)
-        for block in self.blocks:
-            hidden = block(hidden)
-        return self.head(hidden)
 
 
 @pytest.mark.parametrize("container", [nn.ModuleList, nn.Sequential])
@@ -158,7 +95,7 @@ def test_a_module_unknown_to_transformers(container, given, tmp_path):
 
 
 def test_some_layers_of_a_list_given_as_modules():
-    model = stories()
+    model = load_stories()
     expected = logits(remove_layers(model, [2]))
     pruned = remove_layers(model, [1], stack=find_layers_of_part(model))
     assert torch.equal(logits(pruned), expected)
@@ -194,23 +131,23 @@ def test_layers_outside_a_list_are_refused():
     ],
 )
 def test_bad_indices(layers, error, message):
-    model = stories()
+    model = load_stories()
     with pytest.raises(error, match=message):
         remove_layers(model, layers)
     assert len(model.model.layers) == 5
 
 
 def test_a_model_that_is_being_skipped_is_not_copied():
-    model = stories()
+    model = load_stories()
     with skip_layers(model, [0]), pytest.raises(ValueError, match="can't be copied"):
         remove_layers(model, [1])
 
 
 def test_a_forward_bound_to_its_module_is_copied_with_it():
-    model = stories()
+    model = load_stories()
     layer = model.model.layers[0]
     layer.forward = functools.partial(type(layer).forward, layer)
-    expected = logits(remove_layers(stories(), [1]))
+    expected = logits(remove_layers(load_stories(), [1]))
     pruned = remove_layers(model, [1])
     model.model.layers[0].mlp.down_proj.weight.data.zero_()
     assert torch.equal(logits(pruned), expected)
@@ -248,13 +185,13 @@ def forwards(model: nn.Module, check: object, removed: tuple[int, ...] = (1,)) -
 
 
 def test_check_auto_is_full_for_small_models_and_sampled_for_large_ones(monkeypatch):
-    assert forwards(stories(), "auto") == forwards(stories(), True)
-    probe_only = forwards(stories(), False)
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", stories().num_parameters() - 1)
+    assert forwards(load_stories(), "auto") == forwards(load_stories(), True)
+    probe_only = forwards(load_stories(), False)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", load_stories().num_parameters() - 1)
     # The probe that finds the layers, the masked model, the pruned one; nothing is generated or rebuilt.
-    assert forwards(stories(), "auto") == probe_only + 2
+    assert forwards(load_stories(), "auto") == probe_only + 2
     sizes = {"num_hidden_layers": 3, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", 0)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", 0)
     with pytest.raises(SurgeryCheckError, match="logits of the model that skips"):
         remove_layers(Rebel(LlamaConfig(**sizes, vocab_size=128)), [1])
     with pytest.warns(CheckpointWarning, match="layer's old index is baked into it"):
@@ -263,7 +200,7 @@ def test_check_auto_is_full_for_small_models_and_sampled_for_large_ones(monkeypa
 
 def test_check_must_be_known():
     with pytest.raises(ValueError, match="check must be"):
-        remove_layers(stories(), [1], check="full")
+        remove_layers(load_stories(), [1], check="full")
 
 
 def test_a_config_that_cannot_express_the_result_warns_and_keeps_a_recipe(tmp_path):
@@ -286,7 +223,7 @@ def test_a_config_that_cannot_express_the_result_warns_and_keeps_a_recipe(tmp_pa
 
 
 def test_tokenizer_chat_template_and_generation_config_travel_along(tmp_path):
-    model, tokenizer = stories(), AutoTokenizer.from_pretrained(STORIES)
+    model, tokenizer = load_stories(), AutoTokenizer.from_pretrained(STORIES)
     tokenizer.chat_template = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
     model.generation_config.update(max_new_tokens=7, repetition_penalty=1.3)
     pruned = remove_layers(model, [1])
@@ -308,9 +245,9 @@ def test_tokenizer_chat_template_and_generation_config_travel_along(tmp_path):
 def test_load_pruned_says_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="from_pretrained"):
         load_pruned(STORIES)
-    folder = save_pruned(remove_layers(stories(), [1]), tmp_path)
+    folder = save_pruned(remove_layers(load_stories(), [1]), tmp_path)
     with pytest.raises(TypeError, match="without a recipe"):
-        save_pruned(stories(), tmp_path / "other")
+        save_pruned(load_stories(), tmp_path / "other")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="safetensors"):
         load_pruned(folder)
@@ -366,9 +303,9 @@ def test_a_hybrid_keeps_an_attention_layer(model_type, attention):
 
 
 def test_solve_period():
-    assert families._solve_period([1, 4], 6) == (3, 1)
-    assert families._solve_period([0, 1], 4) is None
-    assert families._solve_period([], 3) == (4, 3)
+    assert families.solve_period([1, 4], 6) == (3, 1)
+    assert families.solve_period([0, 1], 4) is None
+    assert families.solve_period([], 3) == (4, 3)
 
 
 def test_rename():

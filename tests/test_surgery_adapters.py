@@ -9,7 +9,8 @@ from transformers import MixtralConfig, MixtralForCausalLM
 
 from layershap import remove_layers, remove_sublayers, skip_layers
 
-from .test_surgery import logits, stories
+from .helpers.models import load_stories
+from .helpers.surgery import logits
 
 peft = pytest.importorskip("peft")
 
@@ -63,14 +64,14 @@ CONFIGS = {
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
 def test_adapters_load_into_the_pruned_base(kind, tmp_path):
-    tuned = adapted(stories(), CONFIGS[kind])
+    tuned = adapted(load_stories(), CONFIGS[kind])
     with skip_layers(tuned, REMOVED):
         expected = logits(tuned)
     pruned = remove_layers(tuned, REMOVED)
     assert torch.equal(logits(pruned), expected)
-    assert comes_back(pruned, remove_layers(stories(), REMOVED), tmp_path / "once")
+    assert comes_back(pruned, remove_layers(load_stories(), REMOVED), tmp_path / "once")
     twice = remove_layers(remove_layers(tuned, [1]), [2])
-    assert comes_back(twice, remove_layers(stories(), REMOVED), tmp_path / "twice")
+    assert comes_back(twice, remove_layers(load_stories(), REMOVED), tmp_path / "twice")
 
 
 @pytest.mark.parametrize("names", [["experts.gate_up_proj"], ["layers.2.mlp.experts.down_proj", "4.mlp.gate.weight"]])
@@ -87,18 +88,18 @@ def test_adapters_of_parameters(names, ranks, tmp_path):
 
 def test_replicated_layers_are_built_from_the_whole_base(tmp_path):
     config = lora(layer_replication=[[0, 4], [2, 5]], target_modules=["layers.5.self_attn.q_proj", "2.mlp.up_proj"])
-    tuned = adapted(stories(), config)
+    tuned = adapted(load_stories(), config)
     assert len(tuned.base_model.model.model.layers) == 7
     with skip_layers(tuned, [1, 4]):
         expected = logits(tuned)
     pruned = remove_layers(tuned, [1, 4])
     assert torch.equal(logits(pruned), expected)
     assert pruned.peft_config["default"].layer_replication == [[0, 1], [2, 4], [3, 5]]
-    assert comes_back(pruned, stories(), tmp_path)
+    assert comes_back(pruned, load_stories(), tmp_path)
 
 
 def test_two_adapters_keep_their_own_modules(tmp_path):
-    tuned = adapted(stories(), lora(target_modules=["2.self_attn.q_proj"]))
+    tuned = adapted(load_stories(), lora(target_modules=["2.self_attn.q_proj"]))
     tuned.add_adapter(
         "other", lora(target_modules=["2.self_attn.v_proj", "4.self_attn.q_proj"], init_lora_weights=False)
     )
@@ -108,7 +109,7 @@ def test_two_adapters_keep_their_own_modules(tmp_path):
     assert held["other"] == {"model.layers.1.self_attn.v_proj", "model.layers.2.self_attn.q_proj"}
     pruned.save_pretrained(tmp_path)
     pruned.set_adapter("other")
-    again = peft.PeftModel.from_pretrained(remove_layers(stories(), REMOVED), tmp_path / "other").eval()
+    again = peft.PeftModel.from_pretrained(remove_layers(load_stories(), REMOVED), tmp_path / "other").eval()
     assert torch.equal(logits(again), logits(pruned))
 
 
@@ -116,7 +117,7 @@ def test_a_name_that_ends_another_is_told_apart():
     class Both(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.language, self.layers = stories(), stories().model.layers
+            self.language, self.layers = load_stories(), load_stories().model.layers
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return self.language(ids).logits
@@ -129,14 +130,14 @@ def test_a_name_that_ends_another_is_told_apart():
 
 @pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
 def test_adapters_of_removed_sublayers_are_not_asked_for(tmp_path):
-    tuned = adapted(stories(), lora(target_modules=["layers.1.self_attn.q_proj", "layers.2.mlp.up_proj"]))
+    tuned = adapted(load_stories(), lora(target_modules=["layers.1.self_attn.q_proj", "layers.2.mlp.up_proj"]))
     pruned = remove_sublayers(tuned, [2])
-    assert comes_back(pruned, remove_sublayers(stories(), [2]), tmp_path)
+    assert comes_back(pruned, remove_sublayers(load_stories(), [2]), tmp_path)
 
 
 def test_adapters_injected_without_a_wrapper():
     config = lora(target_modules=["layers.0.self_attn.q_proj", "layers.2.self_attn.q_proj"], init_lora_weights=False)
-    model = peft.inject_adapter_in_model(config, stories())
+    model = peft.inject_adapter_in_model(config, load_stories())
     pruned = remove_layers(model, REMOVED)
     names = {"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"}
     assert pruned.peft_config["default"].target_modules == names

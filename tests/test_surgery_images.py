@@ -18,7 +18,7 @@ from layershap import LayerNotRemovableError, UncheckedInputWarning, find_layers
 from layershap.surgery import unremovable_layers
 
 from .architectures.build import build
-from .test_surgery import stories
+from .helpers.models import load_stories
 
 TAPPED = [0, 1]
 
@@ -116,7 +116,7 @@ def test_the_decoder_alone_gets_no_features():
 
 
 def test_the_self_check_says_what_it_did_not_read(recwarn):
-    remove_layers(stories(), [1])
+    remove_layers(load_stories(), [1])
     remove_layers(build("git"), [1], check=False)
     assert not [entry for entry in recwarn if entry.category is UncheckedInputWarning]
     with pytest.warns(UncheckedInputWarning, match="read text only"):

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, 
 from layershap import CheckpointWarning, remove_layers
 from layershap.surgery.recipe import pruning_recipe
 
-from .test_surgery import stories
+from .helpers.models import load_stories
 
 
 def four_bits(kept: list[str], folder: Path) -> nn.Module:
@@ -81,7 +81,7 @@ def test_a_pattern_with_indices_is_told(pattern, tmp_path):
     ],
 )
 def test_names_are_rewritten_wherever_they_lie(config, renumbered, stale):
-    model = stories()
+    model = load_stories()
     model.config.quantization_config = config
     pruned = remove_layers(model, [1], check=False)
     assert pruned.config.quantization_config == renumbered

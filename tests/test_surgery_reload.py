@@ -23,13 +23,13 @@ from layershap import CheckpointWarning, load_pruned, remove_layers, save_pruned
 from layershap.surgery.config import prune_config
 
 from .architectures.build import build
-from .test_surgery import logits
+from .helpers.surgery import logits
 
 
 @pytest.fixture
 def large(monkeypatch):
     """Every model counts as one above 100 M parameters."""
-    monkeypatch.setattr("layershap.surgery.check._SMALL_MODEL_PARAMETERS", 0)
+    monkeypatch.setattr("layershap.surgery.check.SMALL_MODEL_PARAMETERS", 0)
 
 
 # ---- lists of layer indices

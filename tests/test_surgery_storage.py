@@ -15,12 +15,13 @@ from layershap import LayerGame, find_layers, load_pruned, remove_layers, remove
 from layershap.exceptions import UnsupportedModelError
 
 from .architectures.build import build, token_ids
-from .test_surgery import STORIES, logits, stories
+from .helpers.models import STORIES, load_stories
+from .helpers.surgery import logits
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
-    model = stories().to(dtype)
+    model = load_stories().to(dtype)
     with skip_layers(model, [1]):
         expected = logits(model)
     pruned = remove_layers(model, [1], check=True)
@@ -29,7 +30,7 @@ def test_half_precision(dtype):
 
 
 def test_half_precision_recipe_keeps_its_dtype(tmp_path):
-    pruned = remove_layers(stories().to(torch.bfloat16), [1])
+    pruned = remove_layers(load_stories().to(torch.bfloat16), [1])
     again = load_pruned(save_pruned(pruned, tmp_path))
     assert again.dtype == torch.bfloat16
     assert torch.equal(logits(again), logits(pruned))
@@ -39,20 +40,20 @@ def offloaded(kind: str, folder: object) -> nn.Module:
     from accelerate import cpu_offload, dispatch_model
 
     if kind == "cpu_offload":
-        return cpu_offload(stories(), execution_device=torch.device("cpu"))
+        return cpu_offload(load_stories(), execution_device=torch.device("cpu"))
     device_map = {"model.embed_tokens": "cpu", "model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
     device_map |= {f"model.layers.{i}": "disk" if i == 3 else "cpu" for i in range(5)}
     if kind == "dispatch_model":
-        return dispatch_model(stories(), device_map, main_device="cpu", offload_dir=folder, force_hooks=True)
+        return dispatch_model(load_stories(), device_map, main_device="cpu", offload_dir=folder, force_hooks=True)
     return AutoModelForCausalLM.from_pretrained(STORIES, device_map=device_map, offload_folder=folder).eval()
 
 
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("kind", ["cpu_offload", "dispatch_model", "from_pretrained"])
 def test_offloaded_models_are_pruned_saved_and_scored(kind, copied, tmp_path):
-    expected = logits(remove_layers(stories(), [1]))
+    expected = logits(remove_layers(load_stories(), [1]))
     model = offloaded(kind, tmp_path / "offload")
-    with LayerGame(model, token_ids()) as game, LayerGame(stories(), token_ids()) as plain:
+    with LayerGame(model, token_ids()) as game, LayerGame(load_stories(), token_ids()) as plain:
         masks = torch.tensor([[1, 0, 1, 1, 1], [0, 1, 1, 0, 1]], dtype=torch.bool).numpy()
         assert game(masks) == pytest.approx(plain(masks), abs=1e-6)
     pruned = remove_layers(model, [1], copy=copied, check=True)
@@ -73,21 +74,21 @@ def test_offloaded_models_are_pruned_saved_and_scored(kind, copied, tmp_path):
 @pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
 def test_sublayers_of_an_offloaded_model(tmp_path):
     pruned = remove_sublayers(offloaded("dispatch_model", tmp_path / "offload"), [0, 7], check=True)
-    assert torch.equal(logits(pruned), logits(remove_sublayers(stories(), [0, 7])))
+    assert torch.equal(logits(pruned), logits(remove_sublayers(load_stories(), [0, 7])))
 
 
 def test_peft_adapters_of_kept_layers_stay(tmp_path):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], layers_to_transform=[1, 3], init_lora_weights=False)
     torch.manual_seed(0)
-    model = peft.get_peft_model(stories(), config).eval()
+    model = peft.get_peft_model(load_stories(), config).eval()
     with skip_layers(model, [1]):
         expected = logits(model)
     pruned = remove_layers(model, [1])
     assert torch.equal(logits(pruned), expected)
     assert pruned.peft_config["default"].target_modules == {"model.layers.2.self_attn.q_proj"}
     pruned.save_pretrained(tmp_path)
-    again = peft.PeftModel.from_pretrained(remove_layers(stories(), [1]), tmp_path)
+    again = peft.PeftModel.from_pretrained(remove_layers(load_stories(), [1]), tmp_path)
     assert torch.equal(logits(again.eval()), expected)
 
 
@@ -95,7 +96,7 @@ def test_peft_adapters_and_sublayers():
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
     torch.manual_seed(0)
-    model = peft.get_peft_model(stories(), config).eval()
+    model = peft.get_peft_model(load_stories(), config).eval()
     with pytest.warns(UserWarning, match="missing sublayer"):
         pruned = remove_sublayers(model, [2, 9], check=True)
     names = [name for name, _ in pruned.named_parameters() if "lora_A" in name]
@@ -106,7 +107,7 @@ def test_peft_adapters_and_sublayers():
 def quantized(kind: str, folder: object) -> nn.Module:
     if kind == "torchao":
         torchao = pytest.importorskip("torchao.quantization")
-        model = stories()
+        model = load_stories()
         torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
         return model
     if kind == "transformers-torchao":
@@ -156,7 +157,7 @@ def test_quantized_models_are_scored(kind, tmp_path):
 
 
 def test_tied_weights_stay_tied(tmp_path):
-    model = stories()
+    model = load_stories()
     assert model.lm_head.weight is model.model.embed_tokens.weight
     for pruned in (remove_layers(model, [1]), load_pruned(save_pruned(remove_layers(model, [1]), tmp_path))):
         assert pruned.lm_head.weight is pruned.model.embed_tokens.weight
@@ -178,7 +179,7 @@ def test_blocks_that_layers_share_stay_shared():
 
 
 def test_copy_false_frees_the_removed_weights():
-    model = stories()
+    model = load_stories()
     layers = [weakref.ref(parameter) for index in (1, 3) for parameter in model.model.layers[index].parameters()]
     remove_layers(model, [1, 3], copy=False)
     gc.collect()
@@ -186,7 +187,7 @@ def test_copy_false_frees_the_removed_weights():
 
 
 def test_the_copy_never_holds_the_removed_weights():
-    model = stories()
+    model = load_stories()
     copied: list[int] = []
 
     class Spy(nn.Parameter):

@@ -258,3 +258,32 @@ def test_the_users_torch_settings_change_nothing(surrogate):
         assert np.array_equal(clone(surrogate).fit(masks, scores).predict(masks), expected)
     finally:
         torch.set_default_device(None)
+
+
+def test_pairwise_ridge_recovers_a_pairwise_game_and_its_values():
+    game = pairwise_game(6)
+    masks = shapley.all_masks(6)
+    model = PairwiseRidge(alphas=[1e-10]).fit(masks, game(masks))
+    assert model.predict(masks) == pytest.approx(game(masks), abs=1e-6)
+    assert model.shapley_values() == pytest.approx(shapley.exact(game, 6), abs=1e-6)
+
+
+def test_closed_form_over_strata_is_the_sampled_one():
+    game = pairwise_game(6)
+    masks = shapley.all_masks(6)
+    model = PairwiseRidge(alphas=[1e-10]).fit(masks, game(masks))
+    sampled = shapley.stratified_marginals(model.predict, 6, [5, 4], 20_000, np.random.default_rng(0))
+    assert (np.abs(model.shapley_values([5, 4]) - sampled.values) < 4 * sampled.standard_errors).all()
+
+
+def test_paper_network_learns_is_seeded_and_survives_pickling():
+    masks = StratifiedSampler(replace=True).sample(8, 600, np.random.default_rng(0))
+    scores = 1 / (1 + (~masks) @ np.linspace(0.1, 2, 8))
+    model = PaperMLP(batch_size=30, random_state=0).fit(masks, scores)
+    predicted = model.predict(masks)
+    assert 1 - ((predicted - scores) ** 2).mean() / scores.var() > 0.5
+    assert np.array_equal(clone(model).fit(masks, scores).predict(masks), predicted)
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).predict(masks), predicted)
+    other = PaperMLP(batch_size=30, random_state=1).fit(masks, scores).predict(masks)
+    assert not np.array_equal(other, predicted)
+    assert [w.shape for w in model.weights_] == [(16, 8), (16,), (1, 16), (1,)]

@@ -169,7 +169,7 @@ def test_weighted_sum_on_one_calibration_set(gpt2, gpt2_calibration):
     parts = (PerplexityRatio(), KLDivergence(), NegativeLogLikelihood())
     single = [LayerGame(gpt2[0], gpt2_calibration, utility=part)(MASKS) for part in parts]
     mixed = LayerGame(gpt2[0], gpt2_calibration, utility=WeightedSum(parts, (1.0, 0.5, 0.0)))
-    assert mixed._statistics == ("kl", "nll")
+    assert mixed.engine.statistics == ("kl", "nll")
     assert mixed(MASKS) == pytest.approx(single[0] + 0.5 * single[1])
 
 

@@ -1,4 +1,4 @@
-"""The contract checks catch what plug-in authors may get wrong; `test_contracts` holds the own parts to them."""
+"""The contract checks catch what plug-in authors may get wrong; `test_testing_contracts` tries the own parts."""
 
 from __future__ import annotations
 

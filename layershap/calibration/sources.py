@@ -23,7 +23,7 @@ _CHATS = ("messages", "conversations", "conversation", "chat")
 _LEAST_READ, _PER_TOKEN = 2**20, 16
 """Characters read of texts without a length: so many, or so many for each token wanted where that is more."""
 
-_MOST_READ = 2**24
+MOST_CHARACTERS = 2**24
 """Characters of texts without a length of which all are wanted: more is taken to be without end."""
 
 _NO_TOKENIZER = (
@@ -211,7 +211,7 @@ def read_texts(texts: str | Iterable[str], n_tokens: int | None) -> tuple[list[s
         return [], {}
     limit: int | None = None
     if not is_sized(source.items):
-        limit = _MOST_READ if n_tokens is None else max(_LEAST_READ, _PER_TOKEN * n_tokens)
+        limit = MOST_CHARACTERS if n_tokens is None else max(_LEAST_READ, _PER_TOKEN * n_tokens)
     found: list[str] = []
     n_characters = 0
     for text in source.items:

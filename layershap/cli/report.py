@@ -24,7 +24,7 @@ from layershap.extras import require
 if TYPE_CHECKING:
     from layershap import PruningReport
 
-_PICTURES = ("contributions", "depth", "surrogate", "interactions")
+PICTURES = ("contributions", "depth", "surrogate", "interactions")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     _check_usage(arguments)
     report = PruningReport.load(arguments.report)
     pages = [path for path in (arguments.html, arguments.card) if path is not None]
-    drawn = [arguments.pictures / f"{name}.png" for name in _PICTURES] if arguments.pictures is not None else []
+    drawn = [arguments.pictures / f"{name}.png" for name in PICTURES] if arguments.pictures is not None else []
     if drawn:
         require("matplotlib", "layershap[plot]", "--pictures")
         check_folder(arguments.pictures)
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     if arguments.pictures is not None:
         arguments.pictures.mkdir(parents=True, exist_ok=True)
         found = pictures(report)
-        for name, target in zip(_PICTURES, drawn, strict=True):
+        for name, target in zip(PICTURES, drawn, strict=True):
             if name in found:
                 target.write_bytes(found[name])
                 written.append(target)

@@ -31,10 +31,10 @@ from layershap.model.skeleton import on_meta_device, shapes_only
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
 
-_SWEEP_MASKS = 256
+SWEEP_MASKS = 256
 """Masks of a sweep: what an interruption may cost. Cutting 8,000 masks of 32 layers so costs 0.3% more layer runs."""
 
-_SWEEP_MASKS_OFFLOADED = 4096
+SWEEP_MASKS_OFFLOADED = 4096
 """The same where each sweep loads every layer from elsewhere."""
 
 _TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ class Engine:
         self.tokens = Tokens.of(calibration, input_device(model), settings.batch_tokens)
         self.note = ""
         self._always_kept = list(always_kept)
-        self._sweep_masks = _SWEEP_MASKS_OFFLOADED if any_offloaded(stack) else _SWEEP_MASKS
+        self._sweep_masks = SWEEP_MASKS_OFFLOADED if any_offloaded(stack) else SWEEP_MASKS
 
     @property
     def path(self) -> str:

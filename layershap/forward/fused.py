@@ -81,7 +81,7 @@ class FusedForward(Forward):
 
     def _final_states(self, sweep: Sweep, blocks: Sequence[int], progress: Progress) -> list[list[State]]:
         # states[g][b]: distinct prefix g on block b. A skipped layer shares its parent's tensors.
-        states = [[self._stored(self._captures[b].first) for b in blocks]]
+        states = [[self.stored(self._captures[b].first) for b in blocks]]
         layer_states = max(1, self.settings.batch_tokens // self._block_tokens)
         for player, level in enumerate(sweep.levels):
             following: list[list[State]] = [states[parent] for parent in level.parent_G]
@@ -111,9 +111,9 @@ class FusedForward(Forward):
             joint = batching.join([state[position] for state in inputs]).to(self._device)
             output = self._replay.run_player(player, joint, self._captures[b], len(runs))
             for g, part in zip(runs, batching.part(output, len(runs)), strict=True):
-                following[g].append(self._stored(part))
+                following[g].append(self.stored(part))
 
-    def _stored(self, state: State) -> State:
+    def stored(self, state: State) -> State:
         """The state where it waits for its next layer: on the host, if the device can't hold a sweep's states."""
         return state if self.settings.state_device is None else state.to(self.settings.state_device)
 

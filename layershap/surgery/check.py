@@ -21,8 +21,10 @@ from layershap.model.sublayers import Players
 Check = Literal["auto", True, False]
 
 _PROBE_ROWS, _PROBE_TOKENS, _GENERATED = 2, 12, 5
-# Above this the generation check (some twenty forwards) is not worth its time.
-_SMALL_MODEL_PARAMETERS = 100_000_000
+
+SMALL_MODEL_PARAMETERS = 100_000_000
+"""Parameters of a model above which the generation check (some twenty forwards) is not worth its time."""
+
 # Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
 # unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
 MODEL_ERRORS = (
@@ -51,7 +53,7 @@ def check_depth(model: nn.Module, check: Check) -> Depth:
     if not isinstance(check, bool) and check != "auto":
         raise ValueError(f"check must be 'auto', True or False, got {check!r}")
     if check == "auto":
-        small = sum(p.numel() for p in model.parameters()) <= _SMALL_MODEL_PARAMETERS
+        small = sum(p.numel() for p in model.parameters()) <= SMALL_MODEL_PARAMETERS
         return Depth(logits=True, rebuild=True, generation=small)
     return Depth(logits=check, rebuild=check, generation=check)
 

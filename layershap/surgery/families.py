@@ -49,13 +49,13 @@ def _jamba(config: Any, n_layers: int, kept: Sequence[int]) -> None:
     for kind in ("attn", "expert"):
         period, offset = getattr(config, f"{kind}_layer_period"), getattr(config, f"{kind}_layer_offset")
         chosen = [new for new, old in enumerate(kept) if old % period == offset]
-        solved = _solve_period(chosen, len(kept))
+        solved = solve_period(chosen, len(kept))
         if solved is not None:
             setattr(config, f"{kind}_layer_period", solved[0])
             setattr(config, f"{kind}_layer_offset", solved[1])
 
 
-def _solve_period(chosen: list[int], n: int) -> tuple[int, int] | None:
+def solve_period(chosen: list[int], n: int) -> tuple[int, int] | None:
     """A period and offset < period such that the layers ``i % period == offset`` among n are the chosen ones."""
     for period in range(1, n + 2):
         for offset in range(period):

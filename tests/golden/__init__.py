@@ -34,9 +34,9 @@ from layershap import (
 from layershap.baselines import SLEB, ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.tasks import multiple_choice
+from tests.helpers.models import STORIES
 
 FOLDER = Path(__file__).parent
-STORIES = FOLDER.parent / "data" / "stories260K"
 
 
 def machine() -> str:

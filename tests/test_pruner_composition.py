@@ -10,7 +10,8 @@ import torch
 
 from layershap import LayerPruner, remove_layers
 from layershap.forward.unmasked import sequence_statistics
-from tests.test_examples import run
+
+from .helpers.commands import run_example
 
 
 def perplexities(output):
@@ -21,7 +22,7 @@ def perplexities(output):
 
 def test_prune_then_quantise():
     pytest.importorskip("torchao")
-    output = run("prune_then_quantise.py", "--n-remove", 2)
+    output = run_example("prune_then_quantise.py", "--n-remove", 2)
     dense, pruned, quantised = perplexities(output)
     assert dense < pruned
     assert quantised == pytest.approx(pruned, rel=0.01)
@@ -34,7 +35,7 @@ def test_prune_then_quantise():
 
 def test_quantise_then_prune():
     pytest.importorskip("bitsandbytes")
-    output = run("quantise_then_prune.py", "--n-remove", 2)
+    output = run_example("quantise_then_prune.py", "--n-remove", 2)
     dense, quantised, pruned, reloaded = perplexities(output)
     assert quantised == pytest.approx(dense, rel=0.01)
     assert quantised < pruned < 1.5 * quantised
@@ -45,7 +46,7 @@ def test_quantise_then_prune():
 
 def test_prune_then_heal():
     pytest.importorskip("peft")
-    output = run("prune_then_heal.py", "--steps", 40)
+    output = run_example("prune_then_heal.py", "--steps", 40)
     dense, pruned, healed = perplexities(output)
     assert dense < healed < pruned
     (share,) = re.findall(r"healing won back (\d+)%", output)
@@ -53,7 +54,7 @@ def test_prune_then_heal():
 
 
 def test_prune_twice():
-    output = run("prune_twice.py", "--first", 2, "--second", 1)
+    output = run_example("prune_twice.py", "--first", 2, "--second", 1)
     dense, first, second, at_once = perplexities(output)
     assert dense < first < second
     same = re.findall(r"same set: +(True|False)", output) == ["True"]

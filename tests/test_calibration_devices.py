@@ -24,7 +24,7 @@ from layershap.calibration import as_calibration
 from layershap.fingerprint import weights_digest
 from layershap.utilities import NegativeLogLikelihood
 
-from .test_calibration_inputs import KEPT, TEXTS
+from .helpers.texts import TEXTS
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_ledgers_and_checkpoints_under_another_default_device(stories, elsewhere
 
     def results():
         with LayerGame(model, ids, utility=NegativeLogLikelihood(), ledger=ledger) as game:
-            scores = game(KEPT).tolist()
+            scores = game([[True, True, False, True, True]]).tolist()
         with warnings.catch_warnings():
             warnings.simplefilter("error", CheckpointWarning)
             pruned = remove_layers(model, [1])

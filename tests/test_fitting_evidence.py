@@ -6,7 +6,6 @@ import warnings
 
 import numpy as np
 import pytest
-import torch
 from sklearn.tree import DecisionTreeRegressor
 
 from layershap import (
@@ -25,7 +24,6 @@ from layershap import (
     TiedSelectionWarning,
     shapley,
 )
-from layershap.datasets import tiny_random
 from layershap.fitting.masks import share_masks
 from layershap.fitting.resampling import calibration_errors
 from layershap.masks import subsets
@@ -34,12 +32,7 @@ from layershap.selection.best import select_best
 from layershap.selection.greedy import greedy_masks
 from layershap.utilities import NegativeLogLikelihood
 
-IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_random("gpt2", n_layers=5)
+from .helpers.texts import IDS
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from sklearn.dummy import DummyRegressor
 from sklearn.tree import DecisionTreeRegressor
 
@@ -22,14 +21,13 @@ from layershap import (
     StratifiedValues,
     shapley,
 )
-from layershap.datasets import tiny_random
 from layershap.exceptions import ValueQualityWarning
 from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
 from layershap.fitting.veto import veto_players
 from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import SampledMasks, Semivalue, all_masks
 
-IDS = torch.randint(1, 60, (6, 24), generator=torch.Generator().manual_seed(0))
+from .helpers.texts import IDS
 
 
 @pytest.fixture(scope="module")
@@ -237,11 +235,6 @@ def test_sizes_that_were_not_sampled_are_named(stories, stories_calibration):
         pruner.fit(stories[0], stories_calibration)
     assert pruner.diagnostics_["missing_sizes"] == [1, 3]
     assert np.isnan(pruner.contributions_at(3, width=0, return_std=True)[1]).all()
-
-
-@pytest.fixture(scope="module")
-def tiny():
-    return tiny_random("gpt2", n_layers=5)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "smollm2"])

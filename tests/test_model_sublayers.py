@@ -35,7 +35,8 @@ from layershap.utilities import NegativeLogLikelihood
 
 from .architectures.build import build
 from .architectures.matrix import difference, generates_with_cache
-from .test_surgery import generate, logits, stories
+from .helpers.models import load_stories
+from .helpers.surgery import generate, logits
 
 # Sequential and parallel blocks, residuals added inside (bloom, mpt), a feed-forward part of two modules (opt), norms
 # after the sublayers (olmo2), two mixers side by side (falcon_h1), hybrids, two kinds of attention, recurrent states.
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::layershap.exceptions.Checkpoint
 
 
 def test_players_are_named_in_the_order_in_which_they_run():
-    model = stories()
+    model = load_stories()
     stack = find_sublayers(model)
     assert stack.names == tuple(f"{i}.{kind}" for i in range(5) for kind in ("mixer", "feed_forward"))
     assert [part.name for part in stack.sublayers[0].parts + stack.sublayers[1].parts] == ["self_attn", "mlp"]
@@ -58,7 +59,7 @@ def test_players_are_named_in_the_order_in_which_they_run():
     ("player", "projection"), [(4, "self_attn.o_proj"), (5, "mlp.down_proj"), (-6, "self_attn.o_proj")]
 )
 def test_skipping_a_sublayer_is_a_zero_projection_that_is_not_computed(player, projection):
-    model, zeroed = stories(), stories()
+    model, zeroed = load_stories(), load_stories()
     zeroed.model.layers[2].get_submodule(projection).weight.data.zero_()
     ran: list[str] = []
     for name, module in model.model.layers[2].named_modules():
@@ -71,7 +72,7 @@ def test_skipping_a_sublayer_is_a_zero_projection_that_is_not_computed(player, p
 
 
 def test_skipping_both_sublayers_is_skipping_the_layer():
-    model = stories()
+    model = load_stories()
     with skip_layers(model, [1, 3]):
         expected = logits(model)
     with skip_sublayers(model, [2, 3, 6, 7]):
@@ -81,7 +82,7 @@ def test_skipping_both_sublayers_is_skipping_the_layer():
 
 @pytest.mark.parametrize("removed", [[0], [1], [0, 2, 4], [0, 2, 4, 6], [1, 3, 5, 7, 9], [0, 2, 3, 9]], ids=str)
 def test_removed_is_skipped_generates_and_reloads(removed, tmp_path):
-    model = stories()
+    model = load_stories()
     with skip_sublayers(model, removed):
         expected = logits(model)
     with pytest.warns(CheckpointWarning, match="missing sublayer"):
@@ -102,17 +103,17 @@ def test_removed_is_skipped_generates_and_reloads(removed, tmp_path):
 
 
 def test_removal_in_place_and_step_by_step(tmp_path):
-    model = stories()
+    model = load_stories()
     with skip_sublayers(model, [0, 4, 5, 9]):
         expected = logits(model)
     text = generate(remove_sublayers(model, [0, 4, 5, 9]), use_cache=True)
-    whole = stories()
+    whole = load_stories()
     once = remove_sublayers(whole, [0, 9], copy=False)
     assert once is whole
     twice = remove_layers(once, [2], copy=False, check=True)
     assert torch.equal(logits(twice), expected)
     assert torch.equal(generate(twice, use_cache=True), text)
-    other = remove_sublayers(remove_layers(stories(), [2]), [0, 7])
+    other = remove_sublayers(remove_layers(load_stories(), [2]), [0, 7])
     assert torch.equal(logits(other), expected)
     for name, pruned in (("a", twice), ("b", other)):
         assert torch.equal(logits(load_pruned(save_pruned(pruned, tmp_path / name))), expected)
@@ -149,7 +150,7 @@ def test_the_game_scores_what_skipping_computes(model_type, path):
 
 
 def test_exact_shapley_values_of_ten_sublayers(stories_calibration):
-    model = stories()
+    model = load_stories()
     with LayerGame(model, stories_calibration, utility=NegativeLogLikelihood(), granularity="sublayer") as game:
         assert game.n_players == 10
         values = shapley.exact(game)
@@ -172,7 +173,7 @@ def test_exact_shapley_values_of_ten_sublayers(stories_calibration):
 
 
 def test_the_pruner_from_values_to_a_checkpoint(stories_calibration, tmp_path):
-    model = stories()
+    model = load_stories()
     pruner = LayerPruner(granularity="sublayer", random_state=0, protect=[-1], max_remove=8)
     pruner.fit(model, stories_calibration)
     assert pruner.contributions_.shape == (10,)
@@ -224,7 +225,7 @@ def test_one_mixer_of_each_kind_stays():
         remove_sublayers(model, full, stack=stack)
     remove_sublayers(model, [*full, *(i + 1 for i in full)], stack=stack)  # whole layers: their kind is gone with them
     with pytest.raises(LayerNotRemovableError, match="at least one of the mixers"):
-        remove_sublayers(stories(), range(0, 10, 2))
+        remove_sublayers(load_stories(), range(0, 10, 2))
 
 
 @pytest.mark.parametrize(
@@ -233,11 +234,11 @@ def test_one_mixer_of_each_kind_stays():
 )
 def test_bad_indices(sublayers, message):
     with pytest.raises(ValueError, match=message):
-        remove_sublayers(stories(), sublayers)
+        remove_sublayers(load_stories(), sublayers)
 
 
 def test_the_wrong_stack_or_granularity_is_refused(stories_calibration):
-    model = stories()
+    model = load_stories()
     with pytest.raises(TypeError, match="remove_sublayers"):
         remove_layers(model, [0], stack=find_sublayers(model))
     with pytest.raises(ValueError, match="granularity"):
@@ -248,13 +249,13 @@ def test_inspect_sees_what_is_gone():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         warnings.simplefilter("ignore", CheckpointWarning)
-        found = inspect(remove_sublayers(stories(), [0, 3]))
+        found = inspect(remove_sublayers(load_stories(), [0, 3]))
     assert [layer.mixer == "none" for layer in found.layers] == [True, False, False, False, False]
     assert [layer.feed_forward for layer in found.layers] == ["mlp", "none", "mlp", "mlp", "mlp"]
 
 
 def test_a_ledger_of_layers_is_not_taken_for_one_of_sublayers(stories_calibration, tmp_path):
-    model = stories()
+    model = load_stories()
     with LayerGame(model, stories_calibration, ledger=tmp_path / "ledger") as game:
         game(np.ones((1, 5), dtype=bool))
     with pytest.raises(LedgerMismatchError, match="granularity"):

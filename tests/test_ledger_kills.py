@@ -24,7 +24,7 @@ from layershap.ledger import Ledger
 from layershap.samplers import AllocatingSampler, StratifiedSampler
 from transformers import LlamaConfig, LlamaForCausalLM
 
-engine._SWEEP_MASKS = 4
+engine.SWEEP_MASKS = 4
 run, append = engine.Engine.run, Ledger.append
 torch.manual_seed(0)
 sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}

@@ -28,8 +28,8 @@ from layershap.protocols import SelectionEvidence
 from layershap.selection.best import select_best
 from layershap.surrogates import PairwiseRidge
 
-from .conftest import STORY
-from .test_forward import CarriesState
+from .helpers.models import CarriesState
+from .helpers.texts import STORY
 
 PACKAGE = Path(layershap.__file__).parent
 EIGHT_SEQUENCES = torch.randint(64, (8, 12), generator=torch.Generator().manual_seed(2))

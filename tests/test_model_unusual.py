@@ -20,7 +20,8 @@ from layershap import LayerGame, LayerPruner, find_layers, remove_layers, skip_l
 from layershap.exceptions import UnsupportedModelError
 
 from .architectures.build import build, token_ids
-from .test_surgery import Block, Unknown, logits, state, stories
+from .helpers.models import Block, Unknown, load_stories
+from .helpers.surgery import logits, state
 
 SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 
@@ -36,7 +37,7 @@ def tiny_llava() -> LlavaForConditionalGeneration:
 
 
 def test_negative_indices_count_from_the_end():
-    model = stories()
+    model = load_stories()
     assert torch.equal(logits(remove_layers(model, [-1, -4])), logits(remove_layers(model, [1, 4])))
     with skip_layers(model, [-2]):
         expected = logits(model)
@@ -139,7 +140,7 @@ def test_a_layer_spread_over_parallel_lists_is_refused():
 
 @pytest.mark.parametrize("copied", [True, False])
 def test_gradients_hooks_and_training_flags_stay(copied):
-    model = stories().train()
+    model = load_stories().train()
     layers = model.model.layers
     layers[0].eval()
     for parameter in layers[3].parameters():
@@ -167,7 +168,7 @@ def test_gradients_hooks_and_training_flags_stay(copied):
 
 @pytest.mark.parametrize("granularity", ["layer", "sublayer"])
 def test_scoring_leaves_modes_gradients_and_hooks_as_they_were(granularity):
-    model = stories().train()
+    model = load_stories().train()
     model.model.layers[0].eval()
     model.lm_head.weight.requires_grad_(False)
     model.model.layers[3].register_forward_hook(lambda module, args, output: None)
@@ -191,7 +192,7 @@ def test_scoring_leaves_modes_gradients_and_hooks_as_they_were(granularity):
 
 
 def test_a_refused_removal_changes_nothing():
-    model = stories().train()
+    model = load_stories().train()
     before = state(model)
     for layers in (range(5), [7], [1, -4]):
         with pytest.raises(ValueError):

@@ -10,7 +10,8 @@ import torch
 
 from layershap import Calibration, LayerGame
 from layershap.datasets import fetch_smollm2, load_calibration_text, load_smollm2
-from tests.conftest import STORIES
+
+from .helpers.models import STORIES
 
 MODELS = Path(__file__).parents[1] / "benchmarks" / "models"
 

@@ -10,8 +10,8 @@ from layershap.datasets import load_calibration_text
 from layershap.shapley import all_masks
 from layershap.utilities import KLDivergence
 
-from .test_forward import IDS
-from .test_forward_limits import CarriesAStream
+from .helpers.models import CarriesAStream
+from .helpers.texts import FEW_IDS
 
 
 def test_layer_runs_and_masks_are_those_of_the_evaluation(stories, stories_calibration):
@@ -60,7 +60,7 @@ def test_the_plain_path_is_estimated_too():
     model = CarriesAStream()
     for block in model.blocks:
         block.forward = _unreplayable(block.forward)
-    game = LayerGame(model, Calibration(IDS, IDS.clone()), layers="blocks")
+    game = LayerGame(model, Calibration(FEW_IDS, FEW_IDS.clone()), layers="blocks")
     cost = game.estimate_cost(all_masks(4))
     assert cost.path == "plain"
     assert cost.layer_runs == cost.layer_runs_one_by_one == 32

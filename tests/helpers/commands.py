@@ -1,13 +1,20 @@
-"""What the tests of the command line share: the commands in short."""
+"""Commands in short: those of `layershap`, and the examples."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from layershap.cli import main
-from tests.conftest import STORIES
+
+from .models import STORIES
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def files(folder):
@@ -37,3 +44,15 @@ def copy_of_the_model(folder):
 
 def measure(run, model, pruned, *options):
     return main([str(a) for a in ["report", run / "report.json", "--model", model, "--pruned", pruned, *options]])
+
+
+def run_example(name: str, *arguments: object) -> str:
+    found = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    return found.stdout
