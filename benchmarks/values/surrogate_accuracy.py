@@ -153,13 +153,13 @@ def tables(names: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", default=[name for name in NAMES if name != "stories260k"], choices=NAMES)
-    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- surrogates: begin --> and end")
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     text = f"{provenance()}\n\n{tables(options.model)}"
     if options.write is None:
         print(text)
     else:
-        write_between(options.write, "surrogates", text)
+        write_between(options.write, "tables", text)
 
 
 if __name__ == "__main__":
