@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 
 from benchmarks.common import markdown, provenance, write_between
-from benchmarks.values.values import NAMES, Stored, load
+from benchmarks.values.values import NAMES, Stored, load, stored_names
 from layershap import LinearRidge, PairwiseRidge, SurrogateSearch
 from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
@@ -152,7 +152,9 @@ def tables(names: list[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", nargs="+", default=[name for name in NAMES if name != "stories260k"], choices=NAMES)
+    parser.add_argument(
+        "--model", nargs="+", default=[name for name in stored_names() if name != "stories260k"], choices=NAMES
+    )
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     text = f"{provenance()}\n\n{tables(options.model)}"

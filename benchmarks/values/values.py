@@ -91,6 +91,11 @@ class Stored:
         return np.concatenate(rows)
 
 
+def stored_names() -> list[str]:
+    """Models whose evaluations are stored."""
+    return [name for name in NAMES if (DATA / f"{name}.npz").exists()]
+
+
 def load(name: str) -> Stored:
     """The stored evaluations of a model."""
     with np.load(STORED / f"{name}.npz") as data:
@@ -286,14 +291,14 @@ def _store(name: str, title: str, masks: MaskArray, nll: FloatArray, counts: Flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["collect", "table"])
-    parser.add_argument("--model", nargs="+", default=NAMES, choices=NAMES)
+    parser.add_argument("--model", nargs="+", choices=NAMES, help="default: all, of the table those that are stored")
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     if options.action == "collect":
-        for name in options.model:
+        for name in options.model or NAMES:
             collect(name)
         return
-    text = f"{provenance()}\n\n{table(options.model)}"
+    text = f"{provenance()}\n\n{table(options.model or stored_names())}"
     if options.write is None:
         print(text)
         return
