@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layershap.fitting.text_game import TextGame, paired_differences
+from layershap.fitting.text_game import TextGame, jackknife_errors, left_out_scores, paired_differences
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.selection.best import best_of_size, tied_sets, warn_of_tie
 from layershap.selection.greedy import evaluated_path
@@ -163,19 +163,12 @@ def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int)
     score = float(utility.score(crossed)[2])
     return SetComparison(
         score,
-        _jackknife(utility, crossed.of_masks(np.array([2]))),
+        float(jackknife_errors(left_out_scores(utility, crossed.of_masks(np.array([2]))))[0]),
         float(ahead[0]),
         float(errors[0]),
         float(ahead[1]) if others else float("nan"),
         float(errors[1]) if others else float("nan"),
     )
-
-
-def _jackknife(utility: Utility, statistics: SequenceStatistics) -> float:
-    """Standard error of one set's score over the sequences."""
-    everything = np.arange(len(statistics.counts))
-    left_out = [float(utility.score(statistics.resampled(np.delete(everything, s)))[0]) for s in everything]
-    return float(np.std(left_out) * np.sqrt(len(everything) - 1))
 
 
 def _warn_of_tie(candidates: MaskArray, scores: FloatArray, chosen: int) -> None:

@@ -12,8 +12,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import r2_score
 
 from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
-from layershap.surrogates.folds import unseen_masks
-from layershap.surrogates.fresh import fresh_surrogate
+from layershap.surrogates.folds import cross_fitted
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,8 @@ def held_out(
     predictions_GM = []
     unseen_GM = []
     surrogates = []
-    for unseen_M in unseen_masks(masks_ML, judged_M, seed):
-        model = fresh_surrogate(surrogate, seed)
-        model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
-        predictions_GM.append(np.asarray(model.predict(masks_ML), dtype=np.float64))
+    for unseen_M, model, found_M in cross_fitted(surrogate, masks_ML, scores_M, judged_M, seed):
+        predictions_GM.append(found_M)
         unseen_GM.append(unseen_M)
         surrogates.append(model)
     # A mask that is held out is predicted by the fold that did not see it, the others by all folds' mean.

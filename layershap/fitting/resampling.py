@@ -17,7 +17,7 @@ from layershap.protocols import (
     Utility,
 )
 from layershap.tasks.data import UtilityLike
-from layershap.utilities import resample_sequences
+from layershap.utilities.mixture import bootstrap_scores
 
 
 def resampled_scores(
@@ -30,9 +30,7 @@ def resampled_scores(
     """
     if statistics is None or not isinstance(utility, Utility) or len(statistics.counts) < 2:
         return np.empty((0, 0))
-    n_sequences = len(statistics.counts)
-    draws = [resample_sequences(utility, n_sequences, rng) for _ in range(n_resamples)]
-    scores_BM = np.array([utility.score(statistics.resampled(draw)) for draw in draws]).reshape(n_resamples, -1)
+    scores_BM = bootstrap_scores(utility, statistics, n_resamples, rng).reshape(n_resamples, -1)
     return scores_BM[np.isfinite(scores_BM).all(axis=1)]
 
 

@@ -166,16 +166,25 @@ def paired_differences(utility: Utility, statistics: SequenceStatistics) -> tupl
     Jackknife over sequences (Efron & Stein, 1981). +inf where only the second score is finite, -inf where only the
     first is.
     """
-    everything = np.arange(len(statistics.counts))
     scores = utility.score(statistics)
-    without_S2M = np.array(
-        [utility.score(statistics.resampled(np.delete(everything, sequence))) for sequence in everything]
-    )
+    without_S2M = left_out_scores(utility, statistics)
     half = len(scores) // 2
     first, second = scores[:half], scores[half:]
     with np.errstate(invalid="ignore"):
         ahead = second - first
-        left_out_SM = without_S2M[:, half:] - without_S2M[:, :half]
-        spread = ((left_out_SM - left_out_SM.mean(axis=0)) ** 2).sum(axis=0)
+        errors = jackknife_errors(without_S2M[:, half:] - without_S2M[:, :half])
     ahead = np.where(np.isfinite(first) & np.isfinite(second), ahead, np.where(np.isfinite(second), np.inf, -np.inf))
-    return ahead, np.sqrt(spread * (len(everything) - 1) / len(everything))
+    return ahead, errors
+
+
+def left_out_scores(utility: Utility, statistics: SequenceStatistics) -> FloatArray:
+    """Scores of the masks on all sequences but one, for each sequence [S, M]."""
+    everything = np.arange(len(statistics.counts))
+    return np.array([utility.score(statistics.resampled(np.delete(everything, left_out))) for left_out in everything])
+
+
+def jackknife_errors(left_out_SM: FloatArray) -> FloatArray:
+    """Standard errors [M] of figures, from what they are without each sequence."""
+    n_sequences = len(left_out_SM)
+    spread = ((left_out_SM - left_out_SM.mean(axis=0)) ** 2).sum(axis=0)
+    return np.sqrt(spread * (n_sequences - 1) / n_sequences)

@@ -86,13 +86,6 @@ class EvaluatedMasks:
         unique_UL = distinct(masks_ML)
         return unique_UL[~is_among(unique_UL, self.rows)]
 
-    def cost(self, masks_ML: MaskArray) -> int:
-        """By how much evaluating these masks would raise `layer_runs_in_all`."""
-        pending_UL = self.pending(masks_ML)
-        if self._masked_score is not None:
-            return int(pending_UL.sum())
-        return sum(self.engine.layer_runs(sweep.masks_UL) for sweep in self.engine.plan(pending_UL).sweeps)
-
     def evaluate(self, masks_ML: MaskArray) -> None:
         """Evaluate what was not seen yet.
 

@@ -28,8 +28,8 @@ from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike, sequences_and_utility
-from layershap.utilities import resample_sequences
 from layershap.utilities.checks import checked_scores
+from layershap.utilities.mixture import bootstrap_scores
 
 
 class LayerGame:
@@ -244,19 +244,13 @@ class LayerGame:
                 "standard errors need a utility that reads statistics of sequences, and two sequences at least; got "
                 f"{type(self.utility).__name__} on {n_sequences}"
             )
-        statistics = self.statistics(masks)
         rng = np.random.default_rng(random_state)
-        draws = [resample_sequences(self.utility, n_sequences, rng) for _ in range(n_resamples)]
         with np.errstate(invalid="ignore"):
-            return np.std([self.utility.score(statistics.resampled(draw)) for draw in draws], axis=0, ddof=1)
+            return np.std(bootstrap_scores(self.utility, self.statistics(masks), n_resamples, rng), axis=0, ddof=1)
 
     def plan(self, masks: MaskArray) -> PrefixPlan:
         """Plan of the runs that `masks` [M, L] need beyond those that this game has done."""
         return self.engine.plan(self._evaluated.pending(self._checked(masks)))
-
-    def charge(self, masks: MaskArray) -> int:
-        """Number of layer runs by which evaluating `masks` [M, L] would raise `layer_runs_in_all`."""
-        return self._evaluated.cost(self._checked(masks))
 
     def estimate_cost(self, masks: MaskArray, *further: MaskArray) -> CostEstimate:
         """Estimate the cost of evaluating `masks` [M, L] by a plan and a short timing; nothing is evaluated.

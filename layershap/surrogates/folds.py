@@ -6,14 +6,14 @@ Shapes: M masks, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import comb
 
 import numpy as np
 from sklearn.metrics import r2_score
 from sklearn.model_selection import KFold
 
-from layershap.masks import distinct, groups
+from layershap.masks import groups
 from layershap.protocols import FloatArray, MaskArray, Surrogate
+from layershap.shapley import SampledMasks, Semivalue
 from layershap.surrogates.fresh import fresh_surrogate
 
 N_FOLDS = 5
@@ -39,16 +39,26 @@ def unseen_masks(masks_ML: MaskArray, judged_M: MaskArray, seed: int) -> Iterato
         yield np.isin(mask_M, judged[list(test)]) & judged_M
 
 
-def drawn_at_random(masks_ML: MaskArray) -> MaskArray:
-    """Which masks are of a size that is not there as a whole [M]; all, where every size is.
+def cross_fitted(
+    surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, judged_M: MaskArray, seed: int
+) -> Iterator[tuple[MaskArray, Surrogate, FloatArray]]:
+    """For each fold the masks that it did not see [M], the surrogate fitted to the others, and its predictions [M].
 
-    The leave-one-outs, say, which are always all there: nobody needs them predicted.
+    Raises
+    ------
+    TypeError
+        The surrogate doesn't predict one number for each mask.
     """
-    size_M = masks_ML.sum(axis=1)
-    n_layers = masks_ML.shape[1]
-    whole = [k for k in np.unique(size_M) if len(distinct(masks_ML[size_M == k])) == comb(n_layers, int(k))]
-    at_random_M = ~np.isin(size_M, whole)
-    return at_random_M if at_random_M.any() else np.ones(len(masks_ML), dtype=bool)
+    for unseen_M in unseen_masks(masks_ML, judged_M, seed):
+        model: Surrogate = fresh_surrogate(surrogate, seed)
+        model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
+        found_M = np.asarray(model.predict(masks_ML), dtype=np.float64)
+        if found_M.shape != scores_M.shape:
+            raise TypeError(
+                f"a surrogate must predict one number for each mask; {type(surrogate).__name__} predicts "
+                f"{list(found_M.shape)} for {len(scores_M)} masks"
+            )
+        yield unseen_M, model, found_M
 
 
 def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray, seed: int) -> float:
@@ -68,18 +78,11 @@ def held_out_r2(surrogate: Surrogate, masks_ML: MaskArray, scores_M: FloatArray,
     TypeError
         The surrogate doesn't predict one number for each mask.
     """
-    judged_M = drawn_at_random(masks_ML)
+    at_random_M = SampledMasks(masks_ML, Semivalue.shapley(masks_ML.shape[1])).at_random
+    judged_M = at_random_M if at_random_M.any() else np.ones(len(masks_ML), dtype=bool)
     predictions_M = np.full(len(scores_M), np.nan)
-    for unseen_M in unseen_masks(masks_ML, judged_M, seed):
-        model = fresh_surrogate(surrogate, seed)
-        model.fit(masks_ML[~unseen_M], scores_M[~unseen_M])
+    for unseen_M, _, found_M in cross_fitted(surrogate, masks_ML, scores_M, judged_M, seed):
         predicted_M = unseen_M if unseen_M.any() else judged_M  # a single mask has nothing to be held out from
-        found_M = np.asarray(model.predict(masks_ML), dtype=np.float64)
-        if found_M.shape != scores_M.shape:
-            raise TypeError(
-                f"a surrogate must predict one number for each mask; {type(surrogate).__name__} predicts "
-                f"{list(found_M.shape)} for {len(scores_M)} masks"
-            )
         predictions_M[predicted_M] = found_M[predicted_M]
     truth, guesses = scores_M[judged_M], predictions_M[judged_M]
     if len(truth) < 2 or np.ptp(truth) == 0:

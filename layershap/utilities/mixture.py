@@ -24,6 +24,15 @@ def resample_sequences(utility: Utility, n_sequences: int, rng: np.random.Genera
     return rng.integers(n_sequences, size=n_sequences)
 
 
+def bootstrap_scores(
+    utility: Utility, statistics: SequenceStatistics, n_resamples: int, rng: np.random.Generator
+) -> FloatArray:
+    """Scores of masks on resampled sequences [B, M], from the statistics of each sequence; no model is run."""
+    n_sequences = len(statistics.counts)
+    draws = [resample_sequences(utility, n_sequences, rng) for _ in range(n_resamples)]
+    return np.array([utility.score(statistics.resampled(draw)) for draw in draws])
+
+
 def tied_to_sequences(utility: object) -> bool:
     """Whether a `utility` knows its calibration sequences by number, so that it can't score a part of them."""
     if isinstance(utility, WeightedSum):
