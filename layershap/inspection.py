@@ -20,6 +20,7 @@ from layershap.model.sublayers import AbsentSublayer, Granularity, Players, Play
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players
+from layershap.tables import aligned
 
 # Word in a submodule's class name -> kind of token mixer; the first that matches names the layer. A class named only
 # "...Attention" is the fallback, since hybrids call their other mixers attention too.
@@ -125,14 +126,7 @@ class ModelInspection:
             removable = "yes" if layer.removable else f"no: {layer.reason}"
             row = (layer.name, layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
             rows.append(tuple(map(one_line, row)))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        right = (0, 3, 4)
-        lines = [
-            "  ".join(cell.rjust(widths[i]) if i in right else cell.ljust(widths[i]) for i, cell in enumerate(row[:5]))
-            + f"  {row[5]}"
-            for row in rows
-        ]
-        return "\n".join([head, *lines])
+        return "\n".join([head, *aligned(rows, right=[True, False, False, True, True, False])])
 
 
 def inspect(

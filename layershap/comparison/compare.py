@@ -20,7 +20,8 @@ from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.estimator import ModelPruner
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
-from layershap.limits import most_removable
+from layershap.limits import is_int, most_removable
+from layershap.masks import without
 from layershap.model.stack import LayersArgument
 from layershap.protocols import (
     ChoosesLayers,
@@ -225,7 +226,7 @@ def _keys(choices: Sequence[Choice]) -> list[tuple[str, int]]:
 
 def _whole_numbers(n_removes: Any) -> tuple[int, ...]:
     numbers = None if isinstance(n_removes, Integral | str) else tuple(n_removes)
-    if numbers is None or any(isinstance(n, bool) or not isinstance(n, Integral) for n in numbers):
+    if numbers is None or not all(map(is_int, numbers)):
         raise TypeError(f"n_removes must be a sequence of ints, such as [2, 4]; got {n_removes!r}")
     return tuple(dict.fromkeys(int(n) for n in numbers))
 
@@ -264,9 +265,7 @@ def _measured(
     tasks: Mapping[str, TaskLike],
 ) -> list[Choice]:
     """Perplexity and task scores of the model without the layers of each choice."""
-    masks_ML = np.ones((len(chosen), len(whole.players)), dtype=bool)
-    for mask_L, removed in zip(masks_ML, chosen.values()):
-        mask_L[list(removed)] = False
+    masks_ML = np.array([without(removed, len(whole.players)) for removed in chosen.values()])
     with LayerGame(whole, held_out, utility=NegativeLogLikelihood()) as game, np.errstate(over="ignore"):
         perplexity_M = np.exp(-game(masks_ML))
     scores: dict[str, FloatArray] = {}

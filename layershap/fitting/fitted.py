@@ -5,7 +5,6 @@ Shapes: L layers, M masks, N numbers of layers removed.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from layershap.environment import Environment
 from layershap.estimator import ModelPruner
-from layershap.exceptions import TiedSelectionWarning
 from layershap.fitting.contributions import Contributions
 from layershap.fitting.diagnostics import Diagnostics
 from layershap.fitting.evidence import Evidence
@@ -26,7 +24,7 @@ from layershap.masks import mask_key, mask_keys, without
 from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.selection import SurrogateSearch
-from layershap.selection.validity import select_layers
+from layershap.selection.validity import select_layers, sets_by_size
 from layershap.shapley import removal_order
 
 
@@ -70,15 +68,7 @@ class FitResult:
 
     def removal_sets(self, selector: Selector) -> list[list[int] | None]:
         """Layers that a selector removes, for n = 1 to N; None where it can't do that number."""
-        found: list[list[int] | None] = []
-        for n_remove in range(1, self.evidence.max_remove + 1):
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore", TiedSelectionWarning)
-                    found.append(sorted(map(int, select_layers(selector, self.selection, n_remove))))
-            except ValueError:
-                found.append(None)
-        return found
+        return sets_by_size(selector, self.selection, self.evidence.max_remove)
 
     def removal_scores(self, sets: Sequence[list[int] | None]) -> FloatArray:
         """Scores [N] of a set for each n = 1 to N; NaN if unknown.

@@ -23,7 +23,7 @@ from layershap.protocols import (
     SequenceStatistics,
     Utility,
 )
-from layershap.selection.validity import select_layers
+from layershap.selection.validity import select_layers, sets_by_size
 
 
 def removal_probabilities(
@@ -47,9 +47,10 @@ def removal_probabilities(
     decides_by_scores = isinstance(selector, SearchingSelector) or len(resampled_values_BL) > 0
     if not len(resampled_BM) or not decides_by_scores:
         return counts_NL
+    chosen = sets_by_size(selector, among, evidence.max_remove)
+    possible = [n for n, layers in enumerate(chosen, 1) if layers is not None]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", TiedSelectionWarning)
-        possible = [n for n in range(1, evidence.max_remove + 1) if _selects(selector, among, n)]
         counts_NL[[n - 1 for n in possible]] = 0.0
         for b, scores_M in enumerate(resampled_BM):
             values = among.contributions
@@ -59,15 +60,6 @@ def removal_probabilities(
             for n_remove in possible:
                 counts_NL[n_remove - 1, select_layers(selector, again, n_remove)] += 1
     return counts_NL / len(resampled_BM)
-
-
-def _selects(selector: Selector, evidence: SelectionEvidence, n_remove: int) -> bool:
-    """Whether the selector can do this number at all."""
-    try:
-        select_layers(selector, evidence, n_remove)
-    except ValueError:
-        return False
-    return True
 
 
 def _resampled_choice(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from layershap.exceptions import TiedSelectionWarning
 from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector
 from layershap.shapley import removal_order
 
@@ -19,6 +21,22 @@ def select_layers(selector: Selector, evidence: SelectionEvidence, n_remove: int
         selector.select(evidence, n_remove), n_remove, evidence.removable, type(selector).__name__
     )
     return with_one_kept(chosen, evidence.keep_one_of, evidence.contributions, evidence.removable)
+
+
+def sets_by_size(selector: Selector, evidence: SelectionEvidence, max_remove: int) -> list[list[int] | None]:
+    """Sorted layers that a selector removes, for n = 1 to `max_remove`; None for a number that it can't do.
+
+    Ties are not told of: the user has not asked for a set yet.
+    """
+    found: list[list[int] | None] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TiedSelectionWarning)
+        for n_remove in range(1, max_remove + 1):
+            try:
+                found.append(select_layers(selector, evidence, n_remove).tolist())
+            except ValueError:  # a selector need not be able to do every number
+                found.append(None)
+    return found
 
 
 def checked_selection(chosen: object, n_remove: int, removable: MaskArray, selector: str) -> IntArray:

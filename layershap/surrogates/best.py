@@ -6,7 +6,6 @@ Shapes: M masks, L layers.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
+from layershap.limits import is_int
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.surrogates.folds import held_out_r2
 from layershap.surrogates.fresh import fresh_surrogate
@@ -80,7 +80,7 @@ class BestSurrogate(RegressorMixin, BaseEstimator):
         candidates = _default_candidates() if self.candidates is None else _checked(self.candidates)
         masks_ML, scores_M = np.asarray(masks, dtype=bool), np.asarray(scores, dtype=np.float64)
         seed = self.random_state
-        if isinstance(seed, bool) or not isinstance(seed, Integral):
+        if not is_int(seed):
             seed = check_random_state(seed).randint(2**31)
         seed = int(seed)
         r2 = [held_out_r2(candidate, masks_ML, scores_M, seed) for candidate in candidates]
