@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from layershap.model.split import find_sublayers
-from layershap.model.stack import LayersArgument, find_layers
-from layershap.report.measure import _same_weights, removed_between
+from layershap.model.split import find_players
+from layershap.model.stack import LayersArgument, LayerStack, find_layers
+from layershap.model.sublayers import SublayerStack
+from layershap.report.measure import removed_between, same_weights
 
 if TYPE_CHECKING:
     from layershap.report.records import RemovalRecord
@@ -42,24 +43,25 @@ def removal_of(
         The models are not the report's, or `n_remove` must be told.
     """
     player = report.fit.granularity
-    find = find_layers if player == "layer" else find_sublayers
-    check_depth(report, len(find(model, layers)))
-    if player != "layer":
+    whole = find_players(model, layers, "layer" if player == "layer" else "sublayer")
+    check_depth(report, len(whole))
+    if isinstance(whole, SublayerStack):
         # Which sublayers a smaller model lacks is not to be seen from its layers.
         if n_remove is None:
             raise ValueError(f"which removal is it? Give n_remove, the number of {player}s removed")
         return report.removal(n_remove)
-    gone = len(report.layers) - len(find_layers(pruned, layers))
+    rest = find_layers(pruned, layers)
+    gone = len(report.layers) - len(rest)
     if n_remove not in (None, gone):
         raise ValueError(f"pruned must lack n_remove={n_remove} layers, it lacks {gone} of {len(report.layers)}")
-    found = removed_between(model, pruned, layers)
+    found = removed_between(whole, rest)
     if gone < 1:
         raise ValueError(
             f"pruned must have fewer layers than model's {len(report.layers)}, it has {len(report.layers) - gone}. Are "
             "they in this order?"
         )
     removal = report.removal(gone)
-    if found is not None and not _is(removal, model, pruned, layers):
+    if found is not None and not _is(removal, whole, rest):
         raise ValueError(
             f"pruned must be one of the report's removals: it lacks layers {list(found)}, the report's of this size "
             f"are {list(removal.layers)}. layershap.report.measure_outcome measures any pair of models."
@@ -82,7 +84,7 @@ def check_depth(report: PruningReport, n_players: int) -> None:
         )
 
 
-def _is(removal: RemovalRecord, model: nn.Module, pruned: nn.Module, layers: LayersArgument) -> bool:
-    """Whether the layers that the removal leaves have the weights of `pruned`'s: layers may be copies of each other."""
-    left = [layer for i, layer in enumerate(find_layers(model, layers).layers) if i not in removal.layers]
-    return all(_same_weights(old, new) for old, new in zip(left, find_layers(pruned, layers).layers, strict=True))
+def _is(removal: RemovalRecord, whole: LayerStack, rest: LayerStack) -> bool:
+    """Whether the layers that the removal leaves have the weights of `rest`: layers may be copies of each other."""
+    left = [layer for i, layer in enumerate(whole.layers) if i not in removal.layers]
+    return all(same_weights(old, new) for old, new in zip(left, rest.layers, strict=True))

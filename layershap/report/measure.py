@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from layershap.environment import current_environment
-from layershap.model.stack import LayersArgument, find_layers
+from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
 from layershap.report.speed import measure_speed
 from layershap.scoring.evaluate import Score
@@ -53,7 +53,8 @@ def measure_outcome(
     ValueError
         The layers of `pruned` are not those of `model` less the removed ones.
     """
-    missing = removed_between(model, pruned, layers) if removed is None else tuple(sorted(removed))
+    whole, rest = (find_layers(each, layers) for each in (model, pruned))
+    missing = removed_between(whole, rest) if removed is None else tuple(sorted(removed))
     if missing is None:
         raise ValueError(
             "can't tell which layers of model are missing in pruned, since the weights of those that stay differ "
@@ -71,23 +72,27 @@ def measure_outcome(
         new_tokens=new_tokens,
         repeats=repeats,
     )
-    before, after = (_record(each, layers, scores[i], speeds[i]) for i, each in enumerate((model, pruned)))
+    before, after = (
+        _record(each, len(stack), scores[i], speeds[i])
+        for i, (each, stack) in enumerate(((model, whole), (pruned, rest)))
+    )
     return PruningOutcome(missing, before, after, current_environment(pruned))
 
 
-def removed_between(model: nn.Module, pruned: nn.Module, layers: LayersArgument = None) -> tuple[int, ...] | None:
-    """Layers of `model` that `pruned` lacks, by comparing weights; None if its layers are not among the model's."""
-    rest = list(find_layers(pruned, layers).layers)
+def removed_between(whole: LayerStack, rest: LayerStack) -> tuple[int, ...] | None:
+    """Layers of `whole` that `rest` lacks, by comparing weights; None if its layers are not among those of `whole`."""
+    left = list(rest.layers)
     missing = []
-    for index, layer in enumerate(find_layers(model, layers).layers):
-        if rest and _same_weights(layer, rest[0]):
-            rest.pop(0)
+    for index, layer in enumerate(whole.layers):
+        if left and same_weights(layer, left[0]):
+            left.pop(0)
         else:
             missing.append(index)
-    return tuple(missing) if not rest else None
+    return tuple(missing) if not left else None
 
 
-def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two modules have the same parameters, by name and value."""
     first, second = dict(one.named_parameters()), dict(other.named_parameters())
     return first.keys() == second.keys() and all(
         value.shape == second[name].shape and torch.equal(value, second[name].to(value.device))
@@ -95,12 +100,10 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
     )
 
 
-def _record(
-    model: nn.Module, layers: LayersArgument, scores: tuple[Score, ...], speed: tuple[SpeedRecord, ...]
-) -> ModelRecord:
+def _record(model: nn.Module, n_layers: int, scores: tuple[Score, ...], speed: tuple[SpeedRecord, ...]) -> ModelRecord:
     parameters = list(model.parameters())
     return ModelRecord(
-        n_layers=len(find_layers(model, layers)),
+        n_layers=n_layers,
         n_parameters=sum(p.numel() for p in parameters),
         n_bytes=sum(p.numel() * p.element_size() for p in parameters),
         scores=scores,
