@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from layershap.environment import current_environment
@@ -41,6 +40,7 @@ from layershap.random_state import random_generator
 from layershap.report import PruningReport
 from layershap.samplers import StratifiedSampler
 from layershap.selection import ShapleyRanking
+from layershap.selection.validity import sets_by_size
 from layershap.surrogates import PaperMLP
 from layershap.tasks.data import UtilityLike
 
@@ -231,12 +231,14 @@ class LayerPruner(FittedPruner):
             evidence = evaluate_masks(game, settings, rng)
             contributions = estimate_contributions(game, evidence, settings, rng)
             probabilities = removal_probabilities(game, evidence, contributions, settings.selector, rng)
+            selection = contributions.for_selection(evidence)
             inspection = inspect(model, game.found.players, forward=False)
             self._keep(
                 FitResult(
                     evidence=evidence,
                     contributions=contributions,
-                    selection=contributions.for_selection(evidence),
+                    selection=selection,
+                    sets=sets_by_size(settings.selector, selection, evidence.max_remove),
                     removal_probabilities=probabilities,
                     diagnostics=diagnose(game, evidence, contributions, time.perf_counter() - start),
                     fingerprint=game.first.fingerprint,
@@ -283,5 +285,4 @@ class LayerPruner(FittedPruner):
     @property
     def report_(self) -> PruningReport:
         """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
-        check_is_fitted(self)
         return PruningReport.from_estimator(self)

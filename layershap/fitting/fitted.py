@@ -40,6 +40,8 @@ class FitResult:
         The layers' values with their errors, and the surrogate.
     selection : SelectionEvidence
         Data by which a selector chooses.
+    sets : list of list of int or None
+        Layers that the selector of the fit removes, for n = 1 to N; None where it can't do that number.
     removal_probabilities : ndarray [N, L]
         Probabilities over resamples of the calibration text.
     diagnostics : Diagnostics
@@ -55,6 +57,7 @@ class FitResult:
     evidence: Evidence
     contributions: Contributions
     selection: SelectionEvidence
+    sets: list[list[int] | None]
     removal_probabilities: FloatArray
     diagnostics: Diagnostics
     fingerprint: dict[str, Any]
@@ -65,10 +68,6 @@ class FitResult:
     def comparisons(self) -> list[SetComparison | None] | None:
         """What the text held back says of each set chosen [N]."""
         return None if self.evidence.final is None else self.evidence.final.comparisons
-
-    def removal_sets(self, selector: Selector) -> list[list[int] | None]:
-        """Layers that a selector removes, for n = 1 to N; None where it can't do that number."""
-        return sets_by_size(selector, self.selection, self.evidence.max_remove)
 
     def removal_scores(self, sets: Sequence[list[int] | None]) -> FloatArray:
         """Scores [N] of a set for each n = 1 to N; NaN if unknown.
@@ -94,7 +93,6 @@ class FittedPruner(ModelPruner):
     """The fitted attributes of `layershap.LayerPruner`, read from its `result_`."""
 
     result_: FitResult
-    _sets_of_fit: list[list[int] | None]
     keep_one_of_: tuple[tuple[int, ...], ...]
     selector: Selector | None
     random_state: Any
@@ -105,14 +103,11 @@ class FittedPruner(ModelPruner):
         return self.result_
 
     def _keep(self, result: FitResult) -> None:
-        # A selector of the user's may fail, and Ctrl-C come: before the first attribute is set.
-        sets = result.removal_sets(self._selector)
         self.result_ = result
         self.n_layers_in_ = len(result.evidence.removable)
         self.max_remove_ = result.evidence.max_remove
         self.removable_ = result.evidence.removable
         self.keep_one_of_ = result.evidence.keep_one_of
-        self._sets_of_fit = sets
 
     @property
     def _selector(self) -> Selector:
@@ -159,7 +154,8 @@ class FittedPruner(ModelPruner):
         The score is on the text held back from the search, or else on all text searched; NaN if the set was not scored
         there. After ``set_params(selector=...)`` the sets, and so the scores, are those of the new selector.
         """
-        return self._result.removal_scores(self._result.removal_sets(self._selector))
+        result = self._result
+        return result.removal_scores(sets_by_size(self._selector, result.selection, result.evidence.max_remove))
 
     @property
     def removal_probabilities_(self) -> FloatArray:

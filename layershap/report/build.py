@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from layershap.masks import without
 from layershap.places import public_name
 from layershap.protocols import FloatArray, MaskArray
 from layershap.report.records import (
@@ -85,9 +86,9 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     scores = pruner.removal_scores_
     for n_remove in range(1, pruner.max_remove_ + 1):
         layers = pruner.removed_layers(n_remove)
-        mask_L = pruner.get_support(n_remove).astype(bool)
+        mask_L = without(layers, pruner.n_layers_in_)
         # Of the sets that the selector of the fit chose: another selector may have been set since.
-        same = layers == pruner._sets_of_fit[n_remove - 1]
+        same = layers == pruner.result_.sets[n_remove - 1]
         sure = pruner.removal_probabilities_[n_remove - 1, layers]
         freed = [pruner.inspection_.layers[layer] for layer in layers]
         records.append(
