@@ -23,6 +23,7 @@ from layershap.fitting.evidence import evaluate_masks
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
 from layershap.fitting.quality import warn_of_quality
+from layershap.fitting.recipes import paper_recipe
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.stability import removal_probabilities
 from layershap.fitting.text import TextParts
@@ -38,10 +39,7 @@ from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import Sampler, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.report import PruningReport
-from layershap.samplers import StratifiedSampler
-from layershap.selection import ShapleyRanking
 from layershap.selection.validity import sets_by_size
-from layershap.surrogates import PaperMLP
 from layershap.tasks.data import UtilityLike
 
 _logger = logging.getLogger(__name__)
@@ -183,27 +181,20 @@ class LayerPruner(FittedPruner):
         cls,
         n_remove: int | float | None = None,
         *,
-        n_masks: int = 8000,
+        model: str = "llama",
+        n_masks: int | None = None,
         random_state: Any = None,
         ledger: str | os.PathLike[str] | None = None,
         verbose: int = 0,
     ) -> LayerPruner:
         """The published method, to the letter: 8,000 independent masks over five strata, the two-layer network, mean
-        marginal contributions over 80,000 stratified masks, ascending order. Give it 10 x 128 tokens without BOS:
-        ``Calibration.from_texts(texts, tokenizer, n_sequences=10)``. The parameters `n_remove`, `n_masks`,
-        `random_state`, `ledger` and `verbose` are as in `LayerPruner`.
+        marginal contributions over 80,000 stratified masks, ascending order; `model` "mamba", "rwkv" or "gptq" takes
+        the authors' settings for that kind (docs/method.md). `n_masks` is theirs by default, the others are as in
+        `LayerPruner` (`n_remove`, `random_state`, `ledger`, `verbose`). Give it 10 x 128 tokens without BOS:
+        ``Calibration.from_texts(texts, tokenizer, n_sequences=10)``.
         """
-        return cls(
-            n_remove,
-            sampler=StratifiedSampler(replace=True),
-            surrogate=PaperMLP(),
-            selector=ShapleyRanking(),
-            values=StratifiedValues(keep_veto=False, unbiased=False, n_marginals=80_000),
-            n_masks=n_masks,
-            random_state=random_state,
-            ledger=ledger,
-            verbose=verbose,
-        )
+        settings = paper_recipe(model).settings(n_masks)
+        return cls(n_remove, **settings, random_state=random_state, ledger=ledger, verbose=verbose)
 
     def fit(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> LayerPruner:
         """Estimate the layers' values and search for the best sets; the model is only read, and not kept.

@@ -32,7 +32,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled'")
     parser.add_argument("--out", type=path, required=True, help="folder for the report and the ledger")
     parser.add_argument(
-        "--method", choices=("default", "paper"), default="default", help="'paper': arXiv 2602.07804 to the letter"
+        "--method",
+        choices=("default", "paper", "paper-mamba", "paper-rwkv", "paper-gptq"),
+        default="default",
+        help="'paper': arXiv 2602.07804 to the letter; 'paper-...': with its settings for that kind of model",
     )
     parser.add_argument("--n-masks", type=at_least(1), metavar="M", help="masks to evaluate (default: the method's)")
     parser.add_argument(
@@ -72,7 +75,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         check_file(target, arguments.overwrite)
     model, tokenizer = load_model(arguments.model, arguments)
     calibration = read_calibration(arguments, tokenizer)
-    pruner = LayerPruner.paper() if arguments.method == "paper" else LayerPruner()
+    method, _, kind = arguments.method.partition("-")
+    pruner = LayerPruner.paper(model=kind or "llama") if method == "paper" else LayerPruner()
     pruner.set_params(
         utility=getattr(utilities, _UTILITIES[arguments.utility])(),
         granularity=arguments.granularity,
