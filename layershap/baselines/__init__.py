@@ -8,6 +8,7 @@
 `SLEB`                greedy elimination with re-evaluation
 `BlockPruner`         the same with attention and feed-forward parts apart
 `BruteForce`          every set: the optimum on the calibration text
+`FixedLayers`         those that you name
 `LastLayers`          the last n
 `RandomLayers`        any n
 `SliceGPT`            width instead of depth, at as many parameters
@@ -18,6 +19,7 @@ from layershap.baselines.angular_distance import AngularDistance
 from layershap.baselines.base import DepthPruner
 from layershap.baselines.block_pruner import BlockPruner
 from layershap.baselines.brute_force import BruteForce
+from layershap.baselines.fixed_layers import FixedLayers
 from layershap.baselines.relative_magnitude import RelativeMagnitude
 from layershap.baselines.short_gpt import ShortGPT
 from layershap.baselines.shortened_llama import ShortenedLlama
@@ -31,6 +33,7 @@ __all__ = [
     "BlockPruner",
     "BruteForce",
     "DepthPruner",
+    "FixedLayers",
     "LastLayers",
     "RandomLayers",
     "RelativeMagnitude",

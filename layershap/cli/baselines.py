@@ -56,6 +56,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="METHOD",
         help=f"which to fit (default: all): {', '.join(METHODS)}",
     )
+    parser.add_argument(
+        "--fixed",
+        nargs="+",
+        type=int,
+        metavar="LAYER",
+        help="one method more: layers that you name, the first removed first (a published order, say)",
+    )
     parser.add_argument("--picture", type=path, metavar="FILE", help="perplexity against removed layers, as PNG")
     add_overwrite_option(parser, "replace the picture where it exists")
     add_calibration_options(parser)
@@ -71,6 +78,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Fit and compare."""
+    from layershap.baselines import FixedLayers
     from layershap.calibration import resolve_protocol
     from layershap.comparison import compare
     from layershap.display import DepthCurveDisplay
@@ -82,13 +90,16 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     depth = len(find_layers(model, arguments.layers))
     if max(arguments.n_remove) >= depth:
         raise ValueError(f"--n-remove must leave a layer: the model has {depth}, got {max(arguments.n_remove)}")
+    methods = {name: method(name, arguments) for name in arguments.methods}
+    if arguments.fixed is not None:
+        methods["fixed"] = FixedLayers(arguments.fixed, layers=arguments.layers)
     protocol = resolve_protocol(arguments.protocol)
     evaluation = protocol.sequences(held_out, tokenizer, n_sequences=arguments.eval_sequences)
     found = compare(
         model,
         read_calibration(arguments, tokenizer),
         evaluation,
-        {name: method(name, arguments) for name in arguments.methods},
+        methods,
         arguments.n_remove,
         layers=arguments.layers,
     )
