@@ -17,5 +17,5 @@ FOLDER = Path(__file__).parent.parent / "benchmarks" / "models" / "smollm2"
 if __name__ == "__main__":
     try:
         print(fetch_smollm2(sys.argv[1] if len(sys.argv) > 1 else FOLDER))
-    except (ImportError, OSError, RuntimeError) as error:
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"fetch_smollm2: {error}")

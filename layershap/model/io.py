@@ -63,9 +63,16 @@ def part_of(model: nn.Module, getter: str) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
+def from_gguf(module: nn.Module) -> bool:
+    """Whether transformers has read a model from a GGUF file, and still says so."""
+    method: Any = getattr(module, "quantization_method", None)
+    return getattr(method, "value", method) == "gguf"
+
+
 def is_quantized(module: nn.Module) -> bool:
     """Whether a model was loaded quantised, or a module holds other weights than plain floating-point tensors."""
-    if getattr(module, "is_quantized", False):  # set by transformers' quantisers
+    # Set by transformers' quantisers; by that of GGUF files also where it has unpacked all weights.
+    if getattr(module, "is_quantized", False) and not from_gguf(module):
         return True
     return any(not p.is_floating_point() or hasattr(p, "__tensor_flatten__") for p in module.parameters())
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
+from layershap.model.gguf import drop_gguf_quantizer
 from layershap.model.io import base_model, check_is_model, other_inputs
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
@@ -42,7 +43,8 @@ def remove_layers(
     """Physically remove decoder layers.
 
     The layers are deleted, the indices of the others renumbered, the config (layer count, per-layer lists, index lists)
-    and stale attributes brought in step; then the result is checked against the masked model.
+    and stale attributes brought in step; then the result is checked against the masked model. A model that was read
+    from a GGUF file as full weights is no longer marked as quantised, so that it can be saved.
 
     Parameters
     ----------
@@ -190,6 +192,7 @@ def remove_players(
         empty: dict[nn.Module, nn.Module] = {stack.layers[i]: nn.Identity() for i in whole}
         empty |= {part.module: nn.Identity() for sublayer in parts for part in sublayer.parts}
     pruned = copy_with(model, empty) if copy else model
+    drop_gguf_quantizer(pruned)
     if parts:
         delete_sublayers(pruned, site, parts)
     if whole:

