@@ -15,6 +15,9 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
+from layershap.calibration import Calibration
+from layershap.compensation import Compensation
+from layershap.compensation.compensating import Compensating
 from layershap.limits import check_n_remove
 from layershap.model.sublayers import Players, PlayersArgument
 from layershap.protocols import IntArray, MaskArray
@@ -32,14 +35,18 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         False for protected layers.
     max_remove_ : int
         Largest number of layers that `transform` accepts.
+    calibration_ : Calibration or None
+        Token ids that a compensation is measured on; None if `fit` was given no text and has no compensation.
     """
 
     n_remove: Any  # int, fraction or None: checked where it is used
     copy: bool
+    compensation: Compensation | None
     layers: PlayersArgument
     n_layers_in_: int
     removable_: MaskArray
     max_remove_: int
+    calibration_: Calibration | None
 
     def __init_subclass__(cls) -> None:
         # scikit-learn would wrap each subclass's `transform` to make arrays of what it returns.
@@ -78,6 +85,11 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         --------
         layershap.remove_layers : Removes layers that you name.
         layershap.save_pruned : Saves the result.
+
+        Notes
+        -----
+        A compensation is measured on the model that is given here, so its states are right also for one that was
+        fine-tuned since `fit`.
         """
         layers = self.removed_layers(n_remove)
         players = self._players(model)
@@ -86,7 +98,8 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} players (layers, or "
                 f"sublayers), the model given has {len(players)}; fit it on that model"
             )
-        return remove_players(model, layers, players, copy=self.copy)
+        compensating = None if self.compensation is None else Compensating(self.compensation, self.calibration_)
+        return remove_players(model, layers, players, copy=self.copy, compensating=compensating)
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
         """Return the layers that `transform` would remove.

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+from layershap.compensation import Compensation
 from layershap.environment import current_environment
 from layershap.fitting.contributions import estimate_contributions
 from layershap.fitting.cost import expected_cost
@@ -74,6 +75,9 @@ class LayerPruner(FittedPruner):
     confidence : float, default=0.999
         Confidence of the paired t-test by which a search drops a set that is worse than the best of its size on a part
         of the calibration text. 1 scores all sets on all of the text.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
     protect : sequence of int, default=()
         Layers that are never removed. Layers that can't be removed alone are protected in any case.
     layers : str, sequence of nn.Module, LayerStack or SublayerStack, optional
@@ -147,6 +151,7 @@ class LayerPruner(FittedPruner):
         max_remove: int | None = None,
         n_masks: int | None = None,
         confidence: float = 0.999,
+        compensation: Compensation | None = None,
         protect: Sequence[int] = (),
         layers: PlayersArgument = None,
         granularity: Granularity = "layer",
@@ -166,6 +171,7 @@ class LayerPruner(FittedPruner):
         self.max_remove = max_remove
         self.n_masks = n_masks
         self.confidence = confidence
+        self.compensation = compensation
         self.protect = protect
         self.layers = layers
         self.granularity = granularity
@@ -235,6 +241,7 @@ class LayerPruner(FittedPruner):
                     fingerprint=game.first.fingerprint,
                     inspection=replace(inspection, forward=game.first.path, forward_note=game.first.path_note),
                     environment=current_environment(model),
+                    calibration=text.given,
                 )
             )
         warn_of_quality(contributions)

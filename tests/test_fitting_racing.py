@@ -113,7 +113,7 @@ class Played:
         self.nll = nll
         ids = torch.zeros((32, 2), dtype=torch.long)
         searched, *held = (Calibration(part, part.clone()) for part in ids.split(32 - n_held_back))
-        self.text = TextParts((searched,), *held or [None])
+        self.text = TextParts(searched, (searched,), *held or [None])
 
     def statistics(self, masks, n_parts):
         sums = np.array([self.nll[tuple(np.flatnonzero(~mask))] for mask in masks])

@@ -382,6 +382,6 @@ def test_former_parameters_are_taken_with_a_warning_that_names_the_new_spelling(
     assert isinstance(pruner.values, ShapleyValues)
     assert not pruner.values.keep_veto
     assert "weights" not in pruner.get_params()
-    assert 16 <= len(pruner.get_params(deep=False)) <= 18
+    assert 16 <= len(pruner.get_params(deep=False)) <= 19
     with pytest.raises(TypeError, match="values says what"):
         LayerPruner(values=ShapleyValues(), n_marginals=10)

@@ -39,6 +39,7 @@ ROOMS = (
     "datasets",
     # What a model does without some layers: scored, or made smaller.
     "forward",
+    "compensation",
     "surgery",
     "fingerprint",
     "ledger",

@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
+from layershap.compensation import Compensation
 from layershap.estimator import ModelPruner
 from layershap.game.players import GameModel
 from layershap.limits import check_n_remove, most_removable, resolved_max_remove
@@ -139,6 +140,9 @@ class DepthPruner(ModelPruner, ABC):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
 
     Attributes
     ----------
@@ -169,11 +173,13 @@ class DepthPruner(ModelPruner, ABC):
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
         copy: bool = True,
+        compensation: Compensation | None = None,
     ) -> None:
         self.n_remove = n_remove
         self.protect = protect
         self.layers = layers
         self.copy = copy
+        self.compensation = compensation
 
     @abstractmethod
     def _fit(self, inputs: FitInput) -> Outcome:
@@ -215,6 +221,7 @@ class DepthPruner(ModelPruner, ABC):
         self.removable_ = removable
         self.keep_one_of_ = found.keep_one_of
         self.max_remove_ = inputs.most if outcome.max_remove is None else outcome.max_remove
+        self.calibration_ = None if self.compensation is None else inputs.calibration
         self.diagnostics_ = {
             "n_evaluated": outcome.masks,
             "layer_runs": outcome.layer_runs,
@@ -246,7 +253,7 @@ class RankingPruner(DepthPruner, ABC):
 
     Parameters
     ----------
-    n_remove, protect, layers, copy
+    n_remove, protect, layers, copy, compensation
         As in `DepthPruner`.
 
     Attributes

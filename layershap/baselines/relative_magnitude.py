@@ -27,6 +27,9 @@ class RelativeMagnitude(RankingPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
 
     Attributes
     ----------

@@ -17,6 +17,7 @@ from layershap.baselines.activations import token_blocks
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
 from layershap.baselines.perplexity import perplexity_game
 from layershap.calibration import IGNORE
+from layershap.compensation import Compensation
 from layershap.masks import leave_one_out_masks
 from layershap.model.io import evaluation_mode, input_device, token_logits
 from layershap.model.stack import LayersArgument
@@ -48,6 +49,9 @@ class ShortenedLlama(RankingPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
     ledger : path, optional
         Append-only file of evaluated masks, for 'perplexity' only.
 
@@ -76,9 +80,10 @@ class ShortenedLlama(RankingPruner):
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
         copy: bool = True,
+        compensation: Compensation | None = None,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy, compensation=compensation)
         self.criterion = criterion
         self.protect_ends = protect_ends
         self.ledger = ledger

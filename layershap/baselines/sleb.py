@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
 from layershap.baselines.perplexity import perplexity_game
+from layershap.compensation import Compensation
 from layershap.limits import check_int
 from layershap.model.stack import LayersArgument
 from layershap.protocols import IntArray
@@ -34,6 +35,9 @@ class SLEB(DepthPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
     ledger : path, optional
         Append-only file of evaluated masks, from which an interrupted fit resumes.
 
@@ -64,9 +68,10 @@ class SLEB(DepthPruner):
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
         copy: bool = True,
+        compensation: Compensation | None = None,
         ledger: str | os.PathLike[str] | None = None,
     ) -> None:
-        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy, compensation=compensation)
         self.early_barrier = early_barrier
         self.latter_barrier = latter_barrier
         self.max_remove = max_remove

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from layershap.baselines.base import FitInput, Outcome, RankingPruner
+from layershap.compensation import Compensation
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
 from layershap.random_state import random_generator
@@ -28,6 +29,9 @@ class RandomLayers(RankingPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
 
     See Also
     --------
@@ -42,8 +46,9 @@ class RandomLayers(RankingPruner):
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
         copy: bool = True,
+        compensation: Compensation | None = None,
     ) -> None:
-        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy, compensation=compensation)
         self.random_state = random_state
 
     def _importance(self, inputs: FitInput) -> tuple[FloatArray, Outcome]:
@@ -63,6 +68,9 @@ class LastLayers(RankingPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
 
     See Also
     --------

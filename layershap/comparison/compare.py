@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from numbers import Integral
 from typing import Any, TypeAlias
 
@@ -16,7 +17,9 @@ from sklearn.base import clone
 from torch import nn
 
 from layershap.calibration import Calibration, PerplexityProtocol, as_calibration, resolve_protocol
+from layershap.comparison.compensated import CompensatedMethod, check_compensations, own_compensation
 from layershap.comparison.result import Choice, Cost, MethodComparison
+from layershap.compensation import Compensation
 from layershap.estimator import ModelPruner
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
@@ -48,6 +51,7 @@ def compare(
     n_removes: Sequence[int],
     *,
     tasks: Mapping[str, TaskLike] | None = None,
+    compensations: Mapping[str, Compensation] | None = None,
     tokenizer: Any = None,
     protocol: str | PerplexityProtocol = "seq128",
     n_sequences: int | None = None,
@@ -73,6 +77,9 @@ def compare(
     tasks : mapping of str to callable or (utility, data), optional
         Further scores of each choice: ``f(model) -> float``, called with the layers skipped, or a utility with its
         data.
+    compensations : mapping of str to Compensation, optional
+        Ways to make up for removed layers (`layershap.compensation`), by name: each method is also shown with each, as
+        ``"method + name"``. A method with a compensation of its own is shown with that.
     tokenizer : PreTrainedTokenizerBase, optional
         The model's tokenizer, which texts need.
     protocol : str or PerplexityProtocol, default='seq128'
@@ -115,6 +122,7 @@ def compare(
     (10, 11)
     """
     _check_kinds(methods, {} if tasks is None else tasks, {"calib_data": calib_data, "eval_data": eval_data})
+    check_compensations({} if compensations is None else compensations, methods, calib_data is not None)
     numbers = _whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
@@ -130,17 +138,25 @@ def compare(
     calibration = None
     if calib_data is not None or not all(map(_is_fitted, methods.values())):
         calibration = as_calibration(calib_data, tokenizer)
+    measure = partial(_measured, held_out=held_out, tasks=tasks or {})
     costs: dict[str, Cost] = {}
     chosen: dict[tuple[str, int], tuple[int, ...]] = {("", 0): ()}
     narrowed: list[Choice] = []
+    compensated: list[CompensatedMethod] = []
     refused: dict[tuple[str, int], str] = {}
     for name, method in methods.items():
         fitted, costs[name] = _fitted(method, whole, calibration, tokenizer)
         if not isinstance(fitted, ChoosesLayers):
             for n in numbers:
-                narrow = fitted.transform(model, n)
-                narrowed += _measured(GameModel.of(narrow), held_out, {(name, n): ()}, tasks or {})
+                narrowed += measure(GameModel.of(fitted.transform(model, n)), {(name, n): ()})
             continue
+        if (own := own_compensation(name, fitted)) is not None:
+            compensated.append(own)
+        elif calibration is not None:
+            compensated += [
+                CompensatedMethod(f"{name} + {label}", name, compensation, calibration)
+                for label, compensation in (compensations or {}).items()
+            ]
         n_players = fitted.n_layers_in_ if isinstance(fitted, CountsLayers) else n_layers
         if n_players != n_layers:
             raise ValueError(
@@ -158,9 +174,13 @@ def compare(
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
         raise ValueError(f"no method can remove {unreached} layers of this model:{reasons}")
-    dense, *found = _measured(whole, held_out, chosen, tasks or {})
+    dense, *found = measure(whole, chosen)
+    for variant in compensated:
+        more, costs[variant.name] = variant.measured(whole, chosen, measure, costs[variant.chooser])
+        found += more  # one with a compensation of its own takes the place of its choices without
     by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
-    ordered = [by_key[name, n] for name in methods for n in numbers if (name, n) in by_key]
+    names = dict.fromkeys([*methods, *(variant.name for variant in compensated)])
+    ordered = [by_key[name, n] for name in names for n in numbers if (name, n) in by_key]
     name = held_out.provenance.get("protocol", f"sequences of {held_out.seq_len} tokens as given")
     return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs, str(name), held_out.n_sequences)
 
@@ -260,8 +280,9 @@ def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
 
 def _measured(
     whole: GameModel,
-    held_out: Calibration,
     chosen: Mapping[tuple[str, int], tuple[int, ...]],
+    *,
+    held_out: Calibration,
     tasks: Mapping[str, TaskLike],
 ) -> list[Choice]:
     """Perplexity and task scores of the model without the layers of each choice."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from layershap.calibration import Calibration
 from layershap.environment import Environment
 from layershap.estimator import ModelPruner
 from layershap.fitting.contributions import Contributions
@@ -52,6 +53,8 @@ class FitResult:
         The model's layers and sizes.
     environment : Environment
         Versions and machine.
+    calibration : Calibration
+        All calibration sequences.
     """
 
     evidence: Evidence
@@ -63,6 +66,7 @@ class FitResult:
     fingerprint: dict[str, Any]
     inspection: ModelInspection
     environment: Environment
+    calibration: Calibration
 
     @property
     def comparisons(self) -> list[SetComparison | None] | None:
@@ -108,6 +112,7 @@ class FittedPruner(ModelPruner):
         self.max_remove_ = result.evidence.max_remove
         self.removable_ = result.evidence.removable
         self.keep_one_of_ = result.evidence.keep_one_of
+        self.calibration_ = result.calibration
 
     @property
     def _selector(self) -> Selector:

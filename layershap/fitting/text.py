@@ -28,12 +28,15 @@ class TextParts:
 
     Attributes
     ----------
+    given : Calibration
+        All sequences.
     searched : tuple of Calibration
         Each part but the first and the last as long as all before it together. A single part where nothing is raced.
     held_back : Calibration or None
         Sequences for the final choice, which no search has seen.
     """
 
+    given: Calibration
     searched: tuple[Calibration, ...]
     held_back: Calibration | None
 
@@ -78,7 +81,7 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
     order = order[calibration.counts_S.numpy()[order] > 0]
     n_held = int(held_back * len(order)) if len(order) >= _LEAST_TO_SPLIT else 0
     if not races and not n_held:
-        return TextParts((calibration,), None)
+        return TextParts(calibration, (calibration,), None)
     searched, held = np.split(order, [len(order) - n_held])
     cuts: list[int] = []
     cut = _FIRST
@@ -86,7 +89,7 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
         cuts.append(cut)
         cut *= 2
     parts = tuple(_part(calibration, rows) for rows in np.split(searched, cuts) if len(rows))
-    return TextParts(parts, _part(calibration, held) if n_held else None)
+    return TextParts(calibration, parts, _part(calibration, held) if n_held else None)
 
 
 def _part(calibration: Calibration, rows: IntArray) -> Calibration:

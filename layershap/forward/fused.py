@@ -69,6 +69,19 @@ class FusedForward(Forward):
         states = self._final_states(make_sweep(masks_UL), blocks, progress)
         return self._heads(states, blocks, progress)
 
+    def first_states(self) -> list[State]:
+        """The state of each block before the first layer."""
+        return [capture.first for capture in self._captures]
+
+    def advance(self, player: int, block: int, state: State) -> State:
+        """One player on the state of one block; gradients must be off."""
+        return self._replay.run_player(player, state.to(self._device), self._captures[block], 1)
+
+    def last_sums(self, states: list[State]) -> dict[Statistic, FloatArray]:
+        """Statistics [S] of the states of all blocks after the last layer, in the order of the blocks' sequences."""
+        found = self._heads([states], range(len(self._captures)), lambda work: None)
+        return {name: value_US[0] for name, value_US in found.items()}
+
     def probe_player(self, player: int) -> None:
         """Run one player on one state of the first block, for timing and counting."""
         self._replay.run_player(player, self._captures[0].first, self._captures[0], 1)

@@ -120,6 +120,14 @@ def delete_layers(pruned: nn.Module, site: Location, removed: Sequence[int]) -> 
         keep_recipe(pruned, replace(recipe.without_layers(kept), stale_patterns=recipe.stale_patterns + stale))
 
 
+def kept_modules(pruned: nn.Module, site: Location, removed: Sequence[int]) -> list[nn.Module]:
+    """The layers that `delete_layers` left, in order."""
+    gone = {site.positions[i] for i in removed}
+    container: Any = pruned.get_submodule(site.path)
+    places = [place for place in range(site.n_places) if place not in gone]
+    return [container[new] for new, old in enumerate(places) if old in site.positions]
+
+
 def delete_sublayers(pruned: nn.Module, site: Location, removed: Sequence[Sublayer]) -> None:
     """Put modules that hold and compute nothing in the place of sublayers of `pruned`, in place.
 

@@ -8,7 +8,11 @@ from dataclasses import replace
 
 from torch import nn
 
+from layershap.calibration import Calibration
+from layershap.compensation.compensating import Compensating
+from layershap.compensation.protocol import Compensation
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
+from layershap.model.agreement import plain_logits
 from layershap.model.gguf import drop_gguf_quantizer
 from layershap.model.io import base_model, check_is_model, other_inputs
 from layershap.model.skeleton import refuse_skeleton
@@ -23,7 +27,7 @@ from layershap.surgery.check import (
     check_logits,
     skipped_logits,
 )
-from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, locate
+from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, kept_modules, locate
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
 from layershap.surgery.reload import holds_adapters, reload_problem
 from layershap.surgery.removable import refuse_unremovable
@@ -39,6 +43,8 @@ def remove_layers(
     copy: bool = True,
     stack: LayersArgument = None,
     check: Check = "auto",
+    compensation: Compensation | None = None,
+    calibration: Calibration | None = None,
 ) -> nn.Module:
     """Physically remove decoder layers.
 
@@ -67,6 +73,11 @@ def remove_layers(
         - "auto": as True, but generation only up to 100 M parameters; if one short forward takes seconds, the logits
           and the structure only.
         - False: no check.
+    compensation : Compensation, optional
+        Change of the kept layers' weights that makes up for the removed ones: `layershap.compensation.LinearRefit` or
+        `Rescale`. The checks come first. By default the kept layers stay as they are.
+    calibration : Calibration, optional
+        Text that the compensation is measured on, which it needs.
 
     Returns
     -------
@@ -76,11 +87,12 @@ def remove_layers(
     Raises
     ------
     ValueError
-        No layer or every layer named, an index out of range or named twice.
+        No layer or every layer named, an index out of range or named twice; or a compensation without calibration, or
+        of a model that was compensated before.
     LayerNotRemovableError
         A layer that others depend on; the message names the rule.
     UnsupportedModelError
-        No list that holds the layers is found in the model.
+        No list that holds the layers is found in the model, or the compensation can't serve it; the message says why.
     SurgeryCheckError
         The pruned model is not the masked model. With ``copy=False`` the model given has been changed all the same.
 
@@ -110,7 +122,8 @@ def remove_layers(
     if isinstance(stack, SublayerStack):
         raise TypeError("remove_layers takes a LayerStack; remove_sublayers removes the players of a SublayerStack")
     found = find_layers(model, stack, causal=False)
-    return remove_players(model, layers, found, copy=copy, check=check)
+    compensated = None if compensation is None else Compensating(compensation, calibration)
+    return remove_players(model, layers, found, copy=copy, check=check, compensating=compensated)
 
 
 def remove_sublayers(
@@ -167,7 +180,13 @@ def remove_sublayers(
 
 
 def remove_players(
-    model: nn.Module, named: Iterable[int], players: Players, *, copy: bool = True, check: Check = "auto"
+    model: nn.Module,
+    named: Iterable[int],
+    players: Players,
+    *,
+    copy: bool = True,
+    check: Check = "auto",
+    compensating: Compensating | None = None,
 ) -> nn.Module:
     """`remove_layers` or `remove_sublayers`, by what `players` are."""
     depth = check_depth(model, check)
@@ -182,6 +201,7 @@ def remove_players(
     refuse_unremovable(model, players, removed)
     stack = players.stack if isinstance(players, SublayerStack) else players
     site = locate(model, stack)
+    measured = None if compensating is None else compensating.measure(model, players, removed)
 
     started = time.perf_counter()
     expected_BTV = skipped_logits(model, players, removed) if depth.logits else None
@@ -208,6 +228,9 @@ def remove_players(
         )
     if depth.generation:
         check_generation(pruned, intact, what)
+    if compensating is not None:
+        compensating.apply(pruned, kept_modules(pruned, site, whole), measured)
+        logits_BTV = None if logits_BTV is None else plain_logits(pruned)
     recipe = pruning_recipe(pruned)
     if recipe is not None and recipe.sublayers:
         _warn(pruned, recipe, "it has no word for a missing sublayer")

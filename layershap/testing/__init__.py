@@ -1,4 +1,4 @@
-"""Contract checks for your own utilities, samplers, surrogates and selectors.
+"""Contract checks for your own utilities, samplers, surrogates, selectors and compensations.
 
 Each kind of part has a contract: a test class to inherit, whose tests pytest runs and names one by one::
 
@@ -12,20 +12,23 @@ and a function that checks one instance and raises an `AssertionError` at the fi
 
     check_sampler(MySampler(strata=(6, 8)))
 
-They try the part on small synthetic data. No model is loaded, so they are quick enough for a unit test, and pytest need
-not be installed.
+They try the part on small synthetic data, a compensation on the bundled model, so they are quick enough for a unit
+test. Pytest need not be installed.
 """
 
+from layershap.testing.compensation import CompensationContract, check_compensation
 from layershap.testing.sampler import SamplerContract, check_sampler
 from layershap.testing.selector import SelectorContract, check_selector
 from layershap.testing.surrogate import SurrogateContract, check_surrogate
 from layershap.testing.utility import UtilityContract, check_utility
 
 __all__ = [
+    "CompensationContract",
     "SamplerContract",
     "SelectorContract",
     "SurrogateContract",
     "UtilityContract",
+    "check_compensation",
     "check_sampler",
     "check_selector",
     "check_surrogate",

@@ -1,0 +1,92 @@
+"""Choices of layers measured as they are after a compensation: the model is pruned for each, one at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.comparison.result import Choice, Cost
+from layershap.compensation import Compensation
+from layershap.estimator import ModelPruner
+from layershap.game.players import GameModel
+from layershap.model.stack import LayerStack
+from layershap.surgery import remove_layers
+
+Measure = Callable[[GameModel, Mapping[tuple[str, int], tuple[int, ...]]], list[Choice]]
+"""Measures a model without the layers of each choice, by (method, n_remove)."""
+
+
+@dataclass(frozen=True)
+class CompensatedMethod:
+    """A method's choices under one compensation.
+
+    Attributes
+    ----------
+    name : str
+        What tables show.
+    chooser : str
+        The method that chooses the layers.
+    compensation : Compensation
+        What makes up for them.
+    calibration : Calibration
+        The text that it is measured on.
+    """
+
+    name: str
+    chooser: str
+    compensation: Compensation
+    calibration: Calibration
+
+    def measured(
+        self, whole: GameModel, chosen: Mapping[tuple[str, int], tuple[int, ...]], measure: Measure, cost: Cost
+    ) -> tuple[list[Choice], Cost]:
+        """The choices, measured, and the method's cost with the seconds of the compensation."""
+        assert isinstance(whole.players, LayerStack)
+        found = []
+        seconds = 0.0
+        for (chooser, n_remove), layers in chosen.items():
+            if chooser != self.chooser:
+                continue
+            start = time.perf_counter()
+            pruned: nn.Module = remove_layers(
+                whole.model,
+                layers,
+                stack=whole.players,
+                check=False,
+                compensation=self.compensation,
+                calibration=self.calibration,
+            )
+            seconds += time.perf_counter() - start
+            [choice] = measure(GameModel.of(pruned), {(self.name, n_remove): ()})
+            found.append(replace(choice, layers=layers))
+        return found, replace(cost, seconds=None if cost.seconds is None else cost.seconds + seconds)
+
+
+def own_compensation(name: str, method: Any) -> CompensatedMethod | None:
+    """The compensation that a fitted method has itself, under its own name; None if it has none."""
+    if not isinstance(method, ModelPruner) or getattr(method, "compensation", None) is None:
+        return None
+    assert method.compensation is not None and method.calibration_ is not None  # noqa: PT018 - given by `fit`
+    return CompensatedMethod(name, name, method.compensation, method.calibration_)
+
+
+def check_compensations(compensations: Any, methods: Mapping[str, Any], calibration_given: bool) -> None:
+    """Raise before anything is paid for, unless these are compensations by name that `compare` can show."""
+    if not isinstance(compensations, Mapping):
+        raise TypeError(
+            f'compensations must be a mapping of name to compensation, such as {{"refit": LinearRefit()}}; got '
+            f"{type(compensations).__name__}"
+        )
+    for name, compensation in compensations.items():
+        if isinstance(compensation, type) or not isinstance(compensation, Compensation):
+            raise TypeError(f"compensations[{name!r}] must have the methods measure and apply, got {compensation!r}")
+        taken = [f"{method} + {name}" for method in methods if f"{method} + {name}" in methods]
+        if taken:
+            raise ValueError(f"a method and a compensated one can't both be named {taken[0]!r}; rename the method")
+    if compensations and not calibration_given:
+        raise ValueError("compensations are measured on calib_data, got None")

@@ -1,0 +1,88 @@
+"""What a removal does with a compensation: check, measure before, change afterwards, keep the record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.compensation.protocol import Compensation, CompensationRecord, Removal
+from layershap.model.io import base_model, vocabulary_size
+from layershap.model.stack import LayerStack, find_layers
+from layershap.model.sublayers import Players
+
+_ATTRIBUTE = "_layershap_compensation"
+_CONFIG_FIELD = "layershap_compensation"
+
+
+@dataclass(frozen=True)
+class Compensating:
+    """A compensation with the text that it is measured on.
+
+    Attributes
+    ----------
+    compensation : Compensation
+        The method.
+    calibration : Calibration or None
+        The text.
+    """
+
+    compensation: Compensation
+    calibration: Calibration | None
+
+    def measure(self, model: nn.Module, players: Players, removed: Sequence[int]) -> Any:
+        """Measure the model before the layers go.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No compensation, no calibration, one that doesn't fit the model, or a model that was compensated before.
+        UnsupportedModelError
+            The compensation can't serve this model, or these are sublayers.
+        """
+        if not isinstance(self.compensation, Compensation) or isinstance(self.compensation, type):
+            raise TypeError(
+                "compensation must have the methods measure and apply, such as layershap.compensation.LinearRefit(); "
+                f"got {self.compensation!r}"
+            )
+        if not isinstance(self.calibration, Calibration):
+            raise ValueError(
+                "a compensation is measured on text: give calibration=Calibration.from_texts(texts, tokenizer), got "
+                f"{type(self.calibration).__name__}"
+            )
+        if not isinstance(players, LayerStack):
+            raise ValueError("a compensation makes up for whole layers, these players are sublayers; remove layers")
+        before = compensation_of(model)
+        if before is not None:
+            raise ValueError(
+                f"this model was compensated before ({before}), so its states are no longer those of the model that "
+                "was pruned first: name all layers in one removal from that model"
+            )
+        self.calibration.check_vocabulary(vocabulary_size(model))
+        return self.compensation.measure(Removal(model, players, tuple(removed), self.calibration))
+
+    def apply(self, pruned: nn.Module, layers: Sequence[nn.Module], measured: Any) -> CompensationRecord:
+        """Change the weights of the pruned model, whose `layers` are those that stayed, and keep the record on it."""
+        stack = find_layers(pruned, layers, causal=False)
+        record = self.compensation.apply(pruned, stack, measured)
+        base = base_model(pruned)
+        setattr(base, _ATTRIBUTE, record)
+        if hasattr(base, "config"):
+            setattr(base.config, _CONFIG_FIELD, record.method)
+        return record
+
+
+def compensation_record(model: nn.Module) -> CompensationRecord | None:
+    """What a compensation did to a model of this process that `remove_layers` or a pruner's `transform` returned."""
+    return vars(base_model(model)).get(_ATTRIBUTE)
+
+
+def compensation_of(model: nn.Module) -> str | None:
+    """Name of the compensation that a model has had, also before it was saved and loaded; None if none."""
+    record = compensation_record(model)
+    if record is not None:
+        return record.method
+    return getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)

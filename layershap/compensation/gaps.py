@@ -1,0 +1,46 @@
+"""The gaps that removed layers leave.
+
+Shapes: L layers of the model before the removal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A run of neighbouring layers that were removed.
+
+    Attributes
+    ----------
+    first, stop : int
+        The removed layers are ``first, ..., stop - 1``, in the numbering before the removal.
+    before : int
+        The kept layer before the gap, in the numbering after the removal; -1 if none is left there.
+    """
+
+    first: int
+    stop: int
+    before: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The removed layers, in the numbering before the removal."""
+        return tuple(range(self.first, self.stop))
+
+
+def gaps_of(removed: Sequence[int], n_layers: int) -> tuple[Gap, ...]:
+    """The gaps of a removal from `n_layers` layers, front to back."""
+    gone = set(removed)
+    found: list[Gap] = []
+    kept = 0
+    for layer in range(n_layers):
+        if layer not in gone:
+            kept += 1
+        elif layer - 1 in gone:
+            found[-1] = Gap(found[-1].first, layer + 1, found[-1].before)
+        else:
+            found.append(Gap(layer, layer + 1, kept - 1))
+    return tuple(found)

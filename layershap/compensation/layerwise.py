@@ -1,0 +1,153 @@
+"""A model run layer by layer on all calibration sequences, so that a layer can be changed before the next one runs.
+
+Shapes: S sequences, B sequences of a block, T tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layershap.calibration import Calibration
+from layershap.exceptions import UnsupportedModelError
+from layershap.forward.engine import Engine
+from layershap.forward.fused import FusedForward
+from layershap.forward.settings import EngineSettings, Tokens
+from layershap.forward.state import State
+from layershap.model.io import input_device, token_logits
+from layershap.model.patching import evaluation_mode, patched
+from layershap.model.stack import LayerStack
+
+
+class Layerwise:
+    """The layers of a model as functions of the states of all calibration sequences.
+
+    Gradients must be off and the model in evaluation mode while this is used (`quiet`).
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model.
+    stack : LayerStack
+        Its layers.
+    calibration : Calibration
+        The sequences.
+
+    Attributes
+    ----------
+    n_scored : int
+        Number of tokens that the loss is a mean over.
+    real : list of Tensor [B, T] of bool
+        False for padding, block by block.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The layers can't be run one by one.
+    """
+
+    def __init__(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
+        settings = EngineSettings.resolve("auto", "auto", input_device(model))
+        engine = Engine(model, stack, calibration, ("nll",), settings)
+        forward = engine.forward
+        if not isinstance(forward, FusedForward):
+            raise UnsupportedModelError(
+                f"a compensation runs the layers of {type(model).__name__} one by one, which can't be done: "
+                f"{engine.note}"
+            )
+        self._forward = forward
+        self.n_scored = int(calibration.counts_S.sum())
+        self.real = real_tokens(engine.tokens, calibration)
+
+    def start(self) -> list[State]:
+        """The state of each block before the first layer."""
+        return self._forward.first_states()
+
+    def through(self, layer: int, states: list[State]) -> list[State]:
+        """The states after a layer."""
+        return [self.block_through(layer, block, state) for block, state in enumerate(states)]
+
+    def block_through(self, layer: int, block: int, state: State) -> State:
+        """The state of one block after a layer."""
+        return self._forward.advance(layer, block, state)
+
+    def loss(self, layer: int, states: list[State]) -> float:
+        """Loss of the model whose layers from `layer` on run on these states, in nats per token."""
+        for following in range(layer, len(self._forward.stack)):
+            states = self.through(following, states)
+        return float(self._forward.last_sums(states)["nll"].sum()) / self.n_scored
+
+
+def in_blocks(model: nn.Module, calibration: Calibration) -> Tokens:
+    """The sequences in the blocks in which `Layerwise` takes them."""
+    device = input_device(model)
+    return Tokens.of(calibration, device, EngineSettings.resolve("auto", "auto", device).batch_tokens)
+
+
+def real_tokens(tokens: Tokens, calibration: Calibration) -> list[Tensor]:
+    """Which positions of each block [B, T] hold text: False for padding."""
+    order_S = torch.from_numpy(tokens.place_S).argsort()
+    lengths_S = calibration.lengths_S[order_S]
+    return [torch.arange(block.ids_BT.shape[1]) < lengths_S[block.rows, None] for block in tokens.blocks]
+
+
+@contextmanager
+def quiet(model: nn.Module) -> Iterator[None]:
+    """Without gradients and dropout. Weights may be changed in place."""
+    with torch.no_grad(), evaluation_mode(model):
+        yield
+
+
+class _Enough(Exception):
+    """The last state that was asked for is there: the rest of the forward need not run."""
+
+
+def states_at(
+    model: nn.Module, stack: LayerStack, tokens: Tokens, boundaries: Collection[int]
+) -> Iterator[dict[int, Tensor]]:
+    """Hidden states of the whole model at some boundaries, block by block.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, in evaluation mode.
+    stack : LayerStack
+        Its L layers.
+    tokens : Tokens
+        The sequences in blocks.
+    boundaries : collection of int
+        Boundary b is what enters layer b; L is what leaves the last one.
+
+    Yields
+    ------
+    dict of int to Tensor
+        Copies of the states, in the layout of the model.
+    """
+    last = max(boundaries)
+    found: dict[int, Tensor] = {}
+
+    def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        form = stack.forms[index]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if index in boundaries:
+                found[index] = form.hidden_from(args, kwargs).clone()
+                if index == last:
+                    raise _Enough
+            output = original(*args, **kwargs)
+            if index + 1 == last == len(stack):
+                found[last] = form.hidden_of(output).clone()
+                raise _Enough
+            return output
+
+        return forward
+
+    for block in tokens.blocks:
+        found.clear()
+        with patched(stack.layers, record), suppress(_Enough):
+            token_logits(model, block.ids_BT)
+        yield dict(found)

@@ -1,0 +1,219 @@
+"""`LinearRefit`: refit the last linear layer before each gap, so that the state after it is what it was in the model.
+
+Shapes: N tokens, D hidden size, F inputs of the linear layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from layershap.calibration import Calibration
+from layershap.compensation.held_out import split
+from layershap.compensation.layerwise import Layerwise, in_blocks, quiet, states_at
+from layershap.compensation.linear import LinearLayer
+from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
+from layershap.compensation.regression import StreamedRidge
+from layershap.compensation.writes import WriteFinder
+from layershap.exceptions import CalibrationWarning, UnsupportedModelError
+from layershap.forward.state import State
+from layershap.model.patching import patched
+from layershap.model.stack import LayerStack
+from layershap.warning import warn_user
+
+
+@dataclass(frozen=True)
+class _Refit:
+    """One layer to refit: its index before and after the removal, its module, and the state it should lead to."""
+
+    layer: int
+    place: int
+    module: str
+    multiplier: float
+    boundary: int
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What `LinearRefit.measure` keeps of the model: targets [B, T, D] by boundary and block, on the host."""
+
+    removed: tuple[int, ...]
+    fitted: Calibration
+    held_out: Calibration
+    refits: tuple[_Refit, ...]
+    targets: dict[int, list[Tensor]]
+    notes: tuple[str, ...]
+
+
+class LinearRefit(BaseEstimator):
+    """Refit the last linear layer before each gap by ridge regression, front to back.
+
+    For each token, the target is the hidden state that the model with all its layers has after the gap; the inputs are
+    the *pruned* model's own, so that each refit also mends what those before it left. Tokens are weighted by one over
+    the target's mean square. The weights shrink towards those they had; how strongly is chosen by the loss of the real
+    model on calibration sequences that the regression did not see, and "not at all" is among the choices. So the
+    held-out loss never rises.
+
+    Parameters
+    ----------
+    scope : {"gaps", "all"}, default="gaps"
+        Layers that are refitted.
+
+        - "gaps": the kept layer before each gap.
+        - "all": these and every kept layer after the first gap, towards the state after the same layer.
+    ridges : sequence of float, default=(10, 3, 1, 0.3, 0.1, 0.03)
+        Strengths of the shrinkage to choose from, in units of the Gram matrix's mean diagonal.
+    held_out : float, default=0.25
+        Share of the calibration sequences to choose by.
+
+    References
+    ----------
+    Shopkhoev et al., ReplaceMe, 2025, arXiv 2505.02819, fit a linear map once, on the dense model's states.
+    """
+
+    def __init__(
+        self,
+        scope: Literal["gaps", "all"] = "gaps",
+        *,
+        ridges: Sequence[float] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
+        held_out: float = 0.25,
+    ) -> None:
+        self.scope = scope
+        self.ridges = ridges
+        self.held_out = held_out
+
+    def measure(self, removal: Removal) -> _Measured:
+        """Keep the states after the gaps that the model with all its layers has."""
+        if self.scope not in ("gaps", "all"):
+            raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
+        if not self.ridges or not all(ridge > 0 for ridge in self.ridges):
+            raise ValueError(f"ridges must be positive numbers, got {self.ridges!r}")
+        fitted, held_out = split(removal.calibration, self.held_out)
+        with quiet(removal.model):
+            refits = self._refits(removal)
+            targets: dict[int, list[Tensor]] = {refit.boundary: [] for refit in refits}
+            if refits:
+                tokens = in_blocks(removal.model, fitted)
+                for states in states_at(removal.model, removal.stack, tokens, targets.keys()):
+                    for boundary, state in states.items():
+                        targets[boundary].append(state.cpu())
+        notes = [
+            f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
+        ]
+        _warn_of_few_tokens(removal, refits, int(fitted.lengths_S.sum()))
+        return _Measured(removal.removed, fitted, held_out, tuple(refits), targets, tuple(notes))
+
+    def _refits(self, removal: Removal) -> list[_Refit]:
+        kept, gaps = removal.kept, removal.gaps
+        after = {gap.before: gap.stop for gap in gaps if gap.before >= 0}
+        places = sorted(after) if self.scope == "gaps" else range(min(after, default=len(kept)), len(kept))
+        finder = WriteFinder(removal.model, removal.stack) if places else None
+        found = []
+        for place in places:
+            assert finder is not None
+            layer = kept[place]
+            write = finder.of(layer)[-1]
+            where = f"layer {layer} of {type(removal.model).__name__}"
+            LinearLayer.of(removal.stack.layers[layer].get_submodule(write.name), where)
+            found.append(_Refit(layer, place, write.name, write.multiplier, after.get(place, layer + 1)))
+        return found
+
+    def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
+        """Refit front to back, each with the strength that lowers the held-out loss most."""
+        changes: list[WeightChange] = []
+        refits = {refit.place: refit for refit in measured.refits}
+        with quiet(pruned):
+            fitted = Layerwise(pruned, stack, measured.fitted)
+            held_out = Layerwise(pruned, stack, measured.held_out)
+            states, held = fitted.start(), held_out.start()
+            loss = before = held_out.loss(0, held)
+            for place in range(len(stack)):
+                if place in refits:
+                    refit = refits[place]
+                    linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
+                    ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
+                    strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
+                    if strength is not None:
+                        changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
+                states, held = fitted.through(place, states), held_out.through(place, held)
+        return CompensationRecord(
+            type(self).__name__,
+            measured.removed,
+            tuple(changes),
+            before,
+            loss,
+            int(measured.fitted.lengths_S.sum()),
+            int(measured.held_out.lengths_S.sum()),
+            measured.fitted.provenance,
+            measured.notes,
+        )
+
+    def _strength(
+        self, linear: LinearLayer, regression: StreamedRidge, loss_of: Callable[[], float], loss: float
+    ) -> tuple[float | None, float]:
+        """The ridge whose change of the weights, which stays, has the least loss; None leaves them as they were.
+
+        From strong to weak shrinkage, until the loss rises.
+        """
+        base = linear.snapshot()
+        best: tuple[float | None, float, Tensor | None] = (None, loss, None)
+        previous = float("inf")
+        for ridge in sorted(self.ridges, reverse=True):
+            change_DF = regression.change(ridge).float()
+            linear.set(base, change_DF)
+            found = loss_of()
+            if found < best[1]:
+                best = (ridge, found, change_DF)
+            if found > previous:
+                break
+            previous = found
+        linear.set(base, best[2])
+        return best[0], best[1]
+
+
+def _regression(
+    layerwise: Layerwise, linear: LinearLayer, refit: _Refit, states: list[State], targets: list[Tensor]
+) -> StreamedRidge:
+    """The regression from the linear layer's inputs to what its outputs lack."""
+    device = linear.weight_DF.device
+    ridge = StreamedRidge(linear.n_inputs, linear.weight_DF.shape[0], device)
+    seen: list[Tensor] = []
+
+    def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(inputs: Tensor) -> Any:
+            seen.append(inputs)
+            return original(inputs)
+
+        return forward
+
+    for block, (state, target_BTD) in enumerate(zip(states, targets, strict=True)):
+        seen.clear()
+        with patched([linear.module], record):
+            after_BTD = layerwise.block_through(refit.place, block, state).hidden
+        real_BT = layerwise.real[block].to(device)
+        if after_BTD.shape[:2] != real_BT.shape or len(seen) != 1:
+            raise UnsupportedModelError(
+                f"a refit needs hidden states [B, T, D] and one call of {refit.module} in layer {refit.layer}; got "
+                f"states of shape {tuple(after_BTD.shape)} and {len(seen)} calls"
+            )
+        real_N = real_BT.flatten()
+        target_ND = target_BTD.to(device).flatten(0, 1)[real_N].float()
+        missing_ND = (target_ND - after_BTD.flatten(0, 1)[real_N].float()) / refit.multiplier
+        ridge.add(linear.inputs(seen[0])[real_N], missing_ND, 1 / target_ND.square().mean(dim=1).clamp_min(1e-12))
+    return ridge
+
+
+def _warn_of_few_tokens(removal: Removal, refits: Sequence[_Refit], n_tokens: int) -> None:
+    inputs = [LinearLayer(removal.stack.layers[refit.layer].get_submodule(refit.module)).n_inputs for refit in refits]
+    if inputs and n_tokens < 4 * max(inputs):
+        warn_user(
+            f"LinearRefit fits {max(inputs)} inputs per output to {n_tokens:,} tokens; with fewer than "
+            f"{4 * max(inputs):,} the shrinkage leaves most weights as they are, and little is gained. Give more text "
+            "(and of all kinds that matter)",
+            CalibrationWarning,
+        )

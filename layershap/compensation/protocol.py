@@ -1,0 +1,151 @@
+"""`Compensation`: what a way to make up for removed layers has to offer, and what it leaves behind.
+
+Shapes: S calibration sequences, T tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.compensation.gaps import Gap, gaps_of
+from layershap.model.stack import LayerStack
+
+
+@dataclass(frozen=True)
+class Removal:
+    """A removal that is to be compensated, as the model before it shows it.
+
+    Attributes
+    ----------
+    model : nn.Module
+        The model with all its layers; only read.
+    stack : LayerStack
+        Its layers.
+    removed : tuple of int
+        The layers that go, sorted.
+    calibration : Calibration
+        The text to measure on.
+    """
+
+    model: nn.Module
+    stack: LayerStack
+    removed: tuple[int, ...]
+    calibration: Calibration
+
+    @property
+    def gaps(self) -> tuple[Gap, ...]:
+        """The gaps that the removal leaves, front to back."""
+        return gaps_of(self.removed, len(self.stack))
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The layers that stay, sorted."""
+        return tuple(layer for layer in range(len(self.stack)) if layer not in self.removed)
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """One change of a kept layer's weights.
+
+    Attributes
+    ----------
+    layer : int
+        The layer, in the numbering before the removal.
+    module : str
+        Dotted name of the changed module inside the layer.
+    kind : str
+        What was done: ``"divided by 1.31"``, ``"ridge 1"``.
+    loss : float
+        Loss on the held-out sequences after this change and those before it, in nats per token.
+    """
+
+    layer: int
+    module: str
+    kind: str
+    loss: float
+
+
+@dataclass(frozen=True)
+class CompensationRecord:
+    """What a compensation did to a pruned model.
+
+    Attributes
+    ----------
+    method : str
+        Name of the compensation's class.
+    removed : tuple of int
+        The layers whose removal it makes up for.
+    changes : tuple of WeightChange
+        The changed weights, front to back; none if no change lowered the held-out loss.
+    loss_before, loss_after : float
+        Loss of the pruned model on the held-out calibration sequences, before and after, in nats per token.
+    n_tokens, n_held_out : int
+        Numbers of calibration tokens that were measured on, and that were held out to choose by.
+    text : dict
+        Provenance of the calibration text.
+    notes : tuple of str
+        What was left alone, and why.
+    """
+
+    method: str
+    removed: tuple[int, ...]
+    changes: tuple[WeightChange, ...]
+    loss_before: float
+    loss_after: float
+    n_tokens: int
+    n_held_out: int
+    text: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@runtime_checkable
+class Compensation(Protocol):
+    """A change of the kept layers' weights that makes up for the removed ones, without training.
+
+    The pruned model keeps its architecture, so that the result is a checkpoint like any other.
+    """
+
+    def measure(self, removal: Removal) -> Any:
+        """Measure the model before the layers go.
+
+        Called once, before anything is removed. What can't be compensated is refused here.
+
+        Parameters
+        ----------
+        removal : Removal
+            The model, the layers that will go, and the text.
+
+        Returns
+        -------
+        Any
+            What `apply` needs; holds no reference to the model, which may be the one that is pruned.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The model can't be compensated so; the message says why.
+        """
+
+    def apply(self, pruned: nn.Module, stack: LayerStack, measured: Any) -> CompensationRecord:
+        """Change the weights of the pruned model, in place.
+
+        Called once, after the removal.
+
+        Parameters
+        ----------
+        pruned : nn.Module
+            The model without the layers; it shares no weights with another.
+        stack : LayerStack
+            The layers that stayed.
+        measured : Any
+            What `measure` returned.
+
+        Returns
+        -------
+        CompensationRecord
+            What was changed, and the loss before and after.
+        """

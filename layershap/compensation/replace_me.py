@@ -1,0 +1,140 @@
+"""`ReplaceMe`: the published linear map for each gap, fitted once on the dense model's states, to compare with.
+
+Shapes: N tokens, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from layershap.calibration import Calibration
+from layershap.compensation.held_out import split
+from layershap.compensation.layerwise import Layerwise, in_blocks, quiet, real_tokens, states_at
+from layershap.compensation.linear import LinearLayer
+from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
+from layershap.compensation.regression import StreamedRidge
+from layershap.compensation.writes import WriteFinder
+from layershap.exceptions import UnsupportedModelError
+from layershap.model.patching import patched
+from layershap.model.stack import LayerStack
+
+
+@dataclass(frozen=True)
+class _Map:
+    """The linear map after one layer's last write, as its difference from the identity [D, D]."""
+
+    layer: int
+    place: int
+    module: str
+    change_DD: Tensor
+
+
+@dataclass(frozen=True)
+class _Measured:
+    removed: tuple[int, ...]
+    n_tokens: int
+    held_out: Calibration
+    maps: tuple[_Map, ...]
+    notes: tuple[str, ...]
+
+
+class ReplaceMe(BaseEstimator):
+    """Put a linear map after the feed-forward part before each gap, folded into its last linear layer.
+
+    The map takes the feed-forward part's output to what, with the rest of the residual stream, makes the state after
+    the gap; by least squares on the states of the model with all its layers. Nothing is chosen on held-out text: this
+    is the published method, `LinearRefit` the one to use.
+
+    Parameters
+    ----------
+    ridge : float, default=1e-6
+        Shrinkage towards the identity, in units of the Gram matrix's mean diagonal. The paper's is none.
+    held_out : float, default=0.25
+        Share of the calibration sequences on which the loss before and after is told.
+
+    References
+    ----------
+    Shopkhoev et al., ReplaceMe: Network Simplification via Depth Pruning and Transformer Block Linearization, 2025,
+    arXiv 2505.02819, section 3.
+    """
+
+    def __init__(self, *, ridge: float = 1e-6, held_out: float = 0.25) -> None:
+        self.ridge = ridge
+        self.held_out = held_out
+
+    def measure(self, removal: Removal) -> _Measured:
+        """Fit the map of each gap."""
+        fitted, held_out = split(removal.calibration, self.held_out)
+        gaps = [gap for gap in removal.gaps if gap.before >= 0]
+        notes = [f"layers {list(gap.layers)} have no layer before them" for gap in removal.gaps if gap.before < 0]
+        with quiet(removal.model):
+            maps = tuple(self._maps(removal, gaps, fitted)) if gaps else ()
+        return _Measured(removal.removed, int(fitted.lengths_S.sum()), held_out, maps, tuple(notes))
+
+    def _maps(self, removal: Removal, gaps: list[Any], fitted: Calibration) -> list[_Map]:
+        finder = WriteFinder(removal.model, removal.stack)
+        layers = [gap.first - 1 for gap in gaps]
+        writes = [finder.of(layer)[-1] for layer in layers]
+        modules = [removal.stack.layers[layer].get_submodule(w.name) for layer, w in zip(layers, writes, strict=True)]
+        for layer, module in zip(layers, modules, strict=True):
+            LinearLayer.of(module, f"layer {layer} of {type(removal.model).__name__}")
+        written: dict[int, Tensor] = {}
+
+        def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(inputs: Tensor) -> Any:
+                written[index] = original(inputs)
+                return written[index]
+
+            return forward
+
+        tokens = in_blocks(removal.model, fitted)
+        boundaries = {boundary for gap in gaps for boundary in (gap.first, gap.stop)}
+        regressions: list[StreamedRidge] = []
+        with patched(modules, record):
+            blocks = states_at(removal.model, removal.stack, tokens, boundaries)
+            for states, real_BT in zip(blocks, real_tokens(tokens, fitted), strict=True):
+                for index, gap in enumerate(gaps):
+                    before, after = states[gap.first], states[gap.stop]
+                    if before.shape[:2] != real_BT.shape:
+                        raise UnsupportedModelError(
+                            f"ReplaceMe needs hidden states [B, T, D], got shape {tuple(before.shape)}"
+                        )
+                    if len(regressions) == index:
+                        width = before.shape[-1]
+                        regressions.append(StreamedRidge(width, width, before.device))
+                    real_N = real_BT.flatten().to(before.device)
+                    inputs_ND = written[index].flatten(0, -2)[real_N].float() * writes[index].multiplier
+                    missing_ND = (after.float() - before.float()).flatten(0, 1)[real_N]
+                    regressions[index].add(inputs_ND, missing_ND, inputs_ND.new_ones(len(inputs_ND)))
+        return [
+            _Map(layer, gap.before, write.name, regression.change(self.ridge))
+            for layer, gap, write, regression in zip(layers, gaps, writes, regressions, strict=True)
+        ]
+
+    def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
+        """Fold the maps into the linear layers."""
+        changes: list[WeightChange] = []
+        with quiet(pruned):
+            held_out = Layerwise(pruned, stack, measured.held_out)
+            loss = before = held_out.loss(0, held_out.start())
+            for fitted in measured.maps:
+                linear = LinearLayer(stack.layers[fitted.place].get_submodule(fitted.module))
+                linear.compose(fitted.change_DD)
+                loss = held_out.loss(0, held_out.start())
+                changes.append(WeightChange(fitted.layer, fitted.module, "mapped", loss))
+        return CompensationRecord(
+            type(self).__name__,
+            measured.removed,
+            tuple(changes),
+            before,
+            loss,
+            measured.n_tokens,
+            int(measured.held_out.lengths_S.sum()),
+            measured.held_out.provenance,
+            measured.notes,
+        )

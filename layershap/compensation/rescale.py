@@ -1,0 +1,149 @@
+"""`Rescale`: one scalar per gap, folded into the weights that write to the residual stream after it.
+
+Shapes: L layers, B rows, T tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from sklearn.base import BaseEstimator
+from torch import nn
+
+from layershap.calibration import Calibration
+from layershap.compensation.held_out import split
+from layershap.compensation.layerwise import Layerwise, quiet
+from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
+from layershap.compensation.scales import layer_scales
+from layershap.compensation.writes import Scaling, WriteFinder
+from layershap.exceptions import SurgeryCheckError
+from layershap.model.agreement import plain_logits, relative_difference, tolerance
+from layershap.model.patching import patched
+from layershap.model.stack import LayerStack
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What `Rescale.measure` keeps of the model.
+
+    `factors` holds, by the place of the layer after a gap, what the state should be multiplied by there; `scalings`
+    how the writes of each kept layer are scaled, by its place.
+    """
+
+    removed: tuple[int, ...]
+    kept: tuple[int, ...]
+    held_out: Calibration
+    n_tokens: int
+    factors: dict[int, float]
+    scalings: dict[int, tuple[Scaling, ...]]
+
+
+class Rescale(BaseEstimator):
+    """Multiply the hidden state at each gap by the ratio of its mean absolute values after and before the gap.
+
+    The multiplication is folded into weights: everything that layers write to the residual stream after the gap is
+    divided by the factor instead, and the norms that read the stream take the common scale away. So embeddings, tied or
+    not, stay as they are. The factor of a gap is used if it lowers the loss on calibration sequences that it was not
+    measured on.
+
+    Parameters
+    ----------
+    held_out : float, default=0.25
+        Share of the calibration sequences to choose by.
+
+    References
+    ----------
+    Prune&Comp, 2025, arXiv 2507.18212.
+    """
+
+    def __init__(self, *, held_out: float = 0.25) -> None:
+        self.held_out = held_out
+
+    def measure(self, removal: Removal) -> _Measured:
+        """Measure how much each gap scales the stream, and find what writes to it afterwards."""
+        fitted, held_out = split(removal.calibration, self.held_out)
+        scales_L = layer_scales(removal.model, removal.stack, fitted)
+        kept = removal.kept
+        factors = {gap.before + 1: float(scales_L[list(gap.layers)].prod()) for gap in removal.gaps}
+        factors = {place: factor for place, factor in factors.items() if place < len(kept)}
+        scalings = {}
+        with quiet(removal.model):
+            if factors:
+                finder = WriteFinder(removal.model, removal.stack)
+                scalings = {place: finder.scalings(kept[place]) for place in range(min(factors), len(kept))}
+        return _Measured(removal.removed, kept, held_out, int(fitted.lengths_S.sum()), factors, scalings)
+
+    def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
+        """Fold the factors that lower the held-out loss, and check the result against the hooked model."""
+        used: dict[int, float] = {}
+        changes: list[WeightChange] = []
+        with quiet(pruned):
+            held_out = Layerwise(pruned, stack, measured.held_out)
+            loss = before = held_out.loss(0, held_out.start())
+            for place, factor in sorted(measured.factors.items()):
+                with multiplied(stack, {**used, place: factor}):
+                    found = held_out.loss(0, held_out.start())
+                if found < loss:
+                    used[place], loss = factor, found
+                    changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
+            fold(pruned, stack, used, measured.scalings)
+        return CompensationRecord(
+            type(self).__name__,
+            measured.removed,
+            tuple(changes),
+            before,
+            loss,
+            measured.n_tokens,
+            int(measured.held_out.lengths_S.sum()),
+            measured.held_out.provenance,
+        )
+
+
+def multiplied(stack: LayerStack, factors: Mapping[int, float]) -> AbstractContextManager[None]:
+    """A context in which the states that enter some layers are multiplied; the reference for `Rescale`'s folding."""
+    places = list(factors)
+
+    def make(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        form, factor = stack.forms[places[index]], factors[places[index]]
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            hidden = form.hidden_from(args, kwargs) * factor
+            if isinstance(form.hidden, int):
+                return original(*args[: form.hidden], hidden, *args[form.hidden + 1 :], **kwargs)
+            return original(*args, **{**kwargs, form.hidden: hidden})
+
+        return forward
+
+    return patched([stack.layers[place] for place in places], make)
+
+
+def fold(
+    pruned: nn.Module, stack: LayerStack, factors: Mapping[int, float], scalings: Mapping[int, tuple[Scaling, ...]]
+) -> None:
+    """Divide the writes after each gap by the factors of the gaps before them.
+
+    Raises
+    ------
+    SurgeryCheckError
+        The model is then not the hooked one: something in it doesn't take the common scale away.
+    """
+    if not factors:
+        return
+    with multiplied(stack, factors):
+        expected_BTV = plain_logits(pruned)
+    divisor = 1.0
+    for place in range(min(factors), len(stack)):
+        divisor *= factors.get(place, 1.0)
+        for scaling in scalings[place]:
+            scaling.apply(stack.layers[place], 1 / divisor)
+    difference = relative_difference(plain_logits(pruned), expected_BTV)
+    allowed = max(tolerance(pruned), 1e-3)
+    if not difference <= allowed:
+        raise SurgeryCheckError(
+            f"{type(pruned).__name__} with the gaps' factors folded into its weights must give the logits of the model "
+            f"whose states are multiplied, they differ by {difference:.2g} of the largest logit (allowed: "
+            f"{allowed:.2g}): some layer reads the residual stream without a norm. Use LinearRefit"
+        )

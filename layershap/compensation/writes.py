@@ -1,0 +1,216 @@
+"""The modules by which a layer writes to the residual stream, found by what they compute rather than by their names.
+
+A layer whose output is its input plus a weighted sum of what some of its modules give back writes by these: attention's
+and the feed-forward part's last linear layer in most families, the norms after them in others (gemma2, olmo2). The
+weights of the sum (1, or a residual multiplier as in granite) come from least squares on random states.
+
+Shapes: N values of a probe state, K modules, D hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from layershap.calibration import Calibration
+from layershap.compensation.layerwise import Layerwise
+from layershap.exceptions import UnsupportedModelError
+from layershap.forward.state import State
+from layershap.model.agreement import relative_difference
+from layershap.model.io import is_quantized, vocabulary_size
+from layershap.model.patching import patched
+from layershap.model.stack import LayerStack
+
+_ROWS, _TOKENS = 2, 16
+_SCALE = 0.5  # exact in any precision
+
+
+@dataclass(frozen=True)
+class Write:
+    """A module that writes to the residual stream.
+
+    Attributes
+    ----------
+    name : str
+        Dotted name inside its layer.
+    multiplier : float
+        What its output is multiplied by before it is added to the stream.
+    """
+
+    name: str
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A module's call on the probe."""
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Tensor
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How a module's output is scaled by its weights.
+
+    Attributes
+    ----------
+    module : str
+        Dotted name of the module inside its layer.
+    parameters : tuple of str
+        The parameters of the module to scale: all of a linear layer, the weight of a norm, the last matrices of routed
+        experts.
+    shift : float
+        0, or 1 where the module multiplies by one plus its weight (gemma's norms).
+    """
+
+    module: str
+    parameters: tuple[str, ...]
+    shift: float
+
+    def apply(self, layer: nn.Module, scale: float) -> None:
+        """Scale what the module of this layer writes, in place."""
+        module = layer.get_submodule(self.module)
+        for name in self.parameters:
+            parameter = module.get_parameter(name)
+            parameter.copy_(self.scaled(parameter, scale))
+
+    def scaled(self, parameter: Tensor, scale: float) -> Tensor:
+        """The parameter with which the module's output is `scale` times what it was."""
+        return (parameter + self.shift) * scale - self.shift
+
+
+class WriteFinder:
+    """Finds the writes of the layers of one model; gradients must be off and the model in evaluation mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Causal language model; only read.
+    stack : LayerStack
+        Its layers.
+    """
+
+    def __init__(self, model: nn.Module, stack: LayerStack) -> None:
+        self._stack = stack
+        self._half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator)
+        self._layerwise = Layerwise(model, stack, Calibration(ids, ids.clone()))
+        first = self._layerwise.start()[0]
+        noise = torch.randn(first.hidden.shape, generator=generator, dtype=torch.float32).to(first.hidden)
+        self._state = State(noise * first.hidden.float().square().mean().sqrt().to(noise), first.carried)
+
+    def of(self, layer: int) -> tuple[Write, ...]:
+        """The writes of a layer in the order in which they are computed.
+
+        Raises
+        ------
+        UnsupportedModelError
+            The layer's output is not its input plus what some of its modules compute.
+        """
+        module = self._stack.layers[layer]
+        calls, after = self._calls(layer)
+        entered_N, left_N = (state.hidden.double().flatten() for state in (self._state, after))
+        candidates = [(call.name, call.output.double().flatten()) for call in calls]
+        writes = self._summands(left_N - entered_N, entered_N, candidates)
+        where = self._where(layer)
+        if writes is None:
+            raise UnsupportedModelError(
+                f"a compensation changes the modules that write to the residual stream; the output of {where} is not "
+                "its input plus the outputs of some of its modules (learned gains and other connections are not "
+                f"supported). Tried: {sorted({name for name, _ in candidates})}"
+            )
+        for write in writes:
+            if is_quantized(module.get_submodule(write.name)):
+                raise UnsupportedModelError(
+                    f"{write.name} of {where} holds quantised weights, which a compensation can't change; compensate "
+                    "first and quantise afterwards"
+                )
+        return writes
+
+    def scalings(self, layer: int) -> tuple[Scaling, ...]:
+        """How each write of a layer is scaled.
+
+        Raises
+        ------
+        UnsupportedModelError
+            As `of`; or the output of a module isn't linear in any of its weights.
+        """
+        names = [write.name for write in self.of(layer)]
+        calls = {call.name: call for call in self._calls(layer)[0]}
+        return tuple(self._scaling(layer, calls[name]) for name in names)
+
+    def _scaling(self, layer: int, call: _Call) -> Scaling:
+        module = self._stack.layers[layer].get_submodule(call.name)
+        parameters = dict(module.named_parameters())
+        attempts = [Scaling(call.name, tuple(parameters), shift) for shift in (0.0, 1.0)]
+        attempts += [Scaling(call.name, (name,), 0.0) for name in parameters]
+        for scaling in attempts:
+            values = {name: scaling.scaled(parameters[name], _SCALE) for name in scaling.parameters}
+            output = functional_call(module, values, call.args, call.kwargs)
+            if relative_difference(output.float(), call.output.float() * _SCALE) < (3e-2 if self._half else 1e-4):
+                return scaling
+        raise UnsupportedModelError(
+            f"Rescale scales what {call.name} of {self._where(layer)} writes by its weights; the output of a "
+            f"{type(module).__name__} isn't linear in them. LinearRefit may serve"
+        )
+
+    def _where(self, layer: int) -> str:
+        return f"layer {layer} of {self._stack.path or 'the model'} ({type(self._stack.layers[layer]).__name__})"
+
+    def _calls(self, layer: int) -> tuple[list[_Call], State]:
+        """What the modules of a layer give back on the probe, where it could be written to the stream."""
+        inside = [(name, part) for name, part in self._stack.layers[layer].named_modules() if name and part._parameters]
+        calls: list[_Call] = []
+        size = self._state.hidden.numel()
+
+        def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                output = original(*args, **kwargs)
+                # A module may only hand on what one inside it gave back (a mamba mixer, which has weights too).
+                if isinstance(output, Tensor) and output.numel() == size and not _same(calls, output):
+                    calls.append(_Call(inside[index][0], args, kwargs, output.clone()))
+                return output
+
+            return forward
+
+        with patched([part for _, part in inside], record):
+            return calls, self._layerwise.block_through(layer, 0, self._state)
+
+    def _summands(
+        self, written_N: Tensor, entered_N: Tensor, candidates: Sequence[tuple[str, Tensor]]
+    ) -> tuple[Write, ...] | None:
+        """The candidates whose weighted sum is what was written; None if there is no such sum."""
+        tolerance = 3e-2 if self._half else 1e-3
+        scale = written_N.square().mean().sqrt()
+        names = [name for name, _ in candidates]
+        columns_NK = torch.stack([*(output_N for _, output_N in candidates), entered_N], dim=1)
+        weights_K = _least_squares(columns_NK, written_N)
+        share_K = weights_K.abs() * columns_NK.square().mean(dim=0).sqrt() / scale
+        chosen = [k for k in range(len(names)) if share_K[k] > tolerance]
+        if share_K[-1] > tolerance or not chosen or len({names[k] for k in chosen}) < len(chosen):
+            return None
+        weights = _least_squares(columns_NK[:, chosen], written_N)
+        missed = (written_N - columns_NK[:, chosen] @ weights).square().mean().sqrt()
+        if missed > tolerance * scale:
+            return None
+        return tuple(
+            Write(names[k], 1.0 if abs(float(weight) - 1) < tolerance else float(weight))
+            for k, weight in zip(chosen, weights, strict=True)
+        )
+
+
+def _same(calls: Sequence[_Call], output: Tensor) -> bool:
+    return bool(calls) and torch.equal(calls[-1].output.flatten(), output.flatten())
+
+
+def _least_squares(columns_NK: Tensor, target_N: Tensor) -> Tensor:
+    return torch.linalg.lstsq(columns_NK.cpu(), target_N.cpu()[:, None], driver="gelsd").solution[:, 0].to(target_N)

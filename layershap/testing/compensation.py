@@ -1,0 +1,124 @@
+"""The contract of a `Compensation`."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import torch
+
+from layershap.calibration import Calibration
+from layershap.compensation import Compensation, CompensationRecord, Removal, compensation_record
+from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.model.agreement import plain_logits
+from layershap.model.stack import find_layers
+from layershap.surgery import remove_layers
+from layershap.testing.contract import Contract, check_contract, check_copies, require
+
+_REMOVED = (3, 6, 7)
+
+
+class CompensationContract(Contract):
+    """Tests that a compensation keeps the contract of `layershap.compensation.Compensation`, for pytest.
+
+    To be inherited; define `make`. Measuring leaves the model as it is, and keeps no reference to it; the pruned model
+    keeps its parameters' names, shapes and types; what the record says of the loss is so; the same removal gives the
+    same weights; the first layer may be among those removed; it can be cloned and pickled. The tests run on the bundled
+    GPT-2.
+    """
+
+    def test_it_is_a_compensation(self) -> None:
+        """It has both methods, and survives copying."""
+        part = self.make()
+        require(isinstance(part, Compensation), f"{type(part).__name__} must have methods `measure` and `apply`")
+        check_copies(part)
+
+    def test_it_changes_the_pruned_model_only(self) -> None:
+        """The model given stays bit for bit; the result has the parameters of any pruned model."""
+        part, model = self.make(), _model()
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        pruned = _pruned(part, model)
+        name = type(part).__name__
+        require(
+            all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()),
+            f"{name} must leave the model that it measures as it is",
+        )
+        plain = remove_layers(model, _REMOVED).state_dict()
+        found = pruned.state_dict()
+        require(
+            {key: (value.shape, value.dtype) for key, value in found.items()}
+            == {key: (value.shape, value.dtype) for key, value in plain.items()},
+            f"{name} must change weights only, not their names, shapes or types",
+        )
+
+    def test_it_tells_the_truth(self) -> None:
+        """The losses of the record are those of the models on some of the calibration text."""
+        part, model = self.make(), _model()
+        record = compensation_record(_pruned(part, model))
+        name = type(part).__name__
+        require(
+            isinstance(record, CompensationRecord), f"{name}.apply must return a CompensationRecord, got {record!r}"
+        )
+        assert record is not None
+        require(record.removed == _REMOVED, f"{name} must record the removed layers {_REMOVED}, got {record.removed}")
+        require(
+            record.n_tokens > 0 and record.n_held_out > 0,
+            f"{name} must record how many tokens it was fitted to and judged by, got {record.n_tokens} and "
+            f"{record.n_held_out}",
+        )
+        losses = [change.loss for change in record.changes]
+        require(
+            not losses or abs(losses[-1] - record.loss_after) < 1e-6,
+            f"{name} must record the loss after its last change as loss_after, got {losses} and {record.loss_after}",
+        )
+
+    def test_it_is_repeatable(self) -> None:
+        """The same weights again."""
+        model = _model()
+        first, second = (plain_logits(_pruned(self.make(), model)) for _ in range(2))
+        require(torch.equal(first, second), f"{type(self.make()).__name__} must give the same weights again")
+
+    def test_it_lives_without_the_first_layer(self) -> None:
+        """Layer 0 removed: done, or left alone with a note."""
+        part = self.make()
+        record = compensation_record(remove_layers(_model(), [0, 5], compensation=part, calibration=_text()))
+        require(record is not None, f"{type(part).__name__} must record what it did where layer 0 goes too")
+
+    def test_it_lets_the_model_go(self) -> None:
+        """What was measured holds no reference to the model."""
+        part, model = self.make(), _model()
+        measured = part.measure(Removal(model, find_layers(model), _REMOVED, _text()))
+        watched = weakref.ref(model)
+        del model
+        gc.collect()
+        require(measured is not None and watched() is None, f"{type(part).__name__}.measure must not keep the model")
+
+
+def check_compensation(compensation: Any) -> None:
+    """Check that a compensation keeps the contract of `CompensationContract`.
+
+    Raises
+    ------
+    AssertionError
+        The first test that fails; the message names the contract.
+    """
+
+    class Given(CompensationContract):
+        def make(self) -> Any:
+            return compensation
+
+    check_contract(Given())
+
+
+def _model() -> Any:
+    return load_tiny_gpt2()[0]
+
+
+def _text() -> Calibration:
+    tokenizer = load_tiny_gpt2()[1]
+    return Calibration.from_texts(load_calibration_text(), tokenizer, seq_len=64, n_sequences=24)
+
+
+def _pruned(part: Any, model: Any) -> Any:
+    return remove_layers(model, _REMOVED, compensation=part, calibration=_text())
