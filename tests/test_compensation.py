@@ -12,7 +12,7 @@ from sklearn.base import clone
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from layershap import Calibration, LayerPruner, compare, find_layers, remove_layers
+from layershap import Calibration, LayerGame, LayerPruner, compare, find_layers, remove_layers
 from layershap.baselines import LastLayers, ShortGPT
 from layershap.compensation import (
     Gap,
@@ -30,9 +30,12 @@ from layershap.compensation.layerwise import quiet
 from layershap.compensation.rescale import fold, multiplied
 from layershap.compensation.writes import WriteFinder
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
-from layershap.exceptions import CalibrationWarning, UnsupportedModelError
+from layershap.exceptions import CalibrationWarning, LedgerMismatchError, UnsupportedModelError
 from layershap.forward.unmasked import sequence_statistics
+from layershap.game.players import GameModel
+from layershap.masks import without
 from layershap.testing import CompensationContract
+from layershap.utilities import NegativeLogLikelihood
 
 from .architectures.build import build
 from .helpers.surgery import generate, logits, state
@@ -409,3 +412,37 @@ def test_quantised_weights_are_refused(gpt2, text):
         removed = [3] if isinstance(compensation, LinearRefit) else [1]
         with pytest.raises(UnsupportedModelError, match="quantised weights"):
             remove_layers(model, removed, compensation=compensation, calibration=text)
+
+
+# -- the game under Rescale ------------------------------------------------------------------------------------------
+
+
+def test_a_game_under_rescale_scores_rescaled_models(gpt2, text):
+    """Fused, plain, and a model whose states are multiplied by hand at the gap, all the same."""
+    model = gpt2[0]
+    stack = find_layers(model)
+    scales = layer_scales(model, stack, text)
+    found = GameModel(model, stack).scaled(scales)
+    mask = without([4, 5, 9], 12)
+    with LayerGame(found, text, utility=NegativeLogLikelihood()) as game:
+        assert game.path == "fused"
+        [fused] = game(mask[None])
+    with found.players.skip([4, 5, 9]):
+        plain = loss(model, text)
+    small = remove_layers(model, [4, 5, 9])
+    with multiplied(find_layers(small), {4: float(scales[4] * scales[5]), 7: float(scales[9])}):
+        by_hand = loss(small, text)
+    assert -fused == pytest.approx(plain, rel=1e-6)
+    assert -fused == pytest.approx(by_hand, rel=1e-6)
+    assert abs(by_hand - loss(small, text)) > 1e-3
+
+
+def test_a_fit_under_rescale_has_a_ledger_of_its_own(gpt2, text, tmp_path):
+    parameters = {"max_remove": 2, "n_masks": 60, "random_state": 0, "ledger": tmp_path / "ledger.jsonl"}
+    plain = LayerPruner(**parameters).fit(gpt2[0], text)
+    assert "skip_scales" not in plain.fingerprint_
+    with pytest.raises(LedgerMismatchError, match="skip_scales"):
+        LayerPruner(compensation=Rescale(in_game=True), **parameters).fit(gpt2[0], text)
+    under = LayerPruner(compensation=Rescale(in_game=True), **{**parameters, "ledger": None}).fit(gpt2[0], text)
+    assert under.fingerprint_["skip_scales"] == pytest.approx(layer_scales(gpt2[0], find_layers(gpt2[0]), text))
+    assert not np.allclose(under.scores_[:13], plain.scores_[:13])

@@ -3,7 +3,7 @@
 from layershap.compensation.compensating import compensation_of, compensation_record
 from layershap.compensation.gaps import Gap
 from layershap.compensation.linear_refit import LinearRefit
-from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, WeightChange
+from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, WeightChange
 from layershap.compensation.replace_me import ReplaceMe
 from layershap.compensation.rescale import Rescale
 from layershap.compensation.scales import layer_scales
@@ -16,6 +16,7 @@ __all__ = [
     "Removal",
     "ReplaceMe",
     "Rescale",
+    "ScalesSkippedLayers",
     "WeightChange",
     "compensation_of",
     "compensation_record",

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.protocol import Compensation, CompensationRecord, Removal
+from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers
 from layershap.model.io import base_model, vocabulary_size
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
+from layershap.protocols import FloatArray
 
 _ATTRIBUTE = "_layershap_compensation"
 _CONFIG_FIELD = "layershap_compensation"
@@ -86,3 +87,12 @@ def compensation_of(model: nn.Module) -> str | None:
     if record is not None:
         return record.method
     return getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+
+
+def skip_scales_of(
+    compensation: object, model: nn.Module, players: Players, calibration: Calibration
+) -> FloatArray | None:
+    """What skipped layers multiply the states by [L] while a game is played; None if as they are."""
+    if not isinstance(compensation, ScalesSkippedLayers) or not isinstance(players, LayerStack):
+        return None
+    return compensation.skip_scales(model, players, calibration)

@@ -13,6 +13,7 @@ from torch import nn
 from layershap.calibration import Calibration
 from layershap.compensation.gaps import Gap, gaps_of
 from layershap.model.stack import LayerStack
+from layershap.protocols import FloatArray
 
 
 @dataclass(frozen=True)
@@ -149,3 +150,14 @@ class Compensation(Protocol):
         CompensationRecord
             What was changed, and the loss before and after.
         """
+
+
+@runtime_checkable
+class ScalesSkippedLayers(Protocol):
+    """A compensation under which the game can be played: a skipped layer scales the hidden states.
+
+    Called when `layershap.LayerPruner` opens its game, once per `fit`.
+    """
+
+    def skip_scales(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> FloatArray | None:
+        """What each skipped layer multiplies the states by [L]; None to play the game without."""

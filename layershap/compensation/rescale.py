@@ -23,6 +23,7 @@ from layershap.exceptions import SurgeryCheckError
 from layershap.model.agreement import plain_logits, relative_difference, tolerance
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
+from layershap.protocols import FloatArray
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,22 @@ class Rescale(BaseEstimator):
     ----------
     held_out : float, default=0.25
         Share of the calibration sequences to choose by.
+    in_game : bool, default=False
+        Whether `layershap.LayerPruner` scores masked models as they would be rescaled: a skipped layer multiplies the
+        hidden states by its own ratio, and the ratios of a gap multiply to the gap's factor.
 
     References
     ----------
     Prune&Comp, 2025, arXiv 2507.18212.
     """
 
-    def __init__(self, *, held_out: float = 0.25) -> None:
+    def __init__(self, *, held_out: float = 0.25, in_game: bool = False) -> None:
         self.held_out = held_out
+        self.in_game = in_game
+
+    def skip_scales(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> FloatArray | None:
+        """What each skipped layer multiplies the states by [L] (`layer_scales`); None unless `in_game`."""
+        return layer_scales(model, stack, calibration) if self.in_game else None
 
     def measure(self, removal: Removal) -> _Measured:
         """Measure how much each gap scales the stream, and find what writes to it afterwards."""

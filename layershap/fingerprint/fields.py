@@ -37,6 +37,7 @@ _ORDER = (
     "matmul_precision",
     "torch",
     "transformers",
+    "skip_scales",
 )
 """In which the fields are written: the checks of a ledger's rows go by the header's bytes."""
 
@@ -62,6 +63,8 @@ def model_fields(model: nn.Module, stack: Players) -> dict[str, Any]:
         "matmul_precision": torch.get_float32_matmul_precision(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
+        # Only where skipped layers scale the states: ledgers of plain games stay what they were.
+        **({} if stack.skip_scales is None else {"skip_scales": list(stack.skip_scales)}),
     }
 
 
@@ -84,7 +87,7 @@ def fingerprint(
         "statistics": list(statistics),
         "batch_tokens": batch_tokens,
     }
-    return {name: fields[name] for name in _ORDER}
+    return {name: fields[name] for name in _ORDER if name in fields}
 
 
 def behaviour(

@@ -17,7 +17,7 @@ from layershap.calibration import IGNORE
 from layershap.forward.base import Forward
 from layershap.forward.head import head_copies, needs_dense, sequence_sums
 from layershap.forward.offload import layer_loaded
-from layershap.forward.plan import Sweep, make_sweep
+from layershap.forward.plan import Level, Sweep, make_sweep
 from layershap.forward.replay import Replay
 from layershap.forward.settings import Block, EngineSettings, Progress, Tokens, empty_sums
 from layershap.forward.state import State
@@ -97,7 +97,7 @@ class FusedForward(Forward):
         states = [[self.stored(self._captures[b].first) for b in blocks]]
         layer_states = max(1, self.settings.batch_tokens // self._block_tokens)
         for player, level in enumerate(sweep.levels):
-            following: list[list[State]] = [states[parent] for parent in level.parent_G]
+            following = self._skipped(player, states, level)
             runs = np.flatnonzero(level.runs_G)
             with layer_loaded(self.stack.layers[self.stack.layer_of(player)]) if len(runs) else nullcontext():
                 inputs = [states[level.parent_G[g]] for g in runs]
@@ -108,6 +108,16 @@ class FusedForward(Forward):
         for capture in self._captures:
             capture.forget_expanded()
         return states
+
+    def _skipped(self, player: int, states: list[list[State]], level: Level) -> list[list[State]]:
+        """The states after a player, where they skip it; the others' places hold what it will run on."""
+        scales = self.stack.skip_scales
+        if scales is None:
+            return [states[parent] for parent in level.parent_G]
+        return [
+            states[parent] if runs else [state.scaled(scales[player]) for state in states[parent]]
+            for parent, runs in zip(level.parent_G, level.runs_G, strict=True)
+        ]
 
     def _run_group(
         self,

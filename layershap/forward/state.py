@@ -48,6 +48,10 @@ class State:
             (key, tuple(value) if isinstance(value, dict) else value is None) for key, value in self.carried.items()
         )
 
+    def scaled(self, scale: float) -> State:
+        """The state with its hidden states multiplied."""
+        return State(self.hidden * scale, self.carried)
+
     def to(self, device: torch.device) -> State:
         """The state on another device; itself if it is there."""
         return State(_moved(self.hidden, device), _moved(self.carried, device))

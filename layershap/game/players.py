@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from layershap.fingerprint import model_fields
 from layershap.model.split import find_players
-from layershap.model.stack import check_layer_indices
+from layershap.model.stack import LayerStack, check_layer_indices
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import MaskArray
 from layershap.surgery import keep_one_of, unremovable_players
@@ -37,6 +37,14 @@ class GameModel:
     def of(cls, model: nn.Module, layers: PlayersArgument = None, granularity: Granularity = "layer") -> GameModel:
         """Find the players (`layershap.model.split.find_players`)."""
         return cls(model, find_players(model, layers, granularity))
+
+    def scaled(self, scales: Sequence[float] | None) -> GameModel:
+        """The model whose skipped layers multiply the states by `scales` [L]; itself if there are none."""
+        if scales is None:
+            return self
+        if not isinstance(self.players, LayerStack):
+            raise ValueError("only whole layers can be skipped with a scale, these players are sublayers")
+        return GameModel(self.model, replace(self.players, skip_scales=tuple(map(float, scales))))
 
     @cached_property
     def unremovable(self) -> dict[int, str]:

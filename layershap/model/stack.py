@@ -18,7 +18,8 @@ from torch import nn
 
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.calls import CallForm, ProbeMismatch, probe_calls
-from layershap.model.io import check_is_model, part_of, text_config
+from layershap.model.candidates import candidates
+from layershap.model.io import check_is_model
 from layershap.model.patching import claimed, patched
 
 
@@ -36,12 +37,16 @@ class LayerStack:
         Form in which the parent calls each layer.
     causal : bool
         Whether the probe found that no logit depends on later tokens; False where it was not asked to.
+    skip_scales : tuple of float, optional
+        What a skipped layer multiplies the hidden states by (`layershap.compensation.layer_scales`). By default it
+        hands them on as they are.
     """
 
     path: str
     layers: tuple[nn.Module, ...] = field(repr=False)
     forms: tuple[CallForm, ...] = field(repr=False)
     causal: bool = False
+    skip_scales: tuple[float, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -61,9 +66,11 @@ class LayerStack:
 
         def make(position: int, original: Callable[..., Any]) -> Callable[..., Any]:
             form = self.forms[skipped[position]]
+            scale = None if self.skip_scales is None else self.skip_scales[skipped[position]]
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
+                hidden = form.hidden_from(args, kwargs)
+                return form.wrap(hidden if scale is None else hidden * scale, args, kwargs)
 
             return forward
 
@@ -118,7 +125,7 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
         return layers if layers.causal or not causal else find_layers(model, layers.layers)
     problems = []
     found: LayerStack | None = None
-    for path, modules in _given(model, layers) if layers is not None else _candidates(model):
+    for path, modules in _given(model, layers) if layers is not None else candidates(model):
         if found is not None and not _is_rival(modules, found):
             continue
         try:
@@ -190,52 +197,6 @@ def _common_list(model: nn.Module, modules: Sequence[nn.Module]) -> str:
         if isinstance(module, nn.ModuleList | nn.Sequential) and tuple(module) == tuple(modules):
             return path
     return ""
-
-
-def _candidates(model: nn.Module) -> Iterator[tuple[str, tuple[nn.Module, ...]]]:
-    lists: list[tuple[str, nn.ModuleList]] = []
-    for root in _decoder_roots(model):
-        inside = {id(m) for m in root.modules()}
-        lists = [
-            (path, module)
-            for path, module in model.named_modules()
-            if isinstance(module, nn.ModuleList) and len(module) > 1 and id(module) in inside
-        ]
-        if lists:
-            break
-    lists = [item for item in lists if not _is_one_of_parallel_lists(model, item[0])]
-    lists.sort(key=lambda item: sum(p.numel() for p in item[1].parameters()), reverse=True)
-    expected = getattr(text_config(getattr(model, "config", None)), "num_hidden_layers", None)
-    by_count = [item for item in lists if len(item[1]) == expected]
-    largest = [item for item in lists if len(item[1]) == len(lists[0][1])]  # rivals of the largest, itself first
-    seen: set[str] = set()
-    for path, module in by_count + largest:
-        if path not in seen:
-            seen.add(path)
-            yield path, tuple(module)
-
-
-def _is_one_of_parallel_lists(model: nn.Module, path: str) -> bool:
-    """Whether a layer is spread over several lists of one parent (xlm): then no module is the layer."""
-    parent_path, _, name = path.rpartition(".")
-    parent = model.get_submodule(parent_path)
-    own = parent.get_submodule(name)
-    return any(
-        isinstance(other, nn.ModuleList)
-        and other is not own
-        and len(other) == len(list(own.children()))
-        and next(other.parameters(), None) is not None
-        for other in parent.children()
-    )
-
-
-def _decoder_roots(model: nn.Module) -> Iterator[nn.Module]:
-    if (decoder := part_of(model, "get_decoder")) is not None:
-        yield decoder
-    base = getattr(model, "base_model", None)
-    if isinstance(base, nn.Module):
-        yield base
-    yield model
 
 
 @contextmanager

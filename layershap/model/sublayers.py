@@ -133,6 +133,11 @@ class SublayerStack:
         return self.stack.forms
 
     @property
+    def skip_scales(self) -> tuple[float, ...] | None:
+        """None: what a skipped sublayer would have to multiply the states by isn't known."""
+        return None
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the players, "3.mixer" say."""
         return tuple(sublayer.name for sublayer in self.sublayers)
