@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -17,13 +15,13 @@ from sklearn.base import clone
 from torch import nn
 
 from layershap.calibration import Calibration, PerplexityProtocol, as_calibration, resolve_protocol
+from layershap.comparison.checks import check_kinds, check_numbers, checked_layers, is_fitted, whole_numbers
 from layershap.comparison.compensated import CompensatedMethod, check_compensations, own_compensation
 from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.compensation import Compensation
 from layershap.estimator import ModelPruner
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
-from layershap.limits import is_int, most_removable
 from layershap.masks import without
 from layershap.model.stack import LayersArgument
 from layershap.protocols import (
@@ -35,8 +33,6 @@ from layershap.protocols import (
     ReportsCosts,
     Utility,
 )
-from layershap.tasks import Task
-from layershap.tasks.data import refuse_task
 from layershap.utilities import NegativeLogLikelihood
 
 TaskLike: TypeAlias = "Callable[[nn.Module], float] | tuple[Utility, Any]"
@@ -121,14 +117,14 @@ def compare(
     >>> table["last", 2].layers
     (10, 11)
     """
-    _check_kinds(methods, {} if tasks is None else tasks, {"calib_data": calib_data, "eval_data": eval_data})
+    check_kinds(methods, {} if tasks is None else tasks, {"calib_data": calib_data, "eval_data": eval_data})
     check_compensations({} if compensations is None else compensations, methods, calib_data is not None)
-    numbers = _whole_numbers(n_removes)
+    numbers = whole_numbers(n_removes)
     if not methods or not numbers:
         raise ValueError(f"compare needs a method and a number to remove, got {list(methods)} and {list(numbers)}")
     whole = GameModel.of(model, layers)
     n_layers = len(whole.players)
-    _check_numbers(numbers, whole)
+    check_numbers(numbers, whole)
     chosen_protocol = resolve_protocol(protocol)
     held_out = as_calibration(
         eval_data,
@@ -136,7 +132,7 @@ def compare(
         pack=lambda texts, found: chosen_protocol.sequences(texts, found, n_sequences=n_sequences),
     )
     calibration = None
-    if calib_data is not None or not all(map(_is_fitted, methods.values())):
+    if calib_data is not None or not all(map(is_fitted, methods.values())):
         calibration = as_calibration(calib_data, tokenizer)
     measure = partial(_measured, held_out=held_out, tasks=tasks or {})
     costs: dict[str, Cost] = {}
@@ -169,7 +165,7 @@ def compare(
             except ValueError as error:
                 refused[name, n] = str(error)
             else:
-                chosen[name, n] = _checked_layers(name, removed, n, n_layers)
+                chosen[name, n] = checked_layers(name, removed, n, n_layers)
     unreached = [n for n in numbers if n not in {number for _, number in [*chosen, *_keys(narrowed)]}]
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
@@ -185,17 +181,12 @@ def compare(
     return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs, str(name), held_out.n_sequences)
 
 
-def _is_fitted(method: Any) -> bool:
-    """By scikit-learn's rule: `fit` sets attributes that end in an underscore."""
-    return any(name.endswith("_") and not name.startswith("_") for name in getattr(method, "__dict__", ()))
-
-
 def _fitted(method: Any, whole: GameModel, calibration: Calibration | None, tokenizer: Any) -> tuple[Any, Cost]:
     """A method, fitted now unless it is, and what its fit cost.
 
     One of this library whose `layers` is left open is given the layers that were found.
     """
-    if _is_fitted(method):
+    if is_fitted(method):
         seconds = _diagnostics(method).get("seconds")
     else:
         method = clone(method, safe=False)  # a deep copy of what is no scikit-learn estimator
@@ -217,65 +208,8 @@ def _diagnostics(method: object) -> Mapping[str, Any]:
     return method.diagnostics_ if isinstance(method, ReportsCosts) else {}
 
 
-def _checked_layers(name: str, layers: Any, n: int, n_layers: int) -> tuple[int, ...]:
-    found = tuple(layers)
-    whole = all(isinstance(layer, Integral) and 0 <= int(layer) < n_layers for layer in found)
-    if not whole or len(set(found)) != n or len(found) != n:
-        raise ValueError(
-            f"{name}.removed_layers({n}) must give {n} different layers in [0, {n_layers}), as ints; got {found}"
-        )
-    return tuple(sorted(map(int, found)))
-
-
-def _check_numbers(numbers: Sequence[int], whole: GameModel) -> None:
-    """Raise before any method is fitted if some number can't be reached by any."""
-    kept, n_layers = whole.unremovable, len(whole.players)
-    most = most_removable(n_layers - len(kept), n_layers)
-    wrong = [n for n in numbers if not 1 <= n <= most]
-    if wrong:
-        why = f", {len(kept)} of which can't be removed alone" if kept else ""
-        raise ValueError(
-            f"no method can remove {wrong} layers of this model: numbers must lie in [1, {most}], since one of its "
-            f"{n_layers} layers{why} must stay"
-        )
-
-
 def _keys(choices: Sequence[Choice]) -> list[tuple[str, int]]:
     return [(choice.method, choice.n_remove) for choice in choices]
-
-
-def _whole_numbers(n_removes: Any) -> tuple[int, ...]:
-    numbers = None if isinstance(n_removes, Integral | str) else tuple(n_removes)
-    if numbers is None or not all(map(is_int, numbers)):
-        raise TypeError(f"n_removes must be a sequence of ints, such as [2, 4]; got {n_removes!r}")
-    return tuple(dict.fromkeys(int(n) for n in numbers))
-
-
-def _check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
-    """Raise before anything is paid for, unless the arguments of `compare` are of the kinds that it takes."""
-    if not isinstance(methods, Mapping):
-        raise TypeError(
-            f'methods must be a mapping of name to estimator, such as {{"ShortGPT": ShortGPT()}}; got '
-            f"{type(methods).__name__}"
-        )
-    for name, method in methods.items():
-        if isinstance(method, type) or not (_is_fitted(method) or hasattr(method, "fit")):
-            raise TypeError(f"methods[{name!r}] must be an object with fit and removed_layers, got {method!r}")
-    if not isinstance(tasks, Mapping):
-        raise TypeError(
-            f"tasks must be a mapping of name to f(model) -> float or to (utility, data); got {type(tasks).__name__}"
-        )
-    columns = {field.name for field in (*fields(Choice), *fields(Cost))} - {"tasks"} | {"protocol", "n_sequences"}
-    for name, task in tasks.items():
-        if name in columns:
-            raise ValueError(f"a task must not be named like a column of to_records ({sorted(columns)}), got {name!r}")
-        if isinstance(task, Task):
-            raise TypeError(
-                f"tasks[{name!r}] must be f(model) -> float or (utility, data), got a Task; give (task.utility, "
-                f"task.calibration), or one of its metrics {list(task.metrics)} in place of the utility"
-            )
-    for argument, value in data.items():
-        refuse_task(argument, value)
 
 
 def _measured(

@@ -14,7 +14,7 @@ from layershap.fingerprint import model_fields
 from layershap.model.split import find_players
 from layershap.model.stack import LayerStack, check_layer_indices
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
-from layershap.protocols import MaskArray
+from layershap.protocols import FloatArray, MaskArray
 from layershap.surgery import keep_one_of, unremovable_players
 
 
@@ -38,7 +38,7 @@ class GameModel:
         """Find the players (`layershap.model.split.find_players`)."""
         return cls(model, find_players(model, layers, granularity))
 
-    def scaled(self, scales: Sequence[float] | None) -> GameModel:
+    def scaled(self, scales: FloatArray | None) -> GameModel:
         """The model whose skipped layers multiply the states by `scales` [L]; itself if there are none."""
         if scales is None:
             return self
