@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
-from torch import nn
-from transformers import AutoModelForCausalLM
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from layershap import Calibration, LayerGame, LayerPruner, compare, find_layers, remove_layers
 from layershap.baselines import LastLayers, ShortGPT
@@ -23,10 +23,12 @@ from layershap.compensation import (
     compensation_of,
     compensation_record,
     layer_scales,
+    refit_memory,
 )
 from layershap.compensation.gaps import gaps_of
 from layershap.compensation.held_out import split
 from layershap.compensation.layerwise import quiet
+from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.rescale import fold, multiplied
 from layershap.compensation.writes import WriteFinder
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
@@ -446,3 +448,30 @@ def test_a_fit_under_rescale_has_a_ledger_of_its_own(gpt2, text, tmp_path):
     under = LayerPruner(compensation=Rescale(in_game=True), **{**parameters, "ledger": None}).fit(gpt2[0], text)
     assert under.fingerprint_["skip_scales"] == pytest.approx(layer_scales(gpt2[0], find_layers(gpt2[0]), text))
     assert not np.allclose(under.scores_[:13], plain.scores_[:13])
+
+
+# -- memory ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_7b_model_is_refitted_within_24_gigabytes():
+    config = LlamaConfig(
+        num_hidden_layers=32, hidden_size=4096, intermediate_size=11008, num_attention_heads=32, vocab_size=32000
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config).to(torch.bfloat16)
+    found = refit_memory(model, range(16, 24), 32768)
+    per_layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
+    assert found.weights == 2 * (24 * per_layer + 2 * 32000 * 4096 + 4096)
+    assert found.targets == 32768 * 4096 * 2
+    assert found.device < 24e9
+    assert found.device > found.weights + 20 * 11008**2  # the Gram matrix in float32, and twice in float64
+
+
+def test_the_memory_told_is_what_is_held(gpt2, text):
+    """The regression's own tensors, counted."""
+    model = gpt2[0]
+    ridge = StreamedRidge(640, 160, torch.device("cpu"))
+    held = sum(tensor.numel() * tensor.element_size() for tensor in vars(ridge).values() if isinstance(tensor, Tensor))
+    told = refit_memory(model, [6, 7], text.ids_ST.numel())
+    assert told.regression > held
+    assert told.targets == text.ids_ST.numel() * 160 * 4

@@ -3,6 +3,7 @@
 from layershap.compensation.compensating import compensation_of, compensation_record
 from layershap.compensation.gaps import Gap
 from layershap.compensation.linear_refit import LinearRefit
+from layershap.compensation.memory import RefitMemory, refit_memory
 from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, WeightChange
 from layershap.compensation.replace_me import ReplaceMe
 from layershap.compensation.rescale import Rescale
@@ -13,6 +14,7 @@ __all__ = [
     "CompensationRecord",
     "Gap",
     "LinearRefit",
+    "RefitMemory",
     "Removal",
     "ReplaceMe",
     "Rescale",
@@ -21,4 +23,5 @@ __all__ = [
     "compensation_of",
     "compensation_record",
     "layer_scales",
+    "refit_memory",
 ]

@@ -14,6 +14,11 @@ from transformers.pytorch_utils import Conv1D
 from layershap.exceptions import UnsupportedModelError
 
 
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a plain linear layer."""
+    return type(module) in (nn.Linear, Conv1D)
+
+
 @dataclass(frozen=True)
 class LinearLayer:
     """A linear layer whose weights are changed in place.
@@ -29,7 +34,7 @@ class LinearLayer:
     @classmethod
     def of(cls, module: nn.Module, where: str) -> LinearLayer:
         """Raise `UnsupportedModelError` unless a module is a plain linear layer."""
-        if type(module) not in (nn.Linear, Conv1D):
+        if not is_linear(module):
             raise UnsupportedModelError(
                 f"the last module of {where} that writes to the residual stream must be a linear layer to be refitted, "
                 f"it is a {type(module).__name__}; Rescale changes these too"
