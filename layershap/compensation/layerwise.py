@@ -52,7 +52,8 @@ class Layerwise:
 
     def __init__(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
         settings = EngineSettings.resolve("auto", "auto", input_device(model))
-        engine = Engine(model, stack, calibration, ("nll",), settings)
+        # All layers run here, so the engine compares its two forwards with all of them only.
+        engine = Engine(model, stack, calibration, ("nll",), settings, always_kept=range(len(stack)))
         forward = engine.forward
         if not isinstance(forward, FusedForward):
             raise UnsupportedModelError(

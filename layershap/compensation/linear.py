@@ -16,7 +16,7 @@ from layershap.exceptions import UnsupportedModelError
 
 def is_linear(module: nn.Module) -> bool:
     """Whether a module is a plain linear layer."""
-    return type(module) in (nn.Linear, Conv1D)
+    return isinstance(module, nn.Linear | Conv1D)
 
 
 @dataclass(frozen=True)

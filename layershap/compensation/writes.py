@@ -142,11 +142,32 @@ class WriteFinder:
         Raises
         ------
         UnsupportedModelError
-            As `of`; or the output of a module isn't linear in any of its weights.
+            As `of`; or the output of a module isn't linear in any of its weights, or the layer reads the stream without
+            a norm.
         """
         names = [write.name for write in self.of(layer)]
         calls = {call.name: call for call in self._calls(layer)[0]}
-        return tuple(self._scaling(layer, calls[name]) for name in names)
+        scalings = tuple(self._scaling(layer, calls[name]) for name in names)
+        self._check_scale_free(layer, names)
+        return scalings
+
+    def _check_scale_free(self, layer: int, names: Sequence[str]) -> None:
+        """Raise unless the layer with its writes scaled makes of a scaled state the scaled output."""
+        module = self._stack.layers[layer]
+        # Large, so that what norms add to the mean square doesn't count.
+        state = self._state.scaled(float(100 / self._state.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
+
+        def scaled(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: original(*args, **kwargs) * _SCALE
+
+        expected = self._layerwise.block_through(layer, 0, state).hidden.float() * _SCALE
+        with patched([module.get_submodule(name) for name in names], scaled):
+            found = self._layerwise.block_through(layer, 0, state.scaled(_SCALE)).hidden.float()
+        if relative_difference(found, expected) > (3e-2 if self._half else 1e-3):
+            raise UnsupportedModelError(
+                f"Rescale lets the norms take a common scale of the residual stream away; {self._where(layer)} reads "
+                "the stream without one. LinearRefit may serve"
+            )
 
     def _scaling(self, layer: int, call: _Call) -> Scaling:
         module = self._stack.layers[layer].get_submodule(call.name)
