@@ -24,6 +24,7 @@ from layershap.model.stack import LayerStack, find_layers, skip_layers
 from layershap.surgery import remove_layers, unremovable_layers
 
 from .build import build, token_ids
+from .compensation import refitted, rescaled
 
 # Exact in float32 up to the order of a few sums (rwkv: a layer norm's epsilon meets a rescaled state).
 SKIP_TOLERANCE = 1e-6
@@ -58,6 +59,8 @@ class Row:
     recipe_only: list[int] = field(default_factory=list)
     lost: list[int] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    rescale: str = ""
+    refit: str = ""
 
     @property
     def skip_is_delete(self) -> bool:
@@ -139,6 +142,9 @@ def measure(model_type: str, layers: Iterable[int] | None = None) -> Row:
     row.measured = [index for index in wanted if index not in row.protected]
     for index in row.measured:
         _measure_layer(row, model, stack, index)
+    inner = next((index for index in row.measured if 0 < index < len(stack) - 1), None)
+    if inner is not None and layers is None:
+        row.rescale, row.refit = rescaled(model, stack, inner), refitted(model, stack, inner)
     return row
 
 

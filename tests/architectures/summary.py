@@ -33,12 +33,14 @@ every type in the causal LM mapping, each removable layer removed alone.
 - **reload**: `plain` if `save_pretrained` and `from_pretrained` give the same logits after every removal; otherwise the
   layers whose removal needs `save_pruned` and `load_pruned` (a `CheckpointWarning` says so).
 - **sublayers**: how many layers `find_sublayers` splits into mixer and feed-forward part; `-`: none, it says why.
+- **compensation**: `fold` if a gap's scalar folds into the weights exactly (`Rescale`), `refit` if the layer before a
+  gap can be refitted (`LinearRefit`); `-`: refused, with the reason.
 - **protected**: layers that others depend on; `fit` leaves them in.
 
 {counts}
 
-| type | layers | skip = delete | forward | cache | reload | sublayers | protected |
-|-|-|-|-|-|-|-|-|
+| type | layers | skip = delete | forward | cache | reload | sublayers | compensation | protected |
+|-|-|-|-|-|-|-|-|-|
 """
 
 
@@ -67,6 +69,11 @@ def counts(rows: list[Row]) -> dict[str, int]:
         "plain reload after every removal": sum(not row.recipe_only and not row.lost for row in good),
         "plain or recipe reload": sum(not row.lost for row in good),
         "split into sublayers": sum(row.sublayers.isdecimal() for row in good),
+        "compensation: a gap's scalar folds exactly": sum(row.rescale == "folds" for row in good),
+        "compensation: the layer before a gap is refitted": sum(row.refit == "refits" for row in good),
+        "compensation: neither, refused with the reason": sum(
+            row.rescale != "folds" and row.refit != "refits" for row in good
+        ),
         "silently wrong": sum(bool(row.silently_wrong) for row in good),
     }
 
@@ -82,12 +89,13 @@ def page(rows: list[Row]) -> str:
 
 def _line(row: Row) -> str:
     if row.unsupported:
-        return f"| {row.model_type} | unsupported: no module that is a layer | | | | | | |"
+        return f"| {row.model_type} | unsupported: no module that is a layer | | | | | | | |"
     skip = "exact" if row.skip_difference == 0 else f"{row.skip_difference:.1g}"
     forward = row.forward + ("" if row.causal else ", not causal")
     cache = "-" if not row.intact_generates else str(row.generation_broken or "=")
     reload = "plain" if not row.recipe_only and not row.lost else f"recipe: {row.recipe_only}"
     reload += f", lost: {row.lost}" if row.lost else ""
     sublayers = f"{row.sublayers} of {row.n_layers}" if row.sublayers.isdecimal() else "-"
-    protected = ", ".join(map(str, row.protected))
-    return f"| {row.model_type} | `{row.path}` | {skip} | {forward} | {cache} | {reload} | {sublayers} | {protected} |"
+    possible = [word for word, held in (("fold", row.rescale == "folds"), ("refit", row.refit == "refits")) if held]
+    cells = [skip, forward, cache, reload, sublayers, ", ".join(possible) or "-", ", ".join(map(str, row.protected))]
+    return f"| {row.model_type} | `{row.path}` | {' | '.join(cells)} |"

@@ -54,6 +54,8 @@ def assert_row(row: Row) -> None:
     assert row.lost == []
     assert row.silently_wrong == []
     assert row.sublayers.isdecimal() == (name not in NO_SUBLAYERS), row.sublayers
+    assert "wrong by" not in row.rescale, row.rescale
+    assert row.refit != "not finite"
 
 
 def test_every_type_is_built_or_accounted_for():
