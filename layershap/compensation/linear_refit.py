@@ -66,7 +66,7 @@ class LinearRefit(BaseEstimator):
 
         - "gaps": the kept layer before each gap.
         - "all": these and every kept layer after the first gap, towards the state after the same layer.
-    ridges : sequence of float, default=(10, 3, 1, 0.3, 0.1, 0.03)
+    ridges : sequence of float, default=(10, 3, 1, 0.3, 0.1, 0.03, 0.01)
         Strengths of the shrinkage to choose from, in units of the Gram matrix's mean diagonal.
     held_out : float, default=0.25
         Share of the calibration sequences to choose by.
@@ -80,7 +80,7 @@ class LinearRefit(BaseEstimator):
         self,
         scope: Literal["gaps", "all"] = "gaps",
         *,
-        ridges: Sequence[float] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03),
+        ridges: Sequence[float] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
         held_out: float = 0.25,
     ) -> None:
         self.scope = scope
