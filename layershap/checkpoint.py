@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 from layershap.model.agreement import plain_logits, relative_difference, tolerance
-from layershap.model.io import base_model, is_quantized
+from layershap.model.io import base_model, holds_adapters, is_quantized
 from layershap.surgery.check import MODEL_ERRORS, check_depth
 from layershap.surgery.rebuild import rebuild
 from layershap.surgery.recipe import PruningRecipe, current_recipe
@@ -38,7 +38,7 @@ from layershap.surgery.recipe_file import (
     digest,
     read_recipe,
 )
-from layershap.surgery.reload import holds_adapters, reload_problem
+from layershap.surgery.reload import reload_problem
 
 __all__ = ["RECIPE_FILE", "load_pruned", "save_pruned"]
 

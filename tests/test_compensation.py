@@ -8,6 +8,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from accelerate import disk_offload
+from peft import LoraConfig, get_peft_model
 from sklearn.base import clone
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
@@ -475,3 +477,25 @@ def test_the_memory_told_is_what_is_held(gpt2, text):
     told = refit_memory(model, [6, 7], text.ids_ST.numel())
     assert told.regression > held
     assert told.targets == text.ids_ST.numel() * 160 * 4
+
+
+def test_weights_that_layers_share_are_refused(text):
+    model = load_tiny_gpt2()[0]
+    model.transformer.h[7].mlp.c_proj = model.transformer.h[2].mlp.c_proj
+    for compensation in (LinearRefit(), Rescale()):
+        with pytest.raises(UnsupportedModelError, match="belongs to other layers too"):
+            remove_layers(
+                model, [3 if isinstance(compensation, LinearRefit) else 1], compensation=compensation, calibration=text
+            )
+
+
+def test_adapters_are_refused(text):
+    model = get_peft_model(load_tiny_gpt2()[0], LoraConfig(target_modules=["c_proj"], fan_in_fan_out=True))
+    with pytest.raises(UnsupportedModelError, match="merge them first"):
+        remove_layers(model, [3], compensation=Rescale(), calibration=text)
+
+
+def test_offloaded_layers_are_refused(text, tmp_path):
+    model = disk_offload(load_tiny_gpt2()[0], tmp_path, execution_device="cpu")
+    with pytest.raises(UnsupportedModelError, match="are offloaded"):
+        remove_layers(model, [3], compensation=Rescale(), calibration=text, check=False)

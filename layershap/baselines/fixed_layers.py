@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from sklearn.utils.validation import check_is_fitted
 
 from layershap.baselines.base import DepthPruner, FitInput, Outcome
+from layershap.compensation import Compensation
 from layershap.limits import check_n_remove, is_int
 from layershap.model.stack import LayersArgument, check_layer_indices
 
@@ -35,6 +36,9 @@ class FixedLayers(DepthPruner):
         Where the layers are, if the rule can't know (`layershap.find_layers`); or the layers, if found before.
     copy : bool, default=True
         True makes `transform` prune a deep copy; False, the model that it is given.
+    compensation : Compensation, optional
+        Change of the kept layers' weights by which `transform` makes up for the removed ones
+        (`layershap.compensation`).
 
     Attributes
     ----------
@@ -63,8 +67,9 @@ class FixedLayers(DepthPruner):
         protect: Sequence[int] = (),
         layers: LayersArgument = None,
         copy: bool = True,
+        compensation: Compensation | None = None,
     ) -> None:
-        super().__init__(n_remove, protect=protect, layers=layers, copy=copy)
+        super().__init__(n_remove, protect=protect, layers=layers, copy=copy, compensation=compensation)
         self.chosen = chosen
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:

@@ -10,7 +10,9 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers
-from layershap.model.io import base_model, vocabulary_size
+from layershap.exceptions import UnsupportedModelError
+from layershap.forward.settings import any_offloaded
+from layershap.model.io import base_model, holds_adapters, vocabulary_size
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray
@@ -61,6 +63,15 @@ class Compensating:
             raise ValueError(
                 f"this model was compensated before ({before}), so its states are no longer those of the model that "
                 "was pruned first: name all layers in one removal from that model"
+            )
+        if holds_adapters(model):
+            raise UnsupportedModelError(
+                "a compensation changes weights that adapters add to; merge them first (merge_and_unload)"
+            )
+        if any_offloaded(players):
+            raise UnsupportedModelError(
+                "a compensation changes weights in place, and some of this model's layers are offloaded; load the "
+                "model whole (on a CPU, say), or onto several devices"
             )
         self.calibration.check_vocabulary(vocabulary_size(model))
         return self.compensation.measure(Removal(model, players, tuple(removed), self.calibration))

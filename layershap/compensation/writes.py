@@ -129,6 +129,11 @@ class WriteFinder:
                 f"supported). Tried: {sorted({name for name, _ in candidates})}"
             )
         for write in writes:
+            weights = set(module.get_submodule(write.name).parameters())
+            if any(weights & set(other.parameters()) for other in self._stack.layers if other is not module):
+                raise UnsupportedModelError(
+                    f"{write.name} of {where} belongs to other layers too, so a compensation can't change it for one"
+                )
             if is_quantized(module.get_submodule(write.name)):
                 raise UnsupportedModelError(
                     f"{write.name} of {where} holds quantised weights, which a compensation can't change; compensate "

@@ -40,6 +40,11 @@ def base_model(model: nn.Module) -> Any:
     return getter() if getter is not None and hasattr(model, "peft_config") else model
 
 
+def holds_adapters(model: nn.Module) -> bool:
+    """Whether PEFT has put adapters into the model, which its config does not speak of."""
+    return hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules())
+
+
 def input_device(model: nn.Module) -> torch.device:
     """Where token ids must be: with the model's embeddings, or on its hooks' device if accelerate dispatched it."""
     hook_map = getattr(model, "hf_device_map", None)

@@ -19,7 +19,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 
 from layershap.model.agreement import plain_logits, relative_difference, tolerance
-from layershap.model.io import base_model, evaluation_mode, is_quantized
+from layershap.model.io import base_model, evaluation_mode, holds_adapters, is_quantized
 from layershap.surgery.check import MODEL_ERRORS
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
@@ -148,11 +148,6 @@ def _structural_difference(
     if extra:
         return f"the pruned model has a module {min(extra)} that the config does not ask for"
     return None
-
-
-def holds_adapters(model: nn.Module) -> bool:
-    """Whether PEFT has put adapters into the model, which its config does not speak of."""
-    return hasattr(model, "peft_config") or any(hasattr(module, "base_layer") for module in model.modules())
 
 
 def _differ(a: Any, b: Any) -> bool:

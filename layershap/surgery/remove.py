@@ -14,7 +14,7 @@ from layershap.compensation.protocol import Compensation
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
 from layershap.model.agreement import plain_logits
 from layershap.model.gguf import drop_gguf_quantizer
-from layershap.model.io import base_model, check_is_model, other_inputs
+from layershap.model.io import base_model, check_is_model, holds_adapters, other_inputs
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayersArgument, check_layer_indices, find_layers
@@ -29,7 +29,7 @@ from layershap.surgery.check import (
 )
 from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, kept_modules, locate
 from layershap.surgery.recipe import PruningRecipe, keep_recipe, pruning_recipe
-from layershap.surgery.reload import holds_adapters, reload_problem
+from layershap.surgery.reload import reload_problem
 from layershap.surgery.removable import refuse_unremovable
 from layershap.warning import warn_user
 
