@@ -237,16 +237,29 @@ def test_refit_lowers_the_loss_on_text_it_has_not_seen(gpt2, text, scope):
     assert set(layers) <= ({1, 4, 8} if scope == "gaps" else {1, 3, 4, 7, 8, 10, 11})
 
 
-def test_a_refit_that_would_hurt_is_left_out(gpt2):
-    """Two short sequences of noise tell nothing: no strength lowers the loss of the third, so nothing changes."""
-    ids = torch.randint(0, 512, (3, 8), generator=torch.Generator().manual_seed(3))
-    calibration = Calibration(ids, ids.clone())
-    refitted = compensated(gpt2[0], LinearRefit(ridges=(1e-6,)), calibration, [6, 7])
+def test_a_refit_that_would_hurt_is_left_out(gpt2, text):
+    """Fitted to one token over and over and judged by a story: no strength helps, so nothing changes."""
+    ids = torch.full((3, 64), 300)
+    ids[1] = text.ids_ST[0]  # the sequence that is held out
+    refitted = compensated(gpt2[0], LinearRefit(ridges=(1e-6,)), Calibration(ids, ids.clone()), [6, 7])
     record = compensation_record(refitted)
     assert not record.changes
     assert record.loss_after == record.loss_before
     plain = state(remove_layers(gpt2[0], [6, 7]))
     assert all(torch.equal(value, plain[name]) for name, value in refitted.state_dict().items())
+
+
+def test_fewer_tokens_than_inputs_are_solved_all_the_same():
+    """Also with a ridge below the rounding of the sums: against the solution in the tokens' space."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, missing = torch.randn(20, 300, generator=generator), torch.randn(20, 4, generator=generator)
+    ridge = StreamedRidge(300, 4, torch.device("cpu"))
+    ridge.add(inputs, missing, torch.ones(20))
+    for strength in (1.0, 1e-9):
+        kernel = (inputs @ inputs.T).double()
+        kernel.diagonal().add_(strength * float(inputs.square().sum()) / 300)
+        expected = inputs.double().T @ torch.linalg.solve(kernel, missing.double())
+        torch.testing.assert_close(ridge.change(strength), expected.T, rtol=1e-3, atol=1e-4)
 
 
 def test_replace_me_is_least_squares(text):

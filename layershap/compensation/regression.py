@@ -42,6 +42,13 @@ class StreamedRidge:
         change.
         """
         gram_FF = self._gram_FF.double()
-        gram_FF.diagonal().add_(ridge * gram_FF.diagonal().mean())
-        factor_FF = torch.linalg.cholesky(gram_FF)
-        return torch.cholesky_solve(self._moment_FD.double(), factor_FF).T
+        strength = ridge * gram_FF.diagonal().mean()
+        moment_FD = self._moment_FD.double()
+        noise = 8 * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(gram_FF)
+        if strength > noise:
+            factor_FF = torch.linalg.cholesky(gram_FF.diagonal_scatter(gram_FF.diagonal() + strength))
+            return torch.cholesky_solve(moment_FD, factor_FF).T
+        # So weak a ridge would magnify the rounding of the sums: directions that hold nothing else stay as they are.
+        values_F, vectors_FF = torch.linalg.eigh(gram_FF)
+        inverse_F = torch.where(values_F > noise, 1 / (values_F + strength), 0.0)
+        return (vectors_FF @ ((vectors_FF.T @ moment_FD) * inverse_F[:, None])).T
