@@ -71,6 +71,10 @@ class PlainForwardWarning(UserWarning):
     """Masked models are run one at a time, which takes several times as long, as their layers can't be replayed."""
 
 
+class ThreadsWarning(UserWarning):
+    """torch's threads wait for each other on busy cores, which makes each small operation take milliseconds."""
+
+
 class UncheckedInputWarning(UserWarning):
     """The self-check of a removal read text only, and the model takes images or sound too."""
 

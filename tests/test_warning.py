@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -165,3 +168,31 @@ def test_what_costs_no_more_is_not_told(stories):
     assert not issued(lambda: alone(np.ones(4, dtype=bool)), PlainForwardWarning)
     fused = LayerGame(stories[0], EIGHT_SEQUENCES)
     assert not issued(lambda: fused(~np.eye(5, dtype=bool)), PlainForwardWarning)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_wait_for_each_other_are_told(threads):
+    """Two threads on one core wait for its time slices, as they do on two cores that others keep busy."""
+    code = f"""
+import os, warnings
+import numpy as np
+import torch
+from layershap import LayerGame
+from layershap.datasets import tiny_random
+model = tiny_random("gpt2", n_layers=2)
+torch.set_num_threads({threads})
+os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # before the second thread is made
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    game = LayerGame(model, torch.randint(1, 60, (2, 8)))
+    game(~np.eye(2, dtype=bool))
+    game(np.zeros((1, 2), dtype=bool))
+print([str(one.message) for one in caught if one.category.__name__ == "ThreadsWarning"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = ast.literal_eval(done.stdout.strip().splitlines()[-1])
+    assert len(said) == (0 if threads == 1 else 1)
+    if said:
+        assert "torch's 2 threads wait" in said[0]
+        assert "torch.set_num_threads(1)" in said[0]

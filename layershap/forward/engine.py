@@ -37,6 +37,10 @@ SWEEP_MASKS = 256
 SWEEP_MASKS_OFFLOADED = 4096
 """The same where each sweep loads every layer from elsewhere."""
 
+_COMPARED_SEQUENCES = 2
+"""Sequences on which both forwards are compared: a batch, and not more. The first block (2,048 tokens) took as long as
+a quarter of an evaluation of 24 masks on 10 sequences."""
+
 _TOLERANCE = 1e-4
 _TOLERANCE_HALF = 2e-2
 """Largest difference of both forwards, in nats per token (relative above 1), in float32 and in half precision."""
@@ -120,18 +124,20 @@ class Engine:
     @cached_property
     def forward(self) -> Forward:
         """The forward that serves this model."""
-        plain = PlainForward(self.model, self.stack, self.tokens, self._measured, self.settings)
         with self.inference():
             try:
                 fused = self._fused()
                 if on_meta_device(self.model):
                     self.note = "taken for granted: on the meta device the two forwards can't be compared"
                     return fused
-                if self._agree(fused, plain):
+                if self._agrees(fused):
                     return fused
             except (ReplayError, TypeError, RuntimeError, IndexError, KeyError) as error:
                 self.note = f"layers can't be replayed ({type(error).__name__}: {error})"
-        return plain
+        return self._plain(self.tokens)
+
+    def _plain(self, tokens: Tokens) -> PlainForward:
+        return PlainForward(self.model, self.stack, tokens, self._measured, self.settings)
 
     def _fused(self) -> FusedForward:
         fused = FusedForward(self.model, self.stack, self.tokens, self._measured, self.settings)
@@ -140,20 +146,21 @@ class Engine:
             self.settings = fused.settings = self.settings.with_states_on_the_host()
         return fused
 
-    def _agree(self, fused: FusedForward, plain: PlainForward) -> bool:
-        """Compare both on three masks and the first sequences: a model whose layers pass more than they show would
-        differ here.
+    def _agrees(self, fused: FusedForward) -> bool:
+        """Compare with the plain forward on three masks and two sequences: a model whose layers pass more than they
+        show would differ here.
         """
         n_players = len(self.stack)
         half_L = np.random.default_rng(0).permutation(n_players) % 2 == 0
         masks_3L = np.stack([np.ones(n_players, dtype=bool), half_L, ~half_L])
         masks_3L[:, self._always_kept] = True
         masks_UL = distinct(masks_3L)
-        found = fused.run(masks_UL, _ignore, n_blocks=1)
-        expected = plain.run(masks_UL, _ignore, n_blocks=1)
+        few = self.tokens.first(_COMPARED_SEQUENCES)
+        found = fused.on(few).run(masks_UL, _ignore)
+        expected = self._plain(few).run(masks_UL, _ignore)
         half = next(iter(self.model.parameters())).dtype in (torch.float16, torch.bfloat16)
         tolerance = _TOLERANCE_HALF if half else _TOLERANCE
-        tokens_B = (self.tokens.blocks[0].labels_BT != IGNORE).sum(dim=1).cpu().numpy()
+        tokens_B = (few.blocks[0].labels_BT != IGNORE).sum(dim=1).cpu().numpy()
         for name in self._measured:
             if name == "hits":
                 continue

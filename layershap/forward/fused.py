@@ -11,11 +11,12 @@ from contextlib import nullcontext
 from itertools import groupby
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
 from layershap.forward.base import Forward
-from layershap.forward.head import head_copies, needs_dense, sequence_sums
+from layershap.forward.head import bytes_of_a_logit, needs_dense, sequence_sums
 from layershap.forward.offload import layer_loaded
 from layershap.forward.plan import Level, Sweep, make_sweep
 from layershap.forward.replay import Replay
@@ -28,6 +29,11 @@ from layershap.protocols import FloatArray, MaskArray, Statistic
 
 class FusedForward(Forward):
     """Measures masked models by replaying their layers; parameters as for `Forward`.
+
+    Parameters
+    ----------
+    replay : Replay, optional
+        What was observed of the layers' calls before, on other tokens.
 
     Raises
     ------
@@ -42,9 +48,11 @@ class FusedForward(Forward):
         tokens: Tokens,
         statistics: tuple[Statistic, ...],
         settings: EngineSettings,
+        *,
+        replay: Replay | None = None,
     ) -> None:
         super().__init__(model, stack, tokens, statistics, settings)
-        self._replay = Replay(model, stack, tokens.ids_ST)
+        self._replay = Replay(model, stack, tokens.ids_ST) if replay is None else replay
         self._captures = [self._replay.capture(block.ids_BT) for block in tokens.blocks]
         if not needs_dense(statistics):
             for capture in self._captures:
@@ -52,7 +60,9 @@ class FusedForward(Forward):
         self._block_tokens = max(block.ids_BT.numel() for block in tokens.blocks)
         self._device = tokens.ids_ST.device
         vocabulary = vocabulary_size(model) or 1
-        self._head_tokens = max(1, settings.head_bytes // (4 * vocabulary * head_copies(statistics)))
+        precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        token_bytes = vocabulary * bytes_of_a_logit(statistics, precision)
+        self._head_tokens = max(1, settings.head_bytes // token_bytes)
 
     @property
     def state_bytes(self) -> int:
@@ -81,6 +91,9 @@ class FusedForward(Forward):
         """Statistics [S] of the states of all blocks after the last layer, in the order of the blocks' sequences."""
         found = self._heads([states], range(len(self._captures)), lambda work: None)
         return {name: value_US[0] for name, value_US in found.items()}
+    def on(self, tokens: Tokens) -> FusedForward:
+        """The forward on other tokens, without observing the layers' calls anew."""
+        return FusedForward(self.model, self.stack, tokens, self.statistics, self.settings, replay=self._replay)
 
     def probe_player(self, player: int) -> None:
         """Run one player on one state of the first block, for timing and counting."""

@@ -142,6 +142,13 @@ class Tokens:
             start = rows.stop
         return cls(ids_ST, blocks, np.argsort(order_S, kind="stable"))
 
+    def first(self, n_sequences: int) -> Tokens:
+        """The first sequences of the first block, at most so many, and nothing else."""
+        block = self.blocks[0]
+        ids_BT = block.ids_BT[:n_sequences]
+        few = Block(slice(0, len(ids_BT)), ids_BT, block.labels_BT[:n_sequences], block.first_scored)
+        return Tokens(self.ids_ST[: len(ids_BT)], [few], np.arange(len(ids_BT)))
+
     @property
     def n_tokens(self) -> int:
         """Tokens of all blocks, what padding is left included."""

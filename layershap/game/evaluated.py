@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from layershap.exceptions import PlainForwardWarning
+from layershap.exceptions import PlainForwardWarning, ThreadsWarning
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
+from layershap.forward.threads import seconds_of_waiting
 from layershap.game.progress import Progress
 from layershap.ledger import Ledger, MaskRow
 from layershap.masks import distinct, is_among, mask_key
@@ -62,6 +63,7 @@ class EvaluatedMasks:
         self.progress = progress
         self.rows: dict[bytes, MaskRow] = {}
         self._warned = False
+        self._threads_seen = False
         self.n_evaluated = 0
         self.layer_runs = 0
         self.layer_runs_in_all = 0
@@ -104,6 +106,7 @@ class EvaluatedMasks:
         work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
         self.progress.plan(prefix_plan.n_masks, work)
         self._warn_of_plain_forward(prefix_plan)
+        self._warn_of_waiting_threads(prefix_plan)
         for sweep in prefix_plan.sweeps:
             self.layer_runs_in_all += self.engine.layer_runs(sweep.masks_UL)
             known = self._known(sweep.masks_UL)
@@ -134,6 +137,24 @@ class EvaluatedMasks:
             "shorter",
             PlainForwardWarning,
         )
+
+    def _warn_of_waiting_threads(self, prefix_plan: PrefixPlan) -> None:
+        """Once per game, and per fit that holds the model, as for the plain forward."""
+        if self._threads_seen or prefix_plan.n_masks < 2 or self.engine.tokens.ids_ST.device.type != "cpu":
+            return
+        self._threads_seen = True
+        if not first_said(self.engine.model, ThreadsWarning.__name__):
+            return
+        seconds = seconds_of_waiting()
+        if seconds is not None:
+            warn_user(
+                f"torch's {torch.get_num_threads()} threads wait for each other: a small operation takes "
+                f"{seconds * 1e3:.0f} ms on them and less than a hundredth of that on one, as other programs keep the "
+                "cores busy. One thread may be ten times as fast here: torch.set_num_threads(1), or OMP_NUM_THREADS=1 "
+                "before Python starts (a ledger goes on with the number of threads that it was begun with); where two "
+                "cores are free, run two processes of one thread each",
+                ThreadsWarning,
+            )
 
     def _call_on_masked_models(self, masks_UL: MaskArray, masked_score: Callable[[nn.Module], float]) -> None:
         model = self.engine.model
