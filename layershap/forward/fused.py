@@ -189,8 +189,11 @@ class FusedForward(Forward):
         size = max(1, self._head_tokens // labels_BT.numel())
         for group in _alike(states, size):
             parts = [_window(state, window) for state in states[group]]
-            logits_NTV = head(self._replay.batching.join(parts).to(self._device), ids_BT.repeat(len(parts), 1))
-            found = sequence_sums(logits_NTV, labels_BT.repeat(len(parts), 1), self.statistics, dense)
+            state = self._replay.batching.join(parts).to(self._device)
+            # Logits have no name here: those of the last chunk would live on while the next are computed.
+            found = sequence_sums(
+                head(state, ids_BT.repeat(len(parts), 1)), labels_BT.repeat(len(parts), 1), self.statistics, dense
+            )
             for name, value_N in found.items():
                 sums[name][group] += value_N.view(len(parts), -1).cpu().numpy()
 
