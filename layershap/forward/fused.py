@@ -91,6 +91,7 @@ class FusedForward(Forward):
         """Statistics [S] of the states of all blocks after the last layer, in the order of the blocks' sequences."""
         found = self._heads([states], range(len(self._captures)), lambda work: None)
         return {name: value_US[0] for name, value_US in found.items()}
+
     def on(self, tokens: Tokens) -> FusedForward:
         """The forward on other tokens, without observing the layers' calls anew."""
         return FusedForward(self.model, self.stack, tokens, self.statistics, self.settings, replay=self._replay)
