@@ -38,8 +38,8 @@ SWEEP_MASKS_OFFLOADED = 4096
 """The same where each sweep loads every layer from elsewhere."""
 
 _COMPARED_SEQUENCES = 2
-"""Sequences on which both forwards are compared: a batch, and not more. The first block (2,048 tokens) took as long as
-a quarter of an evaluation of 24 masks on 10 sequences."""
+"""Sequences on which both forwards are compared: a batch, and not more. On ten the comparison took 5 s of the 29 s that
+24 masks of SmolLM2 take, on two it takes 1.4 s."""
 
 _TOLERANCE = 1e-4
 _TOLERANCE_HALF = 2e-2
