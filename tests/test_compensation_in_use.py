@@ -1,0 +1,192 @@
+"""Compensated models as users get them, and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from accelerate import disk_offload
+from peft import LoraConfig, get_peft_model
+from sklearn.base import clone
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from layershap import Calibration, LayerPruner, compare, remove_layers
+from layershap.baselines import LastLayers, ShortGPT
+from layershap.compensation import (
+    LinearRefit,
+    Rescale,
+    compensation_of,
+)
+from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.exceptions import CalibrationWarning, UnsupportedModelError
+
+from .architectures.build import build
+from .helpers.compensation import REMOVED, compensated, loss, random_text
+from .helpers.surgery import generate, logits
+
+
+@pytest.fixture(scope="module")
+def text(gpt2):
+    return Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=48)
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(ridges=(1.0, 0.1))])
+def test_the_result_is_a_plain_checkpoint(gpt2, text, tmp_path, compensation):
+    small = compensated(gpt2[0], compensation, text)
+    small.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded), logits(small))
+    assert torch.equal(generate(loaded, use_cache=True), generate(small, use_cache=False))
+    assert compensation_of(loaded) == type(compensation).__name__
+
+
+def test_in_place_is_the_same(gpt2, text):
+    copied = compensated(gpt2[0], LinearRefit(ridges=(1.0,)), text)
+    model = load_tiny_gpt2()[0]
+    in_place = remove_layers(model, REMOVED, copy=False, compensation=LinearRefit(ridges=(1.0,)), calibration=text)
+    assert in_place is model
+    assert torch.equal(logits(in_place), logits(copied))
+
+
+def test_the_weights_can_be_trained_afterwards(gpt2, text):
+    small = compensated(gpt2[0], LinearRefit(ridges=(1.0,)), text)
+    small(text.ids_ST[:2], labels=text.ids_ST[:2]).loss.backward()
+    assert all(parameter.grad is not None for parameter in small.parameters())
+
+
+def test_pruner_and_baselines_compensate_in_transform(gpt2, text):
+    model = gpt2[0]
+    refit = LinearRefit(ridges=(1.0,))
+    pruner = LayerPruner(compensation=refit, max_remove=2, n_masks=60, random_state=0).fit(model, text)
+    pruner = pickle.loads(pickle.dumps(pruner))
+    expected = compensated(model, refit, text, pruner.removed_layers(2))
+    assert torch.equal(logits(pruner.transform(model, 2)), logits(expected))
+    assert clone(pruner).compensation.ridges == (1.0,)
+    assert pruner.set_params(compensation__scope="all").compensation.scope == "all"
+    short = ShortGPT(compensation=refit).fit(model, text)
+    expected = compensated(model, refit, text, short.removed_layers(3))
+    assert torch.equal(logits(short.transform(model, 3)), logits(expected))
+
+
+def test_a_model_that_changed_since_the_fit_is_measured_as_it_is(gpt2, text):
+    model = load_tiny_gpt2()[0]
+    pruner = ShortGPT(compensation=LinearRefit(ridges=(1.0,))).fit(model, text)
+    with torch.no_grad():
+        model.transformer.h[0].mlp.c_proj.weight.mul_(1.1)
+    expected = compensated(model, LinearRefit(ridges=(1.0,)), text, pruner.removed_layers(2))
+    assert torch.equal(logits(pruner.transform(model, 2)), logits(expected))
+
+
+def test_compare_shows_methods_with_and_without(gpt2, text):
+    model = gpt2[0]
+    found = compare(
+        model, text, text, {"last": LastLayers()}, [2, 4], compensations={"refit": LinearRefit(ridges=(1.0,))}
+    )
+    assert [choice.method for choice in found.choices] == ["last"] * 2 + ["last + refit"] * 2
+    small = compensated(model, LinearRefit(ridges=(1.0,)), text, [8, 9, 10, 11])
+    assert found["last + refit", 4].perplexity == pytest.approx(np.exp(loss(small, text)), rel=1e-5)
+    assert found["last + refit", 4].layers == found["last", 4].layers == (8, 9, 10, 11)
+    assert found["last + refit", 4].perplexity < found["last", 4].perplexity
+
+
+def test_a_compensation_needs_text(gpt2):
+    with pytest.raises(ValueError, match="give calibration=Calibration"):
+        remove_layers(gpt2[0], [3], compensation=Rescale())
+
+
+def test_a_class_is_no_compensation(gpt2, text):
+    with pytest.raises(TypeError, match="methods measure and apply"):
+        remove_layers(gpt2[0], [3], compensation=Rescale, calibration=text)
+
+
+def test_a_second_compensation_is_refused(gpt2, text, tmp_path):
+    small = compensated(gpt2[0], Rescale(), text, [3])
+    small.save_pretrained(tmp_path)
+    for model in (small, AutoModelForCausalLM.from_pretrained(tmp_path)):
+        with pytest.raises(ValueError, match=r"compensated before \(Rescale\)"):
+            remove_layers(model, [3], compensation=Rescale(), calibration=text)
+        assert len(remove_layers(model, [3]).transformer.h) == 10
+
+
+def test_one_sequence_is_too_few(gpt2, text):
+    one = Calibration(text.ids_ST[:1], text.labels_ST[:1])
+    with pytest.raises(ValueError, match="needs two at least; got 1"):
+        remove_layers(gpt2[0], [3], compensation=Rescale(), calibration=one)
+
+
+def test_few_tokens_for_the_regression_warn(gpt2, text):
+    few = Calibration(text.ids_ST[:8], text.labels_ST[:8])
+    n_inputs = gpt2[0].transformer.h[0].mlp.c_proj.weight.shape[0] + 1
+    with pytest.warns(CalibrationWarning, match=f"{n_inputs} inputs per output to {6 * 64} tokens"):
+        remove_layers(gpt2[0], [3], compensation=LinearRefit(ridges=(1.0,)), calibration=few)
+
+
+def test_sublayers_are_refused(gpt2, text):
+    pruner = LayerPruner(compensation=Rescale(), granularity="sublayer", max_remove=1, n_masks=60, random_state=0)
+    with pytest.raises(ValueError, match="sublayers; remove layers"):
+        pruner.fit(gpt2[0], text).transform(gpt2[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("compensation", "message"),
+    [
+        (LinearRefit("some"), "scope must be 'gaps' or 'all', got 'some'"),
+        (LinearRefit(ridges=(0.0,)), "ridges must be positive"),
+        (Rescale(held_out=1.0), "between 0 and 1, got 1.0"),
+    ],
+)
+def test_parameters_out_of_range(gpt2, text, compensation, message):
+    with pytest.raises(ValueError, match=message):
+        remove_layers(gpt2[0], [3], compensation=compensation, calibration=text)
+
+
+def test_a_norm_after_the_last_linear_layer_is_refused_to_be_refitted():
+    model = build("gemma2")
+    with pytest.raises(UnsupportedModelError, match="must be a linear layer to be refitted"):
+        remove_layers(model, [1], compensation=LinearRefit(), calibration=random_text(model))
+
+
+def test_quantised_weights_are_refused(gpt2, text):
+    model = load_tiny_gpt2()[0]
+
+    class Rounded(nn.Module):
+        def __init__(self, linear):
+            super().__init__()
+            self.scale = float(linear.weight.detach().abs().max()) / 127
+            rounded = (linear.weight.detach() / self.scale).round().to(torch.int8)
+            self.weight = nn.Parameter(rounded, requires_grad=False)
+            self.bias = linear.bias
+
+        def forward(self, hidden):
+            return hidden @ (self.weight.float() * self.scale) + self.bias
+
+    model.transformer.h[2].mlp.c_proj = Rounded(model.transformer.h[2].mlp.c_proj)
+    for compensation in (LinearRefit(), Rescale()):
+        removed = [3] if isinstance(compensation, LinearRefit) else [1]
+        with pytest.raises(UnsupportedModelError, match="quantised weights"):
+            remove_layers(model, removed, compensation=compensation, calibration=text)
+
+
+def test_weights_that_layers_share_are_refused(text):
+    model = load_tiny_gpt2()[0]
+    model.transformer.h[7].mlp.c_proj = model.transformer.h[2].mlp.c_proj
+    for compensation in (LinearRefit(), Rescale()):
+        with pytest.raises(UnsupportedModelError, match="belongs to other layers too"):
+            remove_layers(
+                model, [3 if isinstance(compensation, LinearRefit) else 1], compensation=compensation, calibration=text
+            )
+
+
+def test_adapters_are_refused(text):
+    model = get_peft_model(load_tiny_gpt2()[0], LoraConfig(target_modules=["c_proj"], fan_in_fan_out=True))
+    with pytest.raises(UnsupportedModelError, match="merge them first"):
+        remove_layers(model, [3], compensation=Rescale(), calibration=text)
+
+
+def test_offloaded_layers_are_refused(text, tmp_path):
+    model = disk_offload(load_tiny_gpt2()[0], tmp_path, execution_device="cpu")
+    with pytest.raises(UnsupportedModelError, match="are offloaded"):
+        remove_layers(model, [3], compensation=Rescale(), calibration=text, check=False)
