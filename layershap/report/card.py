@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from layershap.checkpoint import RECIPE_FILE
+from layershap.compensation import CompensationRecord
 from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.places import public_name
 from layershap.report.records import PruningOutcome, RemovalRecord
-from layershap.report.summary import describe, layer_table, outcome_table, speed_table
+from layershap.report.summary import (
+    compensation_sentence,
+    compensation_table,
+    describe,
+    layer_table,
+    outcome_table,
+    speed_table,
+)
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -18,7 +26,17 @@ if TYPE_CHECKING:
 PAPER = "https://arxiv.org/abs/2602.07804"
 
 
-def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
+CardCompensation = CompensationRecord | Literal["measured"] | None
+
+
+def model_card(
+    report: PruningReport,
+    n_remove: int | float,
+    *,
+    name: str,
+    base_model: str | None = None,
+    compensation: CardCompensation = "measured",
+) -> ModelCard:
     """Model card of the model with `n_remove` layers removed.
 
     Parameters
@@ -31,6 +49,11 @@ def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_
         Name of the pruned model.
     base_model : str, optional
         Repository or folder of the original model.
+    compensation : CompensationRecord, "measured" or None, default="measured"
+        Change of the kept layers' weights that made up for the removed ones
+        (`layershap.compensation.compensation_record`); None says that they are unchanged. "measured": as the last
+        outcome with these layers removed says, or unchanged without one. Figures of outcomes that were compensated
+        otherwise are left out of the card.
 
     Returns
     -------
@@ -39,7 +62,12 @@ def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_
     """
     removal = report.removal(n_remove)
     base_model = None if base_model is None else public_name(base_model)
-    outcome = next((o for o in reversed(report.outcomes) if o.removed == removal.layers), None)
+    outcomes = [o for o in reversed(report.outcomes) if o.removed == removal.layers]
+    if compensation != "measured":
+        outcomes = [o for o in outcomes if o.compensation == compensation]
+    outcome = outcomes[0] if outcomes else None
+    if compensation == "measured":
+        compensation = None if outcome is None else outcome.compensation
     # A model measured for its speed only has no scores; the metadata takes none rather than an empty list of them.
     results = (_eval_results(outcome) or None) if outcome is not None else None
     data = ModelCardData(
@@ -50,11 +78,18 @@ def model_card(report: PruningReport, n_remove: int | float, *, name: str, base_
         model_name=one_line(name) if results else None,
         eval_results=results,
     )
-    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(report, removal, outcome, name, base_model)}")
+    body = _body(report, removal, outcome, compensation, name=name, base_model=base_model)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
 def _body(
-    report: PruningReport, removal: RemovalRecord, outcome: PruningOutcome | None, name: str, base_model: str | None
+    report: PruningReport,
+    removal: RemovalRecord,
+    outcome: PruningOutcome | None,
+    compensation: CompensationRecord | None,
+    *,
+    name: str,
+    base_model: str | None,
 ) -> str:
     fit, text = report.fit, report.calibration
     origin = markdown_code(base_model) if base_model else f"a {markdown_text(fit.model_class)}"
@@ -63,8 +98,12 @@ def _body(
         f"# {markdown_text(name)}",
         f"{origin} without {removal.n_remove} of its {len(report.layers)} {fit.granularity}s: "
         f"{markdown_text(report.names(removal.layers))}. "
-        f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. The weights of the other layers are "
-        "unchanged; nothing was trained.",
+        f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. "
+        + (
+            "The weights of the other layers are unchanged; nothing was trained."
+            if compensation is None
+            else markdown_text(compensation_sentence(compensation)) + " Nothing was trained."
+        ),
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
         "how well the model does with only some of its layers.",
         "## How to load it",
@@ -75,11 +114,14 @@ def _body(
         f"- calibration text: {text.n_sequences} sequences of {text.seq_len} tokens "
         f"({markdown_text(describe(text.provenance))})"
         + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),
-        f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, this model {score} "
+        f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, "
+        f"{'this model' if compensation is None else 'without these layers, not compensated,'} {score} "
         f"(predicted {removal.predicted_score:.4g})",
         f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",
         markdown_text(f"- random_state: {fit.settings.get('random_state')}; {describe(report.environment.versions)}"),
     ]
+    if compensation is not None:
+        parts += ["## What was changed in the layers that stayed", compensation_table(compensation, "").to_markdown()]
     if outcome is not None:
         parts += ["## Before and after", outcome_table(report, outcome).to_markdown()]
         parts += ["Perplexities under different protocols can't be compared; each row names its own."]

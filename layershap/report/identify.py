@@ -9,7 +9,7 @@ from torch import nn
 from layershap.model.split import find_players
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.model.sublayers import SublayerStack
-from layershap.report.measure import removed_between, same_weights
+from layershap.report.measure import compensated_removal, removed_between, same_weights
 
 if TYPE_CHECKING:
     from layershap.report.records import RemovalRecord
@@ -32,8 +32,9 @@ def removal_of(
     model, pruned : nn.Module
         The models before and after pruning.
     n_remove : int, optional
-        Number of layers that the removal is said to have removed, which is checked. By default found from the weights
-        or, where these were changed since (trained, quantised), from the number of layers.
+        Number of layers that the removal is said to have removed, which is checked. By default found from the record
+        of a compensation, from the weights or, where these were changed since (trained, quantised), from the number
+        of layers.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know.
 
@@ -54,14 +55,15 @@ def removal_of(
     gone = len(report.layers) - len(rest)
     if n_remove not in (None, gone):
         raise ValueError(f"pruned must lack n_remove={n_remove} layers, it lacks {gone} of {len(report.layers)}")
-    found = removed_between(whole, rest)
+    known = compensated_removal(pruned, gone)
+    found = removed_between(whole, rest) if known is None else known
     if gone < 1:
         raise ValueError(
             f"pruned must have fewer layers than model's {len(report.layers)}, it has {len(report.layers) - gone}. Are "
             "they in this order?"
         )
     removal = report.removal(gone)
-    if found is not None and not _is(removal, whole, rest):
+    if found is not None and not (_is(removal, whole, rest) if known is None else removal.layers == known):
         raise ValueError(
             f"pruned must be one of the report's removals: it lacks layers {list(found)}, the report's of this size "
             f"are {list(removal.layers)}. layershap.report.measure_outcome measures any pair of models."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from layershap.compensation import CompensationRecord, compensation_of, compensation_record
 from layershap.environment import current_environment
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
@@ -33,7 +34,8 @@ def measure_outcome(
     model, pruned : nn.Module
         The models before and after pruning.
     removed : sequence of int, optional
-        Layers of `model` that are missing in `pruned`. By default they are found from the weights.
+        Layers of `model` that are missing in `pruned`. By default those that its compensation's record names, or
+        they are found from the weights.
     scores : pair of tuple of Score
         Scores of the model before and after (`layershap.evaluate`).
     batch_sizes : sequence of int, default=(1, 8)
@@ -54,11 +56,14 @@ def measure_outcome(
         The layers of `pruned` are not those of `model` less the removed ones.
     """
     whole, rest = (find_layers(each, layers) for each in (model, pruned))
-    missing = removed_between(whole, rest) if removed is None else tuple(sorted(removed))
+    if removed is not None:
+        missing: tuple[int, ...] | None = tuple(sorted(removed))
+    else:
+        missing = compensated_removal(pruned, len(whole) - len(rest)) or removed_between(whole, rest)
     if missing is None:
         raise ValueError(
             "can't tell which layers of model are missing in pruned, since the weights of those that stay differ "
-            "(trained or quantised since?). Name them: removed=[...]. Are model and pruned in this order?"
+            "(trained, quantised or compensated since?). Name them: removed=[...]. Are model and pruned in this order?"
         )
     sizes = [sum(p.numel() for p in each.parameters()) for each in (model, pruned)]
     if sizes[0] <= sizes[1]:
@@ -76,7 +81,32 @@ def measure_outcome(
         _record(each, len(stack), scores[i], speeds[i])
         for i, (each, stack) in enumerate(((model, whole), (pruned, rest)))
     )
-    return PruningOutcome(missing, before, after, current_environment(pruned))
+    return PruningOutcome(
+        missing, before, after, current_environment(pruned), compensation_between(model, pruned, missing)
+    )
+
+
+def compensation_between(model: nn.Module, pruned: nn.Module, removed: Sequence[int]) -> CompensationRecord | None:
+    """What a compensation changed in `pruned`, which is `model` without the layers `removed`; None if nothing.
+
+    A checkpoint keeps the method's name only: its record holds no token, no change and losses of NaN.
+    """
+    record, method = compensation_record(pruned), compensation_of(pruned)
+    if method is None or compensation_of(model) is not None:  # what `model` had too is no change since
+        return None
+    if record is not None:
+        return record
+    unknown = float("nan")
+    return CompensationRecord(method, tuple(removed), (), unknown, unknown, 0, 0, {})
+
+
+def compensated_removal(pruned: nn.Module, n_removed: int) -> tuple[int, ...] | None:
+    """The layers that the record of a pruned model's compensation names, if they are all that it lacks.
+
+    A compensation changes weights, by which else the missing layers are found.
+    """
+    record = compensation_record(pruned)
+    return None if record is None or len(record.removed) != n_removed else record.removed
 
 
 def removed_between(whole: LayerStack, rest: LayerStack) -> tuple[int, ...] | None:

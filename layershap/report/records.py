@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from layershap.compensation import CompensationRecord
 from layershap.environment import Environment
 from layershap.scoring.evaluate import Score
 
@@ -285,9 +286,12 @@ class PruningOutcome:
         The two models, measured in turns on the same machine.
     environment : Environment
         Versions and machine of the measurement.
+    compensation : CompensationRecord or None
+        What was changed in the kept layers to make up for the removed ones; None if nothing was.
     """
 
     removed: tuple[int, ...]
     before: ModelRecord
     after: ModelRecord
     environment: Environment
+    compensation: CompensationRecord | None = None

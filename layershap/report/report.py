@@ -19,7 +19,8 @@ from layershap.exceptions import ReportFormatError
 from layershap.limits import is_int
 from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
-from layershap.report.card import model_card
+from layershap.report.card import CardCompensation, model_card
+from layershap.report.formats import FORMAT, upgraded
 from layershap.report.identify import removal_of
 from layershap.report.measure import measure_outcome
 from layershap.report.page import page
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
     from layershap.pruner import LayerPruner
-
-FORMAT = 1
-"""Version of the JSON layout; a reader refuses higher ones."""
 
 _MARK = "layershap_report"
 
@@ -133,8 +131,8 @@ class PruningReport:
         prompt_tokens, new_tokens : int, optional
             Numbers of tokens at which speed is measured. By default 128 and 32, or what fits the models' positions.
         n_remove : int, optional
-            Number of layers removed in `pruned`. By default it is found from the weights, or (trained or quantised
-            since) from the number of its layers; it must be given where sublayers were removed.
+            Number of layers removed in `pruned`. By default it is found from the weights, or (trained, quantised
+            or compensated since) from the number of its layers; it must be given where sublayers were removed.
         layers : str or sequence of nn.Module, optional
             Where the layers are, if the rule can't know.
 
@@ -195,7 +193,9 @@ class PruningReport:
         raise ValueError(f"n_remove must be one of {known}, for which the fit has chosen layers; got {n_remove}")
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals, and for measured models outcome_1, speed_1 and so on."""
+        """All tables by name: summary, layers, removals, and for measured models outcome_1,
+        compensation_1, speed_1 and so on.
+        """
         return summary.tables(self)
 
     def __str__(self) -> str:
@@ -225,12 +225,19 @@ class PruningReport:
             Path(path).write_text(text, encoding="utf-8")
         return text
 
-    def to_model_card(self, n_remove: int | float, *, name: str, base_model: str | None = None) -> ModelCard:
+    def to_model_card(
+        self,
+        n_remove: int | float,
+        *,
+        name: str,
+        base_model: str | None = None,
+        compensation: CardCompensation = "measured",
+    ) -> ModelCard:
         """Model card of the model without `n_remove` layers.
 
-        The arguments `n_remove`, `name` and `base_model` are those of `layershap.report.model_card`.
+        The arguments `n_remove`, `name`, `base_model` and `compensation` are those of `layershap.report.model_card`.
         """
-        return model_card(self, n_remove, name=name, base_model=base_model)
+        return model_card(self, n_remove, name=name, base_model=base_model, compensation=compensation)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as JSON to `path`, through a file beside it: a report is never half written."""
@@ -271,7 +278,7 @@ class PruningReport:
                 f"{path} is a report of format {found}, written by layershap {_writer(content)}; this version reads "
                 f"formats up to {FORMAT}: pip install --upgrade layershap"
             )
-        report = from_plain(cls, content, str(path))
+        report = from_plain(cls, upgraded(content, found), str(path))
         check_report(report, str(path))
         return report
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from layershap.compensation import CompensationRecord
 from layershap.report.records import PruningOutcome
 from layershap.tables import Cell, Table
 
@@ -17,6 +19,9 @@ def tables(report: PruningReport) -> dict[str, Table]:
     found = {"summary": summary_table(report), "layers": layer_table(report), "removals": removal_table(report)}
     for number, outcome in enumerate(report.outcomes, start=1):
         found[f"outcome_{number}"] = outcome_table(report, outcome)
+        if outcome.compensation is not None:
+            title = f"{_without(report, outcome)}: compensation"
+            found[f"compensation_{number}"] = compensation_table(outcome.compensation, title)
         if outcome.after.speed:
             found[f"speed_{number}"] = speed_table(report, outcome)
     return found
@@ -38,11 +43,17 @@ def summary_table(report: PruningReport) -> Table:
             "of it for values",
             f"{cost.n_for_values} masks, {cost.value_run_tokens / max(cost.layer_run_tokens, 1):.0%} of the work",
         ),
+        *_compensation_asked_for(report),
         ("random_state", fit.settings.get("random_state", "")),
         ("versions", versions),
         ("machine", f"{report.environment.platform}, {report.environment.device}"),
     ]
     return Table("Fit", ("", "what"), tuple(rows))
+
+
+def _compensation_asked_for(report: PruningReport) -> list[tuple[Cell, ...]]:
+    asked = report.fit.settings.get("compensation", "None")
+    return [] if asked == "None" else [("compensation", f"{asked}, by transform")]
 
 
 def layer_table(report: PruningReport) -> Table:
@@ -127,6 +138,51 @@ def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
         ],
     ]
     return Table(f"{_without(report, outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
+
+
+def compensation_table(record: CompensationRecord, title: str) -> Table:
+    """What was changed in the kept layers, measured on which text, and what it gained there."""
+    rows: list[tuple[Cell, ...]] = [("method", record.method)]
+    if known(record):
+        changes = [f"layer {change.layer} {change.module}".rstrip() + f": {change.kind}" for change in record.changes]
+        rows += [
+            ("text", f"{record.n_tokens:,} tokens to fit to, {record.n_held_out:,} held out, {describe(record.text)}"),
+            ("changes", f"{len(changes)}" + "".join(f"; {change}" for change in changes)),
+            ("loss on the held-out part", f"{record.loss_before:.4f} -> {record.loss_after:.4f} nats per token"),
+            ("perplexity there", f"{_perplexity(record.loss_before)} -> {_perplexity(record.loss_after)}"),
+            *[("left alone", note) for note in record.notes],
+        ]
+    note = (
+        "changes: of the kept layers' weights; layers are counted as before the removal. The held-out part chose among "
+        "the changes, so its loss flatters them a little."
+        if known(record)
+        else "The model was read from a checkpoint, which keeps the name of the method and not what it did."
+    )
+    return Table(title, ("", "what"), tuple(rows), note)
+
+
+def compensation_sentence(record: CompensationRecord) -> str:
+    """In a line or two: whether the kept layers' weights are those that they had."""
+    if not known(record):
+        return f"Weights of the kept layers were changed by {record.method}, to make up for the removed ones."
+    text = f"{record.n_tokens:,} tokens of calibration text, {record.n_held_out:,} others held out"
+    if not record.changes:
+        return f"{record.method}, on {text}, found no change that lowers the loss: the kept layers are unchanged."
+    n_changes = f"{len(record.changes)} change{'s' if len(record.changes) > 1 else ''}"
+    return (
+        f"{record.method} made up for the removed layers by {n_changes} of the kept layers' weights, on {text}: loss "
+        f"on these {record.loss_before:.4f} -> {record.loss_after:.4f} nats per token (perplexity "
+        f"{_perplexity(record.loss_before)} -> {_perplexity(record.loss_after)})."
+    )
+
+
+def known(record: CompensationRecord) -> bool:
+    """Whether a record tells more than the name of the method, which is all that a checkpoint keeps."""
+    return record.n_tokens > 0
+
+
+def _perplexity(loss: float) -> str:
+    return f"{math.exp(loss):.4g}" if loss < 700 else "inf"
 
 
 def speed_table(report: PruningReport, outcome: PruningOutcome) -> Table:

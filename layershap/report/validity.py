@@ -89,6 +89,11 @@ def _check_surrogate(surrogate: SurrogateRecord, n_players: int, where: str) -> 
 
 def _check_outcome(outcome: PruningOutcome, n_layers: int, where: str) -> None:
     _check_layers(outcome.removed, n_layers, f"{where}.removed")
+    if outcome.compensation is not None:
+        _check_layers(outcome.compensation.removed, n_layers, f"{where}.compensation.removed")
+        changed = [change.layer for change in outcome.compensation.changes]
+        within = all(layer < n_layers for layer in changed)
+        _expect(within, f"{where}.compensation.changes", f"changes of layers from 0 to {n_layers - 1}", changed)
     before, after = outcome.before, outcome.after
     scored = [[(s.task, s.metric, s.protocol) for s in model.scores] for model in (before, after)]
     _expect(scored[0] == scored[1], f"{where}.after.scores", "the same scores as before.scores", scored[1])
