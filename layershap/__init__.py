@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from layershap.calibration import PERPLEXITY_PROTOCOLS, Calibration, PerplexityProtocol
     from layershap.checkpoint import load_pruned, save_pruned
     from layershap.comparison import MethodComparison, compare
+    from layershap.compensation import LinearRefit, Rescale
     from layershap.exceptions import (
         CalibrationWarning,
         CheckpointWarning,
@@ -86,6 +87,7 @@ __all__ = [
     "LedgerFormatError",
     "LedgerInUseError",
     "LedgerMismatchError",
+    "LinearRefit",
     "LinearRidge",
     "MethodComparison",
     "MissingExtraError",
@@ -98,6 +100,7 @@ __all__ = [
     "PlainForwardWarning",
     "PruningReport",
     "ReportFormatError",
+    "Rescale",
     "Score",
     "ShapleyRanking",
     "ShapleyValues",
@@ -137,6 +140,7 @@ _HOMES = {
     "layershap.calibration": ("PERPLEXITY_PROTOCOLS", "Calibration", "PerplexityProtocol"),
     "layershap.checkpoint": ("load_pruned", "save_pruned"),
     "layershap.comparison": ("MethodComparison", "compare"),
+    "layershap.compensation": ("LinearRefit", "Rescale"),
     "layershap.exceptions": (
         "CalibrationWarning",
         "CheckpointWarning",

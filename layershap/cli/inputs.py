@@ -43,6 +43,12 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--text", nargs="+", type=path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
     )
+    add_sequence_options(group)
+    group.add_argument("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
+
+
+def add_sequence_options(group: argparse._ArgumentGroup) -> None:
+    """How calibration text is cut into sequences."""
     group.add_argument(
         "--seq-len", type=at_least(1), default=128, metavar="T", help="tokens per sequence (default: 128)"
     )
@@ -55,11 +61,10 @@ def add_calibration_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
     )
-    group.add_argument("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
 
 
 def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibration:
-    """Calibration data, from the options of `add_calibration_options`."""
+    """Calibration data, from ``--text`` and the options of `add_sequence_options`."""
     from layershap.calibration import Calibration
 
     return Calibration.from_texts(

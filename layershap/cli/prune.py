@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
-from layershap.cli.inputs import add_model_options, has_weights_of, load_model
+from layershap.cli.inputs import (
+    add_model_options,
+    add_sequence_options,
+    has_weights_of,
+    load_model,
+    read_calibration,
+    read_texts,
+)
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.cli.result import CommandResult
 from layershap.exceptions import CheckpointWarning
 from layershap.warning import warn_user
+
+if TYPE_CHECKING:
+    from layershap.compensation import Compensation
+
+COMPENSATIONS = {"rescale": "Rescale", "linear-refit": "LinearRefit"}
+"""Option -> class of `layershap.compensation`."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -22,7 +35,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         description=(
             "Removes the layers that a fit chose for N (or those you name) and saves model, tokenizer and model card. "
             "The result loads with AutoModelForCausalLM.from_pretrained, or with layershap.load_pruned where its "
-            "architecture's config can't express it; the answer says which."
+            "architecture's config can't express it; the answer says which. With --compensation the kept layers' "
+            "weights are changed, on calibration text, to make up for the removed ones."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled': the one that was fitted")
@@ -36,6 +50,20 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
     parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")
     add_overwrite_option(parser, "replace the checkpoint in OUT, all of it; never the model's own folder")
+    group = parser.add_argument_group("compensation")
+    group.add_argument(
+        "--compensation",
+        choices=sorted(COMPENSATIONS),
+        help="change the kept layers' weights, without training, so that less is lost (default: leave them)",
+    )
+    group.add_argument(
+        "--text",
+        nargs="+",
+        type=path,
+        metavar="FILE",
+        help="calibration text for it, of all kinds that matter: .txt, .json or .jsonl",
+    )
+    add_sequence_options(group)
     add_model_options(parser)
     return parser
 
@@ -43,19 +71,25 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Prune and save."""
     from layershap.checkpoint import save_pruned
+    from layershap.compensation import compensation_record
+    from layershap.compensation.compensating import Compensating
     from layershap.model.split import find_players
     from layershap.model.stack import check_layer_indices
     from layershap.report import PruningReport
     from layershap.report.identify import check_depth
+    from layershap.report.summary import compensation_sentence
     from layershap.surgery import remove_players
     from layershap.surgery.recipe import pruning_recipe
 
     by_report = (arguments.report is not None, arguments.n_remove is not None)
     if by_report != ((False, False) if arguments.remove is not None else (True, True)):
         raise UsageError("name the layers either by --report and --n-remove, or by --remove")
+    _check_compensation(arguments)
     report = PruningReport.load(arguments.report) if arguments.report is not None else None
     named = list(report.removal(arguments.n_remove).layers) if report is not None else arguments.remove
     check_checkpoint_folder(arguments.out, arguments.model, arguments.overwrite)
+    if arguments.text:
+        read_texts(arguments.text)  # what can't be read is found out before the model is loaded
     model, tokenizer = load_model(arguments.model, arguments)
     granularity: Any = report.fit.granularity if report is not None else "layer"
     players = find_players(model, arguments.layers, granularity, causal=False)
@@ -68,10 +102,14 @@ def run(arguments: argparse.Namespace) -> CommandResult:
             )
     layers = check_layer_indices(named, len(players))
     before = sum(p.numel() for p in model.parameters())
+    compensating = None
+    if arguments.compensation is not None:
+        compensating = Compensating(_compensation(arguments.compensation), read_calibration(arguments, tokenizer))
     with warnings.catch_warnings():
         # The answer says how to load the result; the warning would say it a second time.
         warnings.simplefilter("ignore", CheckpointWarning)
-        pruned: Any = remove_players(model, layers, players, copy=False)
+        pruned: Any = remove_players(model, layers, players, copy=False, compensating=compensating)
+    record = compensation_record(pruned) if compensating is not None else None
     recipe = pruning_recipe(pruned)
     plain = recipe is not None and recipe.plain
     with checkpoint_folder(arguments.out) as folder:
@@ -82,13 +120,15 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         tokenizer.save_pretrained(folder)
         if report is not None:
             name = arguments.out.resolve().name
-            report.to_model_card(arguments.n_remove, name=name, base_model=arguments.model).save(folder / "README.md")
+            card = report.to_model_card(arguments.n_remove, name=name, base_model=arguments.model, compensation=record)
+            card.save(folder / "README.md")
     after = sum(p.numel() for p in pruned.parameters())
     loader = "transformers.AutoModelForCausalLM.from_pretrained" if plain else "layershap.load_pruned"
     names = report.names(layers) if report is not None else ", ".join(map(str, layers))
     text = (
         f"removed {granularity}s {names}: {after:,} of {before:,} parameters are left\n"
-        f"written: {arguments.out}\nload it with {loader}({str(arguments.out)!r})"
+        + ("" if record is None else "".join(f"{line}\n" for line in (compensation_sentence(record), *record.notes)))
+        + f"written: {arguments.out}\nload it with {loader}({str(arguments.out)!r})"
     )
     data = {
         "path": str(arguments.out),
@@ -96,5 +136,25 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         "n_parameters": after,
         "n_parameters_before": before,
         "load_with": loader,
+        "compensation": record,
     }
     return CommandResult(text, data)
+
+
+def _check_compensation(arguments: argparse.Namespace) -> None:
+    if arguments.compensation is not None and not arguments.text:
+        raise UsageError(f"--compensation {arguments.compensation} is measured on calibration text: give --text")
+    cut = (arguments.seq_len, arguments.n_sequences, arguments.bos) != (128, None, "none")
+    if arguments.compensation is None and (arguments.text or cut):
+        raise UsageError(
+            "--text, --seq-len, --n-sequences and --bos say what a compensation is measured on: give --compensation "
+            f"{' or '.join(sorted(COMPENSATIONS))}"
+        )
+
+
+def _compensation(name: str) -> Compensation:
+    """The compensation that an option names."""
+    from layershap import compensation
+
+    made: Compensation = getattr(compensation, COMPENSATIONS[name])()
+    return made
