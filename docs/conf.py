@@ -64,6 +64,7 @@ MODULES = (
     "layershap.samplers",
     "layershap.surrogates",
     "layershap.selection",
+    "layershap.compensation",
     "layershap.utilities",
     "layershap.tasks",
     "layershap.protocols",

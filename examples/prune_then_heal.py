@@ -66,6 +66,7 @@ def main(
     sequences: int = 128,
     steps: int = 60,
     rate: float = 2e-3,
+    eval_sequences: int = 32,
 ) -> None:
     if folder is None:
         model, tokenizer = load_tiny_gpt2()
@@ -78,7 +79,7 @@ def main(
     held_out = {"same novel": chapters[-HELD_OUT_CHAPTERS:], "held-out books": load_evaluation_text()}
 
     if remove is None:
-        few = seq128.sequences(chapters[:-HELD_OUT_CHAPTERS], tokenizer, n_sequences=4)
+        few = seq128.sequences(chapters[:-HELD_OUT_CHAPTERS], tokenizer, n_sequences=16)
         n_masks = 64 if folder is None else None  # few, as the bundled model's 12 layers and this page's time allow
         pruner = LayerPruner(max_remove=n_remove, n_masks=n_masks, random_state=0).fit(model, few)
         remove = pruner.removed_layers(n_remove)
@@ -100,7 +101,7 @@ def main(
         seconds[name] = time.perf_counter() - start + seconds[before]
 
     scores = {
-        name: evaluate(each, tokenizer, texts=held_out, n_sequences=32)
+        name: evaluate(each, tokenizer, texts=held_out, n_sequences=eval_sequences)
         for name, each in {"dense": model, **models}.items()
     }
     print(side_by_side(scores))
@@ -123,4 +124,5 @@ if __name__ == "__main__":
     parser.add_argument("--sequences", type=int, default=128, help="of 128 tokens")
     parser.add_argument("--steps", type=int, default=60, help="of LoRA, 8 sequences each")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate of LoRA")
+    parser.add_argument("--eval-sequences", type=int, default=32, help="of 128 tokens, of each kind of text")
     main(**vars(parser.parse_args()))

@@ -126,6 +126,18 @@ def test_the_answers_to_common_questions_hold(here, capsys):
     assert names["without"].config.layer_types.count("full_attention") == 2
 
 
+@pytest.mark.filterwarnings("ignore::layershap.CalibrationWarning")
+def test_holes_are_made_up_for_as_the_page_says(here, capsys):
+    names = follow("compensation.md")
+    record = names["record"]
+    assert record.loss_after < record.loss_before
+    assert record.changes
+    assert names["small"].config.n_layer == 10
+    assert "ShortGPT + refit" in capsys.readouterr().out
+    compared = names["table"]
+    assert compared["ShortGPT + refit", 2].perplexity < compared["ShortGPT", 2].perplexity
+
+
 def test_big_models_can_be_followed_with_a_small_one(here, gpt2):
     for part in gpt2:
         part.save_pretrained("big")

@@ -19,6 +19,7 @@ MODULES = (
     "layershap.baselines",
     "layershap.calibration",
     "layershap.comparison",
+    "layershap.compensation",
     "layershap.datasets",
     "layershap.display",
     "layershap.interop",

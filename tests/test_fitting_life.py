@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from layershap import HammingProcess, LayerPruner, StratifiedSampler, SurrogateSearch, protocols
+from layershap import HammingProcess, LayerPruner, Rescale, StratifiedSampler, SurrogateSearch, protocols
+from layershap.compensation import Compensation, ScalesSkippedLayers
 from layershap.scoring.evaluate import task_scores
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
@@ -33,6 +34,7 @@ HOOKS = {
         protocols.RefittableSurrogate,
     ),
     "selector": (protocols.Selector, protocols.SearchingSelector, protocols.HoldsBack),
+    "compensation": (Compensation, ScalesSkippedLayers),
 }
 EVERYWHERE = "utility.score"
 
@@ -96,11 +98,16 @@ class Search(SurrogateSearch):
     pass
 
 
+@watched("compensation")
+class Scaled(Rescale):
+    pass
+
+
 def figure():
     """The hooks of each stage of `fit`, and of what comes after it."""
     (text,) = re.findall(r"^```text\n(fit\(model.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     life, after = text.split("\n\n")
-    named = r"\b(?:utility|sampler|surrogate|selector)\.\w+"
+    named = r"\b(?:utility|sampler|surrogate|selector|compensation)\.\w+"
     stages = [set(re.findall(named, stage)) for stage in re.split(r"^ \d+  ", life, flags=re.MULTILINE)[1:]]
     return stages, {line.split()[0].rstrip(","): set(re.findall(named, line)) for line in after.splitlines()}
 
@@ -129,6 +136,7 @@ def test_a_fit_calls_the_hooks_in_the_order_of_the_figure(utility, stories, stor
         sampler=Learning(leave_one_out=True, neighbours=True),
         surrogate=Process(max_iter=2),
         selector=Search(),
+        compensation=Scaled(in_game=True),
         max_remove=2,
         random_state=0,
     )
@@ -154,6 +162,8 @@ def test_a_fit_calls_the_hooks_in_the_order_of_the_figure(utility, stories, stor
         return set(CALLS)
 
     assert calls_of(lambda: pruner.removed_layers(2)) == after["removed_layers"]
+    transform = after["removed_layers"] | after["transform"] | after["then"]
+    assert calls_of(lambda: pruner.transform(stories[0], 2)) == transform
     assert calls_of(lambda: pruner.interactions_) == after["interactions_"]
     assert calls_of(lambda: pruner.contributions_at(1)) == after["contributions_at"]
     assert after["report_"] <= calls_of(lambda: pruner.report_)

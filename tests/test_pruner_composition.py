@@ -46,7 +46,9 @@ def test_quantise_then_prune():
 
 def test_prune_then_heal():
     pytest.importorskip("peft")
-    output = run_example("prune_then_heal.py", "--remove", 2, 3, 7, 8, "--sequences", 32, "--steps", 8)
+    output = run_example(
+        "prune_then_heal.py", "--remove", 2, 3, 7, 8, "--sequences", 32, "--steps", 8, "--eval-sequences", 12
+    )
     dense, none, rescaled, refitted, lora, both = perplexities(output)
     assert dense < min(rescaled, refitted, lora, both)
     assert max(refitted, lora, both) < none
