@@ -11,6 +11,8 @@ import pytest
 
 from layershap.baselines import SLEB
 
+from .helpers.models import STORIES
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -65,6 +67,48 @@ def test_costs_of_a_fit_are_told_for_a_model_that_is_not_there(benchmarks):
     assert [cost.seconds for cost in costs] == [None] * 4
     cells = fit_cost.row("tiny", 8, "one-shot", one_shot)
     assert cells[2:4] == ["8", f"{one_shot.layer_runs * 128 * 128 / 8 / 1e6:,.1f}"]
+
+
+@pytest.fixture
+def real_model(benchmarks, monkeypatch, tmp_path):
+    from benchmarks.common import packed
+    from benchmarks.real_model import compare, fits, rows, subject
+    from benchmarks.selection import generalisation
+
+    # The published stories260K has 512 tokens: whole texts take it long to read.
+    beginning = {name: packed(name)[:100_000] for name in ("wikitext2-valid", "wikitext2-raw-test", "c4-sample")}
+    for module in (subject, generalisation):
+        monkeypatch.setattr(module, "packed", beginning.__getitem__)
+    for module in (fits, rows, subject):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+
+    def run(action, *options):
+        given = ["--model", str(STORIES), "--test-sequences", "16", "--questions", "4", *options]
+        monkeypatch.setattr(sys, "argv", ["compare.py", action, *given])
+        compare.main()
+
+    return run
+
+
+def test_the_table_of_a_real_model_is_made_row_by_row_and_nothing_twice(real_model, tmp_path, capsys):
+    chosen = ["--rows", "ShortGPT, 10 ", "SliceGPT", "random 0", "default, 128"]
+    real_model("run", *chosen)
+    records = {path: path.read_text() for path in tmp_path.glob("real_model_*.jsonl")}
+    assert len(records) == 4
+    capsys.readouterr()
+    real_model("run", *chosen)
+    assert capsys.readouterr().out == ""
+    assert records == {path: path.read_text() for path in tmp_path.glob("real_model_*.jsonl")}
+    page = tmp_path / "page.md"
+    real_model("table", "--write", str(page))
+    written = page.read_text()
+    first = written.index("WikiText-2 test, seq128, 16 sequences")
+    body = written[first:].split("\n\n")[1].splitlines()[2:]
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in body)}
+    assert len(rows["layershap, default, 128 sequences"]) == 2
+    assert all(float(cell.strip("*").replace(",", "")) > 1 for cells in rows.values() for cell in cells)
+    assert "the paper's recipe, 8,000 masks, 10 sequences" in written.split("Not finished yet")[1].split("\n")[0]
+    assert "prefill, tokens/s" in written
 
 
 def test_every_module_can_be_imported_and_every_script_is_listed_with_its_command(benchmarks):

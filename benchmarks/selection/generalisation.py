@@ -66,20 +66,31 @@ def of_wikitext(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
     return Problem(name, title, model, stream, same, other, depths)
 
 
-def problem_of(model: str) -> Problem:
+def loaded(model: str) -> tuple[str, str, Any, Any]:
+    """Name, title, model and tokenizer of `smollm2`, `gpt2`, or a folder with a checkpoint."""
     if model == "gpt2":
-        found, tokenizer = load_tiny_gpt2()
-        text = sequences(load_calibration_text(), tokenizer, None)
-        rows = torch.from_numpy(np.random.default_rng(99).permutation(text.n_sequences))
-        same, stream = (Calibration(text.ids_ST[part], text.ids_ST[part].clone()) for part in (rows[:128], rows[128:]))
-        other = sequences(load_evaluation_text(), tokenizer, 128)
-        return Problem("gpt2", "GPT-2, 12 layers (bundled)", found, stream, same, other, (1, 2, 3, 4, 5, 6, 7, 8))
+        return "gpt2", "GPT-2, 12 layers (bundled)", *load_tiny_gpt2()
     if model == "smollm2":
-        found, tokenizer = load_smollm2(MODELS / "smollm2")
-        return of_wikitext("smollm2", "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", found, tokenizer)
+        title = "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16"
+        return "smollm2", title, *load_smollm2(MODELS / "smollm2")
     folder = Path(model)
     found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    return of_wikitext(folder.name, folder.name, found, AutoTokenizer.from_pretrained(folder))
+    return folder.name, folder.name, found, AutoTokenizer.from_pretrained(folder)
+
+
+def problem_with(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
+    """The bundled GPT-2 is calibrated on a novel, all others on WikiText-2."""
+    if name != "gpt2":
+        return of_wikitext(name, title, model, tokenizer)
+    text = sequences(load_calibration_text(), tokenizer, None)
+    rows = torch.from_numpy(np.random.default_rng(99).permutation(text.n_sequences))
+    same, stream = (Calibration(text.ids_ST[part], text.ids_ST[part].clone()) for part in (rows[:128], rows[128:]))
+    other = sequences(load_evaluation_text(), tokenizer, 128)
+    return Problem(name, title, model, stream, same, other, (1, 2, 3, 4, 5, 6, 7, 8))
+
+
+def problem_of(model: str) -> Problem:
+    return problem_with(*loaded(model))
 
 
 def methods(problem: Problem, ledger: Path) -> dict[str, Callable[[], Any]]:

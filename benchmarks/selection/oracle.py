@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -76,6 +76,8 @@ class Spent:
 
     masks: int = 0
     layer_run_tokens: int = 0
+    paid: int = field(default=0, compare=False)
+    """Those of the layer runs x tokens that no ledger supplied."""
 
 
 @contextmanager
@@ -91,6 +93,7 @@ def counted() -> Iterator[Spent]:
             # The game on the first part of a text has all masks.
             spent.masks = max(spent.masks, game.n_asked - 1)
             spent.layer_run_tokens += game.layer_runs_in_all * game.calibration.ids_ST.numel()
+            spent.paid += game.layer_runs * game.calibration.ids_ST.numel()
         close(game)
 
     with patch.object(LayerGame, "close", read_and_close):

@@ -1,0 +1,116 @@
+"""Every method on one published model: perplexities, tasks, costs, speed.
+
+    python -m benchmarks.real_model.compare run
+    python -m benchmarks.real_model.compare run --model FOLDER --device cuda --full
+    python -m benchmarks.real_model.compare table --write docs/real_models.md
+
+`run` fits the rows, cheapest first, tests what they chose and times the smaller models; `fit`, `test` and `speed` do
+one of these, and may run side by side. All of it goes on where it was interrupted: masks are kept in ledgers, finished
+rows and tests in `benchmarks/cache/real_model_*`. `table` prints what is finished, and names what isn't. By default 128
+sequences of WikiText-2's test text at even distances are tested, 64 of C4 and of a book, 8 of 2,048 tokens, and 100
+questions of each task, which take two minutes of a core for a set of SmolLM2's layers; `--full` takes all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import provenance, write_between
+from benchmarks.real_model.evaluation import run_tests
+from benchmarks.real_model.fits import fit_rows
+from benchmarks.real_model.records import append, read
+from benchmarks.real_model.results import Results
+from benchmarks.real_model.rows import Row, on_other_text, rows
+from benchmarks.real_model.subject import Limits, Subject, record_of
+from benchmarks.real_model.tables import tables
+from benchmarks.real_model.timing import time_models
+
+STAGE = 8
+"""Rows that `run` fits before it tests what they chose."""
+
+
+def work(options: argparse.Namespace) -> None:
+    """`run`, `fit`, `test` or `speed`."""
+    subject = Subject.load(options.model, options.draw, options.device)
+    chosen = chosen_rows(subject, options)
+    limits = Limits(None, None) if options.full else Limits(options.test_sequences, options.questions)
+    measures = [] if options.action in ("fit", "speed") else subject.measures(limits)
+    for start in range(0, len(chosen), STAGE):
+        if options.action in ("run", "fit"):
+            fit_rows(subject, chosen[start : start + STAGE])
+        if options.action == "run":
+            run_tests(subject, measures, chosen[: start + STAGE])
+    if options.action == "test":
+        run_tests(subject, measures, chosen)
+    if options.action in ("run", "speed"):
+        time_models(subject)
+
+
+def chosen_rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
+    """All rows, or those whose key contains one of the given texts."""
+    every = [*rows(subject), *on_other_text(subject, options.calibrate_on)]
+    named = {found["key"] for found in read(subject.record("rows"))}
+    for key in dict.fromkeys(row.key for row in every if row.key not in named):
+        append(subject.record("rows"), {"key": key})
+    if not options.rows:
+        return every
+    found = [row for row in every if any(text in row.key for text in options.rows)]
+    if not found:
+        raise SystemExit(f"no row is named like {options.rows}; there are: {'; '.join(row.key for row in every)}")
+    return found
+
+
+def table(options: argparse.Namespace) -> str:
+    """What the records hold, and which rows of the whole they lack."""
+    name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
+    fits, tests, speed = (read(record_of(name, options.draw, kind)) for kind in ("fits", "tests", "speed"))
+    if not fits:
+        raise SystemExit(f"nothing was run for {name} yet")
+    every = [row["key"] for row in read(record_of(name, options.draw, "rows"))]
+    missing = [key for key in every if key not in {row["key"] for row in fits}]
+    return f"{provenance()}\n\n{tables(Results.of(fits, tests), most_tested(tests), missing, speed)}"
+
+
+def most_tested(tests: list[dict[str, Any]]) -> list[str]:
+    """Of each text and task the amount on which the most sets were tested."""
+    counts = Counter(row["measure"] for row in tests)
+    best: dict[str, str] = {}
+    for measure, count in counts.items():
+        name = measure.rpartition(", ")[0]
+        if name not in best or count > counts[best[name]]:
+            best[name] = measure
+    return list(best.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["run", "fit", "test", "speed", "table"])
+    parser.add_argument("--model", default="smollm2", help="smollm2, gpt2, or a folder with a checkpoint")
+    parser.add_argument("--rows", nargs="+", help="only rows whose names contain one of these texts")
+    parser.add_argument("--draw", type=int, default=0, help="which sequences are calibrated on")
+    parser.add_argument("--test-sequences", type=int, default=128)
+    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--full", action="store_true", help="test on whole texts and all questions")
+    parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.action != "table":
+        work(options)
+        return
+    text = table(options)
+    if options.write is None:
+        print(text)
+    else:
+        write_between(options.write, "tables", text)
+
+
+if __name__ == "__main__":
+    main()

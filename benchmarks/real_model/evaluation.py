@@ -1,0 +1,85 @@
+"""Test what the finished rows chose: every distinct set once on each text and task, as masks of one game."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+from benchmarks.real_model.records import append, layers_key, made_key, read
+from benchmarks.real_model.rows import Row
+from benchmarks.real_model.subject import Measure, Subject
+from layershap import LayerGame
+from layershap.masks import without
+from layershap.protocols import QuestionUtility, SequenceStatistics
+
+CHUNK = 8
+"""Sets tested in one call, which are lost where a run is interrupted. Neighbours in order share their first layers."""
+
+
+def run_tests(subject: Subject, measures: list[Measure], rows: list[Row]) -> None:
+    """Test the dense model and the choices of the finished rows on what they weren't tested on yet."""
+    finished = {done["key"]: done for done in read(subject.record("fits"))}
+    for measure in measures:
+        done = {row["set"] for row in read(subject.record("tests")) if row["measure"] == measure.key}
+        sets = {layers_key(removed): removed for removed in wanted(finished, rows) if removed is not None}
+        _test_sets(subject, measure, [removed for key, removed in sets.items() if key not in done])
+    for row in rows:
+        if row.made and row.key in finished:
+            _test_made(subject, measures, row)
+
+
+def wanted(finished: dict[str, dict[str, Any]], rows: list[Row]) -> list[list[int] | None]:
+    """The dense model's empty set, and the rows' sets."""
+    keys = [key for row in rows for key in (row.key, row.ranked_key) if key in finished]
+    return [[], *(removed for key in keys for removed in finished[key]["sets"].values())]
+
+
+def _test_sets(subject: Subject, measure: Measure, sets: list[list[int]]) -> None:
+    if not sets:
+        return
+    masks = np.array([without(removed, subject.n_layers) for removed in sets])
+    order = np.lexsort(~masks.T[::-1])
+    with LayerGame(subject.model, measure.calibration) as game:
+        for part in np.split(order, range(CHUNK, len(order), CHUNK)):
+            start = time.process_time()
+            found = game.statistics(masks[part])
+            for place, index in enumerate(part):
+                _write(subject, measure, layers_key(sets[index]), _values(measure, found, place))
+            seconds = time.process_time() - start
+            print(f"{measure.key}: {len(part)} sets, {seconds / len(part):.1f} CPU s each", flush=True)
+
+
+def _test_made(subject: Subject, measures: list[Measure], row: Row) -> None:
+    """One model at a time, fitted again: what was made of it is not kept."""
+    done = {(found["measure"], found["set"]) for found in read(subject.record("tests"))}
+    missing = {
+        n: [measure for measure in measures if (measure.key, made_key(row.key, n)) not in done] for n in subject.depths
+    }
+    if not any(missing.values()):
+        return
+    fitted = row.make().fit(subject.model, subject.calibration(row.text, row.sequences))
+    for n, left in missing.items():
+        if not left:
+            continue
+        model = fitted.transform(subject.model, n)
+        for measure in left:
+            with LayerGame(model, measure.calibration) as game:
+                found = game.statistics(np.ones((1, game.n_players), dtype=bool))
+            _write(subject, measure, made_key(row.key, n), _values(measure, found, 0))
+        print(f"{made_key(row.key, n)}: tested", flush=True)
+
+
+def _values(measure: Measure, found: SequenceStatistics, place: int) -> dict[str, Any]:
+    """Negative log-likelihood of each sequence in nats, with the number of scored tokens; of a task, what is right."""
+    if measure.task is None:
+        return {"nll": np.round(found.sums["nll"][place], 3).tolist(), "tokens": int(found.counts.sum())}
+    metrics = measure.task.metrics.items()
+    right = {name: rule.per_question(found)[place] for name, rule in metrics if isinstance(rule, QuestionUtility)}
+    # A model that breaks answers nothing right.
+    return {metric: np.nan_to_num(values).astype(int).tolist() for metric, values in right.items()}
+
+
+def _write(subject: Subject, measure: Measure, key: str, values: dict[str, Any]) -> None:
+    append(subject.record("tests"), {"measure": measure.key, "set": key} | values)

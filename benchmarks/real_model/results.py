@@ -1,0 +1,102 @@
+"""What was measured, read from the records: perplexities, accuracies, and how sure their differences are.
+
+Shapes: S sequences, Q questions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.real_model.records import layers_key, made_key
+from benchmarks.real_model.subject import TASKS
+from layershap.protocols import FloatArray
+
+RANDOM = "random, median of five"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished rows by key, and tests by (measure, set)."""
+
+    fits: dict[str, dict[str, Any]]
+    tests: dict[tuple[str, str], dict[str, Any]]
+
+    @classmethod
+    def of(cls, fits: list[dict[str, Any]], tests: list[dict[str, Any]]) -> Results:
+        return cls({row["key"]: row for row in fits}, {(row["measure"], row["set"]): row for row in tests})
+
+    def test(self, measure: str, key: str, n: int) -> dict[str, Any] | None:
+        """The test of a row's choice of n layers; None if the row has none, or it wasn't tested yet."""
+        if key not in self.fits:
+            return None
+        sets = self.fits[key]["sets"]
+        if not sets:
+            return self.tests.get((measure, made_key(key, n)))
+        removed = sets.get(str(n))
+        return None if removed is None else self.tests.get((measure, layers_key(removed)))
+
+    def perplexity(self, measure: str, key: str, n: int) -> float:
+        """NaN where it isn't known; of the random rows the median."""
+        if key == RANDOM:
+            return median_of([self.perplexity(measure, name, n) for name in self.random_rows])
+        return perplexity(self.test(measure, key, n))
+
+    def accuracy(self, measures: list[str], key: str, n: int, metric: str = "acc") -> tuple[float, float]:
+        """Mean over the tasks, and its standard error; NaN where a task is missing."""
+        if key == RANDOM:
+            found = [self.accuracy(measures, name, n, metric) for name in self.random_rows]
+            return median_of([mean for mean, _ in found]), median_of([error for _, error in found])
+        return mean_accuracy([self.test(measure, key, n) for measure in measures], metric)
+
+    @property
+    def random_rows(self) -> list[str]:
+        return [key for key in self.fits if key.startswith("random ")]
+
+    def lead(self, measure: str, ours: str, theirs: str, n: int) -> tuple[float, float]:
+        """By how much of their perplexity ours is lower, in percent, with the standard error over the sequences, which
+        both read.
+        """
+        first, second = self.test(measure, ours, n), self.test(measure, theirs, n)
+        if first is None or second is None:
+            return math.nan, math.nan
+        difference_S = per_sequence(first) - per_sequence(second)
+        ratio = float(np.exp(difference_S.mean()))
+        return 100 * (1 - ratio), 100 * ratio * standard_error(difference_S)
+
+
+def standard_error(values: FloatArray) -> float:
+    """Of their mean; NaN for a single one."""
+    return float(np.std(values, ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
+def median_of(values: list[float]) -> float:
+    return float(np.median(values)) if values else math.nan
+
+
+def perplexity(test: dict[str, Any] | None) -> float:
+    if test is None:
+        return math.nan
+    with np.errstate(over="ignore"):
+        return float(np.exp(np.sum(test["nll"]) / test["tokens"]))
+
+
+def per_sequence(test: dict[str, Any]) -> FloatArray:
+    """Mean NLL of each sequence [S]: all have as many scored tokens."""
+    return np.array(test["nll"]) * len(test["nll"]) / test["tokens"]
+
+
+def mean_accuracy(tests: list[dict[str, Any] | None], metric: str) -> tuple[float, float]:
+    """Mean over the tasks of the share that is right, and its standard error over the questions."""
+    if not tests or any(test is None for test in tests):
+        return math.nan, math.nan
+    right = [np.array(test.get(metric, test["acc"]), dtype=float) for test in tests if test is not None]
+    error = math.hypot(*map(standard_error, right)) / len(right)
+    return float(np.mean([values.mean() for values in right])), error
+
+
+def is_task(measure: str) -> bool:
+    return measure.split(",")[0] in TASKS

@@ -1,0 +1,162 @@
+"""The model that the table is of, the text that methods are fitted on, and what their choices are tested on."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import CACHE, DATA, LENGTH, packed
+from benchmarks.selection.generalisation import Problem, loaded, problem_with
+from layershap import PERPLEXITY_PROTOCOLS, Calibration
+from layershap.datasets import load_calibration_text, load_evaluation_text
+from layershap.tasks import Task, multiple_choice
+
+TASKS = ("piqa", "arc_easy", "copa", "winogrande", "openbookqa", "hellaswag")
+OWN_TEXT = "own"
+"""The calibration text of the table's rows: WikiText-2's validation text (a novel for the bundled GPT-2)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is tested: sequences of WikiText-2's test text (of C4 and the book half as many, of 2,048 tokens a
+    sixteenth), questions of each task; None takes all.
+    """
+
+    sequences: int | None = 128
+    questions: int | None = 100
+
+    def of_text(self, share: int) -> int | None:
+        return None if self.sequences is None else max(1, self.sequences // share)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A test: its `key` names it in the records, with the amount tested."""
+
+    key: str
+    calibration: Calibration
+    task: Task | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model on its device, its tokenizer, and the draw of calibration sequences."""
+
+    problem: Problem
+    tokenizer: Any
+    draw: int
+
+    @classmethod
+    def load(cls, name: str, draw: int, device: str) -> Subject:
+        model_name, title, model, tokenizer = loaded(name)
+        return cls(problem_with(model_name, title, model.to(device), tokenizer), tokenizer, draw)
+
+    @property
+    def model(self) -> Any:
+        return self.problem.model
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.model.config.num_hidden_layers)
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Numbers of removed layers: a tenth, two, three and four tenths of all for a model that is not bundled."""
+        return self.problem.depths
+
+    def calibration(self, text: str, n_sequences: int) -> Calibration:
+        """Sequences of the draw; of another kind of text, at even distances."""
+        if text == OWN_TEXT:
+            return self.problem.calibration(self.draw, n_sequences)
+        return Calibration.from_texts(self._texts[text](), self.tokenizer, seq_len=LENGTH, n_sequences=n_sequences)
+
+    @cached_property
+    def _texts(self) -> dict[str, Callable[[], list[str]]]:
+        return {
+            "c4": lambda: [half_of_c4(second=True)],
+            "book": load_calibration_text,
+            "chat": lambda: [
+                self.tokenizer.apply_chat_template(turns, tokenize=False) for turns in question_and_answer()
+            ],
+        }
+
+    def record(self, kind: str) -> Path:
+        """The file of finished rows of one kind: 'rows' (their names), 'fits', 'tests' or 'speed'."""
+        return record_of(self.problem.name, self.draw, kind)
+
+    def ledger(self, name: str) -> Path:
+        return CACHE / f"real_model_{self.problem.name}_{self.draw}_{name}.jsonl"
+
+    def measures(self, limits: Limits) -> list[Measure]:
+        """What the choices are tested on, the most telling first."""
+        positions = getattr(self.model.config, "max_position_embeddings", None) or 2048
+        texts = [
+            ("WikiText-2 test", "seq128", lambda: packed("wikitext2-raw-test"), 1),
+            ("C4", "seq128", half_of_c4, 2),
+            ("book", "seq128", lambda: "\n\n".join(load_evaluation_text()), 2),
+            ("WikiText-2 test", "seq2048", lambda: packed("wikitext2-raw-test"), 16),
+        ]
+        found = [
+            self._of_text(f"{name}, {protocol}", read(), PERPLEXITY_PROTOCOLS[protocol], limits.of_text(share))
+            for name, protocol, read, share in texts
+            if PERPLEXITY_PROTOCOLS[protocol].seq_len <= positions
+        ]
+        tasks = [self._of_task(name, limits.questions, positions) for name in TASKS]
+        return [*found[:2], *tasks, *found[2:]]
+
+    def _of_text(self, name: str, text: str, protocol: Any, count: int | None) -> Measure:
+        whole = protocol.sequences(text, self.tokenizer)
+        rows = torch.tensor(evenly(whole.n_sequences, count))
+        some = Calibration(whole.ids_ST[rows], whole.labels_ST[rows], whole.provenance)
+        return Measure(f"{name}, {some.n_sequences} sequences", some)
+
+    def _of_task(self, name: str, count: int | None, positions: int) -> Measure:
+        rows = questions(name)
+        chosen = [rows[index] for index in evenly(len(rows), count)]
+        task = multiple_choice(chosen, self.tokenizer, name=name, max_length=positions)
+        return Measure(f"{name}, {len(chosen)} questions", task.calibration, task)
+
+
+def record_of(name: str, draw: int, kind: str) -> Path:
+    return CACHE / f"real_model_{name}_{draw}_{kind}.jsonl"
+
+
+def evenly(available: int, count: int | None) -> list[int]:
+    """Indices at even distances; all of them if no number is given, or more than there are."""
+    wanted = available if count is None else min(count, available)
+    return [index * available // wanted for index in range(wanted)]
+
+
+def questions(name: str) -> list[dict[str, Any]]:
+    """All rows of a task."""
+    with lzma.open(DATA / "tasks.jsonl.xz", "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return [row for row in rows if row["task"] == name]
+
+
+def half_of_c4(*, second: bool = False) -> str:
+    """The first half of the sample is tested on; the second may be calibrated on."""
+    text = packed("c4-sample")
+    middle = text.index("\n", len(text) // 2)
+    return text[middle:] if second else text[:middle]
+
+
+def question_and_answer() -> list[list[dict[str, str]]]:
+    """Turns of a chat: every third question of four tasks with its right answer. Some of them are tested as well, by
+    their log-likelihood without chat format; texts are not.
+    """
+    rows = [row for name in ("arc_easy", "openbookqa", "piqa", "copa") for row in questions(name)[1::3]]
+    return [
+        [
+            {"role": "user", "content": row["query"].removesuffix("\nAnswer:")},
+            {"role": "assistant", "content": row["choices"][row["gold"]]},
+        ]
+        for row in rows
+    ]

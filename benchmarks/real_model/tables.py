@@ -1,0 +1,171 @@
+"""The tables, from the records alone: no model is loaded."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common import markdown
+from benchmarks.real_model.results import RANDOM, Results, is_task, mean_accuracy, perplexity
+from benchmarks.real_model.rows import BLIND_SLEB, DEFAULT, DEFAULT_MANY, MANY, RACED_SLEB, RANKED, key_of
+
+PRIMARY = "WikiText-2 test, seq128"
+
+
+def tables(results: Results, measures: list[str], missing: list[str], speed: list[dict[str, Any]]) -> str:
+    """All that is known so far; `missing` names the rows that aren't finished."""
+    depths = sorted({int(n) for row in results.fits.values() for n in row["sets"]})
+    names = shown(results)
+    texts, tasks = [m for m in measures if not is_task(m)], [m for m in measures if is_task(m)]
+    parts = []
+    if missing:
+        parts.append(f"Not finished yet: {'; '.join(missing)}.")
+    parts += [text_table(results, measure, names, depths) for measure in texts]
+    parts += [accuracy_table(results, tasks, names, depths, metric) for metric in ("acc", "acc_norm")]
+    parts += [task_table(results, tasks, names, depths), reach(results, texts, tasks, depths)]
+    parts += [speed_table(speed), cost_table(results), set_table(results, depths)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def shown(results: Results) -> list[str]:
+    """Rows in the order of the tables: ours, then the others; the random ones as one."""
+    ours = [key for key in results.fits if key.startswith((DEFAULT, RANKED))]
+    others = [key for key in results.fits if key not in ours and not key.startswith("random ")]
+    ours.sort(key=lambda key: (key != DEFAULT_MANY, key))
+    return [*ours, *sorted(others), *([RANDOM] if results.random_rows else [])]
+
+
+def text_table(results: Results, measure: str, names: list[str], depths: list[int]) -> str:
+    values = np.array([[results.perplexity(measure, name, n) for n in depths] for name in names])
+    if np.isnan(values).all():
+        return ""
+    best = values <= 1.0005 * np.min(np.nan_to_num(values, nan=np.inf), axis=0)
+    body = [[name, *map(bold, map(number, row), low)] for name, row, low in zip(names, values.tolist(), best.tolist())]
+    dense = number(perplexity(results.tests.get((measure, ""))))
+    return f"Perplexity of {measure}; dense {dense}:\n\n{markdown(['method', *removed(depths)], body)}"
+
+
+def accuracy_table(results: Results, tasks: list[str], names: list[str], depths: list[int], metric: str) -> str:
+    cells = [[results.accuracy(tasks, name, n, metric) for n in depths] for name in names]
+    means = np.array(cells)[..., 0]
+    if np.isnan(means).all():
+        return ""
+    best = means >= np.max(np.nan_to_num(means, nan=-1.0), axis=0)
+    texts = [[percent(*cell) for cell in row] for row in cells]
+    body = [[name, *map(bold, row, high)] for name, row, high in zip(names, texts, best.tolist())]
+    dense = percent(*mean_accuracy([results.tests.get((task, "")) for task in tasks], metric))
+    what = "`acc`" if metric == "acc" else "`acc_norm` (by characters; WinoGrande's `acc`)"
+    head = f"Mean accuracy of {len(tasks)} tasks, {what}, in %, with its standard error; dense {dense}"
+    return f"{head} ({'; '.join(tasks)}):\n\n{markdown(['method', *removed(depths)], body)}"
+
+
+def task_table(results: Results, tasks: list[str], names: list[str], depths: list[int]) -> str:
+    """Each task at the second smallest number of layers: at more of them all are near chance."""
+    if not tasks or not depths:
+        return ""
+    n = depths[min(1, len(depths) - 1)]
+    body = [["dense", *(percent(mean_accuracy([results.tests.get((task, ""))], "acc")[0]) for task in tasks)]]
+    body += [[name, *(percent(results.accuracy([task], name, n)[0]) for task in tasks)] for name in names]
+    header = ["method", *(task.split(",")[0] for task in tasks)]
+    return f"Accuracy of each task (`acc`, %) with {n} layers removed:\n\n{markdown(header, body)}"
+
+
+def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int]) -> str:
+    """The default on the most text against every baseline: leads in percent of perplexity, and in accuracy."""
+    primary = next((text for text in texts if text.startswith(PRIMARY)), None)
+    if primary is None or DEFAULT_MANY not in results.fits:
+        return ""
+    lines = []
+    baselines = [name for name in shown(results) if not name.startswith((DEFAULT, RANKED)) and name != RANDOM]
+    for n in depths:
+        known = [name for name in baselines if not math.isnan(results.perplexity(primary, name, n))]
+        if not known or math.isnan(results.perplexity(primary, DEFAULT_MANY, n)):
+            continue
+        best = min(known, key=lambda name: results.perplexity(primary, name, n))
+        line = f"{n} removed, {primary}: the default {lead(results, primary, best, n)} the best baseline ({best})"
+        slebs = (key_of(BLIND_SLEB, MANY), key_of(RACED_SLEB, MANY))
+        sleb = next((name for name in slebs if name in known), None)
+        if sleb is not None:
+            line += f", {lead(results, primary, sleb, n)} {sleb}"
+        accuracies = {name: results.accuracy(tasks, name, n) for name in (DEFAULT_MANY, *baselines)}
+        accuracies = {name: found for name, found in accuracies.items() if not math.isnan(found[0])}
+        if DEFAULT_MANY in accuracies and len(accuracies) > 1:
+            highest = max((name for name in accuracies if name != DEFAULT_MANY), key=lambda name: accuracies[name][0])
+            ours = percent(*accuracies[DEFAULT_MANY])
+            line += f"; mean accuracy {ours} against at most {percent(*accuracies[highest])} ({highest})"
+        lines.append(f"- {line}.")
+    head = "Against the baselines (standard errors over the test sequences, which all rows share):"
+    return "\n".join([head, "", *lines])
+
+
+def lead(results: Results, measure: str, theirs: str, n: int) -> str:
+    value, error = results.lead(measure, DEFAULT_MANY, theirs, n)
+    return f"is {abs(value):.1f}% (standard error {error:.1f}) {'below' if value >= 0 else 'above'}"
+
+
+def speed_table(speed: list[dict[str, Any]]) -> str:
+    if not speed:
+        return ""
+    body = [
+        [
+            str(row["n_remove"]),
+            f"{row['parameters'] / 1e6:,.1f}",
+            f"{row['bytes'] / 2**20:,.0f}",
+            str(row["batch_size"]),
+            f"{row['prefill_tokens_per_second']:,.0f}",
+            "-" if row["decode_tokens_per_second"] is None else f"{row['decode_tokens_per_second']:,.1f}",
+        ]
+        for row in speed[-1]["records"]
+    ]
+    header = ["removed", "parameters, 10^6", "MiB", "batch", "prefill, tokens/s", "decode, tokens/s"]
+    return f"Size and speed ({speed[-1]['what']}):\n\n{markdown(header, body)}"
+
+
+def cost_table(results: Results) -> str:
+    body = []
+    for key, row in results.fits.items():
+        if key in results.random_rows:
+            continue
+        at_least = "" if row["whole"] else "> "
+        body.append(
+            [
+                key,
+                f"{row['masks']:,}",
+                f"{row['layer_run_tokens'] / 1e6:,.2f}",
+                f"{at_least}{row['cpu_seconds']:,.0f}",
+                "-" if "held_out_r2" not in row else f"{row['held_out_r2']:.2f}",
+            ]
+        )
+    head = "Cost of a fit (`>`: a ledger of an earlier run, whose seconds aren't known, supplied a part):"
+    return f"{head}\n\n{markdown(['method', 'masks', 'layer runs x tokens, 10^6', 'CPU s', 'held-out R2'], body)}"
+
+
+def set_table(results: Results, depths: list[int]) -> str:
+    body = [
+        [key, *("-" if row["sets"].get(str(n)) is None else " ".join(map(str, row["sets"][str(n)])) for n in depths)]
+        for key, row in results.fits.items()
+        if row["sets"]
+    ]
+    return f"Layers removed:\n\n{markdown(['method', *removed(depths)], body)}"
+
+
+def removed(depths: list[int]) -> list[str]:
+    return [f"{n} removed" for n in depths]
+
+
+def number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.2g}" if value >= 1e5 else f"{value:,.0f}" if value >= 1000 else f"{value:.1f}"
+
+
+def percent(mean: float, error: float = math.nan) -> str:
+    if math.isnan(mean):
+        return "-"
+    return f"{100 * mean:.1f}" + ("" if math.isnan(error) else f" ± {100 * error:.1f}")
+
+
+def bold(text: str, best: bool) -> str:
+    return f"**{text}**" if best else text
