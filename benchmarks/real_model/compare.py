@@ -71,7 +71,7 @@ def table(options: argparse.Namespace) -> str:
     fits, tests, speed = (read(record_of(name, options.draw, kind)) for kind in ("fits", "tests", "speed"))
     if not fits:
         raise SystemExit(f"nothing was run for {name} yet")
-    every = [row["key"] for row in read(record_of(name, options.draw, "rows"))]
+    every = list(dict.fromkeys(row["key"] for row in read(record_of(name, options.draw, "rows"))))
     missing = [key for key in every if key not in {row["key"] for row in fits}]
     return f"{provenance()}\n\n{tables(Results.of(fits, tests), most_tested(tests), missing, speed)}"
 
