@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 from pathlib import Path
 
@@ -109,6 +110,26 @@ def test_the_table_of_a_real_model_is_made_row_by_row_and_nothing_twice(real_mod
     assert all(float(cell.strip("*").replace(",", "")) > 1 for cells in rows.values() for cell in cells)
     assert "the paper's recipe, 8,000 masks, 10 sequences" in written.split("Not finished yet")[1].split("\n")[0]
     assert "prefill, tokens/s" in written
+
+
+def test_what_a_row_chose_is_compensated_and_readme_shows_both(real_model, tmp_path, capsys):
+    pytest.importorskip("layershap.compensation")
+    real_model("run", "--rows", "default + ")
+    assert capsys.readouterr().out.count("waits for layershap, default, 128 sequences") == 3
+    real_model("run", "--rows", "default, 128", "default + ", "SLEB, raced")
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- real model: begin -->\n<!-- real model: end -->\nafter\n")
+    real_model("readme", "--write", str(page))
+    lines = page.read_text().splitlines()
+    rows = {cells[0]: cells[1:] for cells in (line.strip("| ").split(" | ") for line in lines if " / " in line)}
+    names = ("layershap, default, 128 sequences", "layershap, default + LinearRefit, 256 sequences of the mixture")
+    plain, refitted = ([float(re.split(r"[*]* / ", cell)[0].strip("*")) for cell in rows[name]] for name in names)
+    assert all(after < before for before, after in zip(plain, refitted))
+    assert any(line.startswith("Not measured yet: one-shot perplexity; ") for line in lines)
+    assert lines[0] == "before"
+    assert lines[-1] == "after"
+    real_model("table", "--write", str(tmp_path / "page.md"))
+    assert "CPU seconds of a removal with its compensation" in (tmp_path / "page.md").read_text()
 
 
 def test_every_module_can_be_imported_and_every_script_is_listed_with_its_command(benchmarks):

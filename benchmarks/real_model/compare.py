@@ -3,12 +3,14 @@
     python -m benchmarks.real_model.compare run
     python -m benchmarks.real_model.compare run --model FOLDER --device cuda --full
     python -m benchmarks.real_model.compare table --write docs/real_models.md
+    python -m benchmarks.real_model.compare readme --write README.md
 
 `run` fits the rows, cheapest first, tests what they chose and times the smaller models; `fit`, `test` and `speed` do
 one of these, and may run side by side. All of it goes on where it was interrupted: masks are kept in ledgers, finished
-rows and tests in `benchmarks/cache/real_model_*`. `table` prints what is finished, and names what isn't. By default 128
-sequences of WikiText-2's test text at even distances are tested, 64 of C4 and of a book, 8 of 2,048 tokens, and 100
-questions of each task, which take two minutes of a core for a set of SmolLM2's layers; `--full` takes all.
+rows and tests in `benchmarks/cache/real_model_*`. `table` prints what is finished, and names what isn't; `readme` a few
+rows of it. By default 128 sequences of WikiText-2's test text at even distances are tested, 64 of C4 and of a book, 8 of
+2,048 tokens, and 100 questions of each task, which take two minutes of a core for a set of SmolLM2's layers; `--full`
+takes all.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import torch
 from benchmarks.common import provenance, write_between
 from benchmarks.real_model.evaluation import run_tests
 from benchmarks.real_model.fits import fit_rows
+from benchmarks.real_model.readme import readme_table
 from benchmarks.real_model.records import append, read
 from benchmarks.real_model.results import Results
 from benchmarks.real_model.rows import Row, on_other_text, rows
@@ -30,13 +33,16 @@ from benchmarks.real_model.subject import Limits, Subject, record_of
 from benchmarks.real_model.tables import tables
 from benchmarks.real_model.timing import time_models
 
+TITLES = {"smollm2": "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", "gpt2": "the bundled GPT-2, 12 layers"}
+MARKERS = {"table": "tables", "readme": "real model"}
 STAGE = 8
 """Rows that `run` fits before it tests what they chose."""
 
 
 def work(options: argparse.Namespace) -> None:
     """`run`, `fit`, `test` or `speed`."""
-    subject = Subject.load(options.model, options.draw, options.device)
+    subject = Subject.load(options.model, options.draw, options.device, options.n_remove)
+    check_depths(subject)
     chosen = chosen_rows(subject, options)
     limits = Limits(None, None) if options.full else Limits(options.test_sequences, options.questions)
     measures = [] if options.action in ("fit", "speed") else subject.measures(limits)
@@ -49,6 +55,17 @@ def work(options: argparse.Namespace) -> None:
         run_tests(subject, measures, chosen)
     if options.action in ("run", "speed"):
         time_models(subject)
+
+
+def check_depths(subject: Subject) -> None:
+    """Finished rows are never fitted again, so they must have the sets that are asked for."""
+    record = subject.record("fits")
+    finished = {int(n) for row in read(record) for n in row["sets"]}
+    if finished and not finished.issuperset(subject.depths):
+        raise SystemExit(
+            f"the finished rows in {record} are of {sorted(finished)} removed layers, asked for are "
+            f"{list(subject.depths)}; give the same --n-remove, or move the records and begin anew"
+        )
 
 
 def chosen_rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
@@ -65,12 +82,14 @@ def chosen_rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
     return found
 
 
-def table(options: argparse.Namespace) -> str:
-    """What the records hold, and which rows of the whole they lack."""
+def printed(options: argparse.Namespace) -> str:
+    """`table` or `readme`: what the records hold, and which rows of the whole they lack."""
     name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
     fits, tests, speed = (read(record_of(name, options.draw, kind)) for kind in ("fits", "tests", "speed"))
     if not fits:
         raise SystemExit(f"nothing was run for {name} yet")
+    if options.action == "readme":
+        return readme_table(TITLES.get(name, name), Results.of(fits, tests), most_tested(tests))
     every = list(dict.fromkeys(row["key"] for row in read(record_of(name, options.draw, "rows"))))
     missing = [key for key in every if key not in {row["key"] for row in fits}]
     return f"{provenance()}\n\n{tables(Results.of(fits, tests), most_tested(tests), missing, speed)}"
@@ -89,9 +108,10 @@ def most_tested(tests: list[dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["run", "fit", "test", "speed", "table"])
+    parser.add_argument("action", choices=["run", "fit", "test", "speed", *MARKERS])
     parser.add_argument("--model", default="smollm2", help="smollm2, gpt2, or a folder with a checkpoint")
     parser.add_argument("--rows", nargs="+", help="only rows whose names contain one of these texts")
+    parser.add_argument("--n-remove", type=int, nargs="+", help="default: a tenth, two, three, four tenths of all")
     parser.add_argument("--draw", type=int, default=0, help="which sequences are calibrated on")
     parser.add_argument("--test-sequences", type=int, default=128)
     parser.add_argument("--questions", type=int, default=100)
@@ -99,17 +119,17 @@ def main() -> None:
     parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
+    parser.add_argument("--write", type=Path, help="a page; between its markers, as <!-- tables: begin -->")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.action != "table":
+    if options.action not in MARKERS:
         work(options)
         return
-    text = table(options)
+    text = printed(options)
     if options.write is None:
         print(text)
     else:
-        write_between(options.write, "tables", text)
+        write_between(options.write, MARKERS[options.action], text)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,16 @@ class Results:
     def random_rows(self) -> list[str]:
         return [key for key in self.fits if key.startswith("random ")]
 
+    @property
+    def compensated(self) -> list[str]:
+        """Rows whose kept layers were changed: another comparison than that of which layers go."""
+        return [key for key, row in self.fits.items() if row.get("compensates")]
+
+    def seconds_made(self, key: str, n: int) -> float:
+        """CPU seconds of a removal with its compensation; NaN if it isn't tested yet."""
+        found = [row["made_cpu_seconds"] for (_, name), row in self.tests.items() if name == made_key(key, n)]
+        return max(found, default=math.nan)
+
     def lead(self, measure: str, ours: str, theirs: str, n: int) -> tuple[float, float]:
         """By how much of their perplexity ours is lower, in percent, with the standard error over the sequences, which
         both read.

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import CACHE
-from benchmarks.real_model.subject import OWN_TEXT, Subject
+from benchmarks.real_model.compensated import Compensated
+from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Subject
 from layershap import Greedy, LayerPruner
 from layershap.baselines import SLEB, AngularDistance, RandomLayers, ShortenedLlama, ShortGPT, SliceGPT
 from layershap.selection.greedy import greedy_masks
@@ -32,8 +33,7 @@ class Row:
     sequences : int
         Calibration sequences; 0 for what reads none.
     make : callable
-        Makes the estimator, with `fit(model, calibration)`. A row that compensates sets already found takes them from
-        the record.
+        Makes the estimator, with `fit(model, calibration)`.
     text : str
         Kind of calibration text.
     ranked : str
@@ -43,6 +43,8 @@ class Row:
     made : bool
         True if the models are made by `transform(model, n)` and aren't the whole model under a mask: a narrower one, or
         one whose kept layers were changed to compensate. They are tested one by one.
+    compensates : str
+        Key of the row whose sets are removed with a compensation, and taken from the record. '' for none.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Row:
     ranked: str = ""
     follows: str = ""
     made: bool = False
+    compensates: str = ""
 
     @property
     def key(self) -> str:
@@ -70,6 +73,8 @@ def key_of(name: str, sequences: int, text: str = OWN_TEXT) -> str:
 DEFAULT, RANKED = "layershap, default", "the default's values, ranked"
 GREEDY, RACED_SLEB, BLIND_SLEB = "greedy (SLEB without barriers), raced", "SLEB, raced", "SLEB"
 DEFAULT_MANY = key_of(DEFAULT, MANY)
+DEFAULT_REFIT = key_of(f"{DEFAULT} + LinearRefit", 2 * MANY, MIXTURE)
+SLEB_REFIT = key_of(f"{RACED_SLEB} + LinearRefit", 2 * MANY, MIXTURE)
 
 
 def rows(subject: Subject) -> list[Row]:
@@ -87,7 +92,7 @@ def rows(subject: Subject) -> list[Row]:
     found += [Row("ShortGPT", FEW, ShortGPT), _one_shot(subject, FEW, ends=False)]
     found += [Row(BLIND_SLEB, FEW, _sleb(subject, deepest, FEW)), _default(subject, deepest, FEW)]
     found += [_one_shot(subject, MANY, ends=False), _one_shot(subject, MANY, ends=True)]
-    found += [_default(subject, deepest, MANY), *_raced(subject, deepest, MANY)]
+    found += [_default(subject, deepest, MANY), *_raced(subject, deepest, MANY), *_compensated(subject)]
     found += [Row(f"random {seed}", 0, partial(RandomLayers, random_state=seed)) for seed in range(N_RANDOM)]
     found += [_paper(subject, 2000, ""), Row(BLIND_SLEB, MANY, _sleb(subject, deepest, MANY))]
     found.append(_paper(subject, 8000, key_of(paper_name(2000), FEW)))
@@ -133,6 +138,23 @@ def _raced(subject: Subject, deepest: int, count: int) -> list[Row]:
         )
 
     return [Row(GREEDY, count, make), Row(RACED_SLEB, count, partial(make, 0, subject.n_layers - 1))]
+
+
+def _compensated(subject: Subject) -> list[Row]:
+    """Sets of rows above, compensated: the default's on its own calibration text, then on twice as much of two kinds,
+    and SLEB's on the same.
+    """
+    found = []
+    for name, method, count, text in (
+        (DEFAULT, "Rescale", MANY, OWN_TEXT),
+        (DEFAULT, "LinearRefit", MANY, OWN_TEXT),
+        (DEFAULT, "LinearRefit", 2 * MANY, MIXTURE),
+        (RACED_SLEB, "LinearRefit", 2 * MANY, MIXTURE),
+    ):
+        base = key_of(name, MANY)
+        make = partial(Compensated, subject.record("fits"), base, method)
+        found.append(Row(f"{name} + {method}", count, make, text=text, made=True, compensates=base))
+    return found
 
 
 def _one_shot(subject: Subject, count: int, *, ends: bool) -> Row:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from layershap.tasks import Task, multiple_choice
 TASKS = ("piqa", "arc_easy", "copa", "winogrande", "openbookqa", "hellaswag")
 OWN_TEXT = "own"
 """The calibration text of the table's rows: WikiText-2's validation text (a novel for the bundled GPT-2)."""
+MIXTURE = "the mixture"
+"""Half of the sequences of the calibration text of the rows, half of C4, of the half that isn't tested."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,12 @@ class Subject:
     draw: int
 
     @classmethod
-    def load(cls, name: str, draw: int, device: str) -> Subject:
+    def load(cls, name: str, draw: int, device: str, n_remove: list[int] | None = None) -> Subject:
         model_name, title, model, tokenizer = loaded(name)
-        return cls(problem_with(model_name, title, model.to(device), tokenizer), tokenizer, draw)
+        problem = problem_with(model_name, title, model.to(device), tokenizer)
+        if n_remove:
+            problem = replace(problem, depths=tuple(sorted(set(n_remove))))
+        return cls(problem, tokenizer, draw)
 
     @property
     def model(self) -> Any:
@@ -68,13 +73,19 @@ class Subject:
 
     @property
     def depths(self) -> tuple[int, ...]:
-        """Numbers of removed layers: a tenth, two, three and four tenths of all for a model that is not bundled."""
+        """Numbers of removed layers: those given, or a tenth, two, three and four tenths of all (of the bundled model 1
+        to 8).
+        """
         return self.problem.depths
 
     def calibration(self, text: str, n_sequences: int) -> Calibration:
         """Sequences of the draw; of another kind of text, at even distances."""
         if text == OWN_TEXT:
             return self.problem.calibration(self.draw, n_sequences)
+        if text == MIXTURE:
+            kinds = [self.calibration(kind, n_sequences // 2) for kind in (OWN_TEXT, "c4")]
+            ids_ST = torch.cat([kind.ids_ST for kind in kinds])
+            return Calibration(ids_ST, ids_ST.clone(), {"kinds": [kind.provenance for kind in kinds]})
         return Calibration.from_texts(self._texts[text](), self.tokenizer, seq_len=LENGTH, n_sequences=n_sequences)
 
     @cached_property

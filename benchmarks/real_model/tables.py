@@ -9,7 +9,19 @@ import numpy as np
 
 from benchmarks.common import markdown
 from benchmarks.real_model.results import RANDOM, Results, is_task, mean_accuracy, perplexity
-from benchmarks.real_model.rows import BLIND_SLEB, DEFAULT, DEFAULT_MANY, GREEDY, MANY, RACED_SLEB, RANKED, key_of
+from benchmarks.real_model.rows import (
+    BLIND_SLEB,
+    DEFAULT,
+    DEFAULT_MANY,
+    DEFAULT_REFIT,
+    GREEDY,
+    MANY,
+    RACED_SLEB,
+    RANKED,
+    SLEB_REFIT,
+    key_of,
+)
+from layershap.protocols import FloatArray, MaskArray
 
 PRIMARY = "WikiText-2 test, seq128"
 
@@ -25,23 +37,35 @@ def tables(results: Results, measures: list[str], missing: list[str], speed: lis
     parts += [text_table(results, measure, names, depths) for measure in texts]
     parts += [accuracy_table(results, tasks, names, depths, metric) for metric in ("acc", "acc_norm")]
     parts += [task_table(results, tasks, names, depths), reach(results, texts, tasks, depths)]
-    parts += [speed_table(speed), cost_table(results), set_table(results, depths)]
+    parts += [speed_table(speed), cost_table(results), compensation_table(results, depths), set_table(results, depths)]
     return "\n\n".join(part for part in parts if part)
 
 
 def shown(results: Results) -> list[str]:
-    """Rows in the order of the tables: ours, then the others; the random ones as one."""
-    ours = [key for key in results.fits if key.startswith((DEFAULT, RANKED))]
-    others = [key for key in results.fits if key not in ours and not key.startswith("random ")]
+    """Rows in the order of the tables: ours, then the others; the random ones as one; those compensated last."""
+    plain = [key for key in results.fits if key not in results.compensated and key not in results.random_rows]
+    ours = [key for key in plain if key.startswith((DEFAULT, RANKED))]
     ours.sort(key=lambda key: (key != DEFAULT_MANY, key))
-    return [*ours, *sorted(others), *([RANDOM] if results.random_rows else [])]
+    others = sorted(key for key in plain if key not in ours)
+    return [*ours, *others, *([RANDOM] if results.random_rows else []), *results.compensated]
+
+
+def lowest(values: FloatArray, results: Results, names: list[str]) -> MaskArray:
+    """The best of each column [rows, n], once among the rows that only remove and once among those that compensate."""
+    best = np.zeros(values.shape, dtype=bool)
+    compensated = np.isin(names, results.compensated)
+    for group in (compensated, ~compensated):
+        if group.any():
+            known = np.nan_to_num(values[group], nan=np.inf)
+            best[group] = (known <= 1.0005 * known.min(axis=0)) & np.isfinite(known)
+    return best
 
 
 def text_table(results: Results, measure: str, names: list[str], depths: list[int]) -> str:
     values = np.array([[results.perplexity(measure, name, n) for n in depths] for name in names])
     if np.isnan(values).all():
         return ""
-    best = values <= 1.0005 * np.min(np.nan_to_num(values, nan=np.inf), axis=0)
+    best = lowest(values, results, names)
     body = [[name, *map(bold, map(number, row), low)] for name, row, low in zip(names, values.tolist(), best.tolist())]
     dense = number(perplexity(results.tests.get((measure, ""))))
     return f"Perplexity of {measure}; dense {dense}:\n\n{markdown(['method', *removed(depths)], body)}"
@@ -52,7 +76,7 @@ def accuracy_table(results: Results, tasks: list[str], names: list[str], depths:
     means = np.array(cells)[..., 0]
     if np.isnan(means).all():
         return ""
-    best = means >= np.max(np.nan_to_num(means, nan=-1.0), axis=0)
+    best = lowest(np.exp(-means), results, names)
     texts = [[percent(*cell) for cell in row] for row in cells]
     body = [[name, *map(bold, row, high)] for name, row, high in zip(names, texts, best.tolist())]
     dense = percent(*mean_accuracy([results.tests.get((task, "")) for task in tasks], metric))
@@ -78,7 +102,11 @@ def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int
     if primary is None or DEFAULT_MANY not in results.fits:
         return ""
     lines = []
-    baselines = [name for name in shown(results) if not name.startswith((DEFAULT, RANKED)) and name != RANDOM]
+    baselines = [
+        name
+        for name in shown(results)
+        if not name.startswith((DEFAULT, RANKED)) and name != RANDOM and name not in results.compensated
+    ]
     for n in depths:
         known = [name for name in baselines if not math.isnan(results.perplexity(primary, name, n))]
         if not known or math.isnan(results.perplexity(primary, DEFAULT_MANY, n)):
@@ -95,13 +123,16 @@ def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int
             highest = max((name for name in accuracies if name != DEFAULT_MANY), key=lambda name: accuracies[name][0])
             ours = percent(*accuracies[DEFAULT_MANY])
             line += f"; mean accuracy {ours} against at most {percent(*accuracies[highest])} ({highest})"
+        compensated = [results.perplexity(primary, name, n) for name in (DEFAULT_REFIT, SLEB_REFIT)]
+        if not np.isnan(compensated).any():
+            line += f"; both with LinearRefit, the default {lead(results, primary, SLEB_REFIT, n, DEFAULT_REFIT)} SLEB"
         lines.append(f"- {line}.")
     head = "Against the baselines (standard errors over the test sequences, which all rows share):"
     return "\n".join([head, "", *lines])
 
 
-def lead(results: Results, measure: str, theirs: str, n: int) -> str:
-    value, error = results.lead(measure, DEFAULT_MANY, theirs, n)
+def lead(results: Results, measure: str, theirs: str, n: int, ours: str = DEFAULT_MANY) -> str:
+    value, error = results.lead(measure, ours, theirs, n)
     return f"is {abs(value):.1f}% (standard error {error:.1f}) {'below' if value >= 0 else 'above'}"
 
 
@@ -126,7 +157,7 @@ def speed_table(speed: list[dict[str, Any]]) -> str:
 def cost_table(results: Results) -> str:
     body = []
     for key, row in results.fits.items():
-        if key in results.random_rows:
+        if key in results.random_rows or key in results.compensated:
             continue
         at_least = "" if row["whole"] else "> "
         body.append(
@@ -142,6 +173,15 @@ def cost_table(results: Results) -> str:
         )
     head = "Cost of a fit (`>`: a ledger of an earlier run, whose seconds aren't known, supplied a part):"
     return f"{head}\n\n{markdown(['method', 'masks', 'layer runs x tokens, 10^6', 'CPU s', 'held-out R2'], body)}"
+
+
+def compensation_table(results: Results, depths: list[int]) -> str:
+    cells = [(key, [results.seconds_made(key, n) for n in depths]) for key in results.compensated]
+    body = [[key, *map(number, seconds)] for key, seconds in cells if not np.isnan(seconds).all()]
+    if not body:
+        return ""
+    head = "CPU seconds of a removal with its compensation, after the fit that chose the layers:"
+    return f"{head}\n\n{markdown(['method', *removed(depths)], body)}"
 
 
 def set_table(results: Results, depths: list[int]) -> str:
