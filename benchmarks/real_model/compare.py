@@ -8,9 +8,9 @@
 `run` fits the rows, cheapest first, tests what they chose and times the smaller models; `fit`, `test` and `speed` do
 one of these, and may run side by side. All of it goes on where it was interrupted: masks are kept in ledgers, finished
 rows and tests in `benchmarks/cache/real_model_*`. `table` prints what is finished, and names what isn't; `readme` a few
-rows of it. By default 128 sequences of WikiText-2's test text at even distances are tested, 64 of C4 and of a book, 8 of
-2,048 tokens, and 100 questions of each task, which take two minutes of a core for a set of SmolLM2's layers; `--full`
-takes all.
+rows of it. By default 128 sequences of WikiText-2's test text at even distances are tested, 64 of C4 and of a book, 8
+of 2,048 tokens, and 100 questions of each task, which take two minutes of a core for a set of SmolLM2's layers;
+`--full` takes all.
 """
 
 from __future__ import annotations
