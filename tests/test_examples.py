@@ -6,10 +6,13 @@ import re
 
 from .helpers.commands import EXAMPLES, run_example
 
+ROW = re.compile(r"^(\D[^\n]{21})" + 3 * r" +([\d.]+)" + "$", flags=re.MULTILINE)
+"""A row of real_model.py's table: a method, and perplexities."""
 TESTED = {
     "quickstart.py",
     "context_dependence.py",
     "state_space.py",
+    "real_model.py",
     # tests/test_pruner_composition.py
     "prune_then_quantise.py",
     "quantise_then_prune.py",
@@ -31,6 +34,27 @@ def test_quickstart(tmp_path):
     assert [row[0] for row in rows] == list("123456")
     # Layer 0 ruins the model, and a random order meets it sooner or later.
     assert float(rows[-1][1]) < float(rows[-1][3])
+
+
+def test_a_published_model_becomes_smaller_and_still_answers(tmp_path):
+    """On the bundled model, as where the weights aren't there."""
+    little = ("--sequences", 8, "--n-masks", 80)
+    output = run_example("real_model.py", "--weights", tmp_path / "none", "--out", tmp_path, *little)
+    assert "the bundled GPT-2 serves" in output
+    rows = {row[0].strip(): [float(value) for value in row[1:]] for row in ROW.findall(output)}
+    assert set(rows) == {
+        "removed",
+        "layershap",
+        "with LinearRefit",
+        "one-shot perplexity",
+        "ShortGPT",
+        "random (median of 5)",
+    }
+    assert all(ours < chance for ours, chance in zip(rows["layershap"], rows["random (median of 5)"], strict=True))
+    answers = re.findall(r"^(before|after): +(.+)$", output, flags=re.MULTILINE)
+    assert [name for name, _ in answers] == ["before", "before", "after"]
+    assert (tmp_path / "real_model.png").stat().st_size > 10_000
+    assert (tmp_path / "minus_1" / "model.safetensors").exists()
 
 
 def test_context_dependence_knows_the_optimum(tmp_path):
