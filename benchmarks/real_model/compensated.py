@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks.real_model.records import read
 from layershap import Calibration, remove_layers
@@ -20,13 +20,13 @@ class Compensated:
         The finished rows.
     key : str
         The row whose sets are removed.
-    method : {"Rescale", "LinearRefit"}
-        Class of `layershap.compensation`, with its defaults.
+    method : str
+        "Rescale" or "LinearRefit", with its defaults.
     """
 
     record: Path
     key: str
-    method: Literal["Rescale", "LinearRefit"]
+    method: str
     sets_: dict[str, list[int] | None] = field(init=False)
     calibration_: Calibration = field(init=False)
 
