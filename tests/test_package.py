@@ -55,7 +55,9 @@ def test_the_readme_links_to_nothing_beside_it():
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-@pytest.mark.parametrize(("goal", "extras"), [("demo", ["plot"]), ("test", ["test"]), ("docs", ["test", "docs"])])
+@pytest.mark.parametrize(
+    ("goal", "extras"), [("demo", ["plot"]), ("real", ["gguf"]), ("test", ["test"]), ("docs", ["test", "docs"])]
+)
 def test_a_goal_installs_what_it_needs_and_says_so(goal, extras, tmp_path):
     """A dry run in a place where nothing is installed yet."""
     found = subprocess.run(
