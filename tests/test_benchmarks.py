@@ -110,6 +110,8 @@ def test_the_table_of_a_real_model_is_made_row_by_row_and_nothing_twice(real_mod
     assert all(float(cell.strip("*").replace(",", "")) > 1 for cells in rows.values() for cell in cells)
     assert "the paper's recipe, 8,000 masks, 10 sequences" in written.split("Not finished yet")[1].split("\n")[0]
     assert "prefill, tokens/s" in written
+    with pytest.raises(SystemExit, match=r"are of \[1, 2\] removed layers, asked for are \[1, 3\]"):
+        real_model("fit", "--n-remove", "3", "1")
 
 
 def test_what_a_row_chose_is_compensated_and_readme_shows_both(real_model, tmp_path, capsys):
