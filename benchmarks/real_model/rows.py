@@ -172,7 +172,10 @@ def _paper(subject: Subject, n_masks: int, follows: str) -> Row:
     """Its draws are the first of those of any larger number, which so continues the smaller one's ledger."""
 
     def make() -> LayerPruner:
-        pruner = LayerPruner.paper(n_masks=n_masks, random_state=0, ledger=subject.ledger("paper"))
+        kind = str(getattr(subject.model.config, "model_type", ""))
+        recipe = kind if kind in ("mamba", "rwkv") else "llama"
+        ledger = subject.ledger("paper")
+        pruner = LayerPruner.paper(model=recipe, n_masks=n_masks, random_state=0, ledger=ledger)
         on_cpu = next(subject.model.parameters()).device.type == "cpu"
         return pruner.set_params(memory_budget=_SWEEP_BYTES) if on_cpu else pruner
 
