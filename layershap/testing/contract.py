@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 from unittest import SkipTest
 
@@ -42,6 +44,15 @@ def require(condition: object, contract: str) -> None:
         raise AssertionError(contract)
 
 
+@contextmanager
+def must_not_raise(contract: str) -> Iterator[None]:
+    """Whatever the part raises becomes an `AssertionError` that names the broken contract and the error."""
+    try:
+        yield
+    except Exception as error:
+        raise AssertionError(f"{contract}; it raised {type(error).__name__}: {error}") from error
+
+
 def same(first: Any, second: Any) -> bool:
     """Equal arrays, NaN equal to NaN."""
     return bool(np.array_equal(np.asarray(first), np.asarray(second), equal_nan=True))
@@ -49,15 +60,12 @@ def same(first: Any, second: Any) -> bool:
 
 def check_copies(part: Any) -> None:
     """`clone` of an estimator that holds the part, and pickling of a fitted one, must work."""
-    name = type(part).__name__
-    try:
+    with must_not_raise(
+        f"{type(part).__name__} must survive sklearn.clone and pickling, as LayerPruner does with its parts (a lambda "
+        "or a local class is the usual reason why not)"
+    ):
         clone(part, safe=False)
         pickle.loads(pickle.dumps(part))
-    except Exception as error:
-        raise AssertionError(
-            f"{name} must survive sklearn.clone and pickling, as LayerPruner does with its parts "
-            f"({type(error).__name__}: {error}); a lambda or a local class is the usual reason"
-        ) from error
 
 
 def additive_game(n_layers: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray, MaskArray]:
