@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -24,6 +24,9 @@ from layershap.model.agreement import plain_logits, relative_difference, toleran
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 from layershap.protocols import FloatArray
+
+_TOLERANCE, _TOLERANCE_HALF = 1e-3, 1e-2
+"""Largest difference of the losses of folded and hooked model, relative to one plus the loss."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,11 @@ class Rescale(BaseEstimator):
                 if found < loss:
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
-            fold(pruned, stack, used, measured.scalings)
+            if used:
+                fold(pruned, stack, used, measured.scalings)
+                folded = held_out.loss(0, held_out.start())
+                _check_loss(pruned, folded, loss)
+                loss, changes[-1] = folded, replace(changes[-1], loss=folded)
         return CompensationRecord(
             type(self).__name__,
             measured.removed,
@@ -137,22 +144,37 @@ def fold(
     Raises
     ------
     SurgeryCheckError
-        The model is then not the hooked one: something in it doesn't take the common scale away.
+        The model is then not the hooked one, to float32's precision: something doesn't take the common scale away.
     """
-    if not factors:
-        return
+    # In half precision other roundings make other logits of the probe's random tokens, by half of the largest at
+    # times, and the same loss: that is compared instead (`_check_loss`).
+    compared = tolerance(pruned) < _TOLERANCE_HALF
     with multiplied(stack, factors):
-        expected_BTV = plain_logits(pruned)
+        expected_BTV = plain_logits(pruned) if compared else None
     divisor = 1.0
     for place in range(min(factors), len(stack)):
         divisor *= factors.get(place, 1.0)
         for scaling in scalings[place]:
             scaling.apply(stack.layers[place], 1 / divisor)
+    if expected_BTV is None:
+        return
     difference = relative_difference(plain_logits(pruned), expected_BTV)
     allowed = max(tolerance(pruned), 1e-3)
     if not difference <= allowed:
         raise SurgeryCheckError(
             f"{type(pruned).__name__} with the gaps' factors folded into its weights must give the logits of the model "
             f"whose states are multiplied, they differ by {difference:.2g} of the largest logit (allowed: "
-            f"{allowed:.2g}): some layer reads the residual stream without a norm. Use LinearRefit"
+            f"{allowed:.2g}): something reads the residual stream without a norm, or a norm's epsilon is no small "
+            "part of it. Use LinearRefit"
+        )
+
+
+def _check_loss(pruned: nn.Module, folded: float, hooked: float) -> None:
+    """Raise `SurgeryCheckError` unless the folded model has the loss of the one whose states are multiplied."""
+    allowed = _TOLERANCE_HALF if tolerance(pruned) >= _TOLERANCE_HALF else _TOLERANCE
+    if not abs(folded - hooked) <= allowed * (1 + hooked):
+        raise SurgeryCheckError(
+            f"{type(pruned).__name__} with the gaps' factors folded into its weights must have the loss of the model "
+            f"whose states are multiplied, {hooked:.4f} nats per token, it has {folded:.4f}: something reads the "
+            "residual stream without a norm. Use LinearRefit"
         )
