@@ -26,13 +26,15 @@ from layershap import (
     utilities,
 )
 from layershap.baselines import ShortGPT, SliceGPT
+from layershap.compensation import Compensation, ScalesSkippedLayers
 from layershap.surrogates.fresh import fresh_surrogate
 from layershap.utilities import ChoiceAccuracy
 from layershap.utilities.choice import layout_of
 
-PROTOCOLS = [
+HOOKS = [
     value for value in vars(protocols).values() if inspect.isclass(value) and getattr(value, "_is_protocol", False)
 ]
+PROTOCOLS = [*HOOKS, Compensation, ScalesSkippedLayers]
 
 
 def members(protocol):
@@ -45,7 +47,7 @@ def members(protocol):
 
 
 def test_the_hooks_are_protocols():
-    assert {protocol.__name__ for protocol in PROTOCOLS} <= set(protocols.__all__)
+    assert {protocol.__name__ for protocol in HOOKS} <= set(protocols.__all__)
     hooks = {name for protocol in PROTOCOLS for name in members(protocol)}
     assert hooks >= {"resample", "per_question", "strata", "leave_one_out", "interaction_values", "random_state"}
     assert hooks >= {"held_back", "uniform_within_sizes", "shapley_values", "refitted_values", "n_players"}

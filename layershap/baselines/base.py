@@ -17,6 +17,7 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.compensation import Compensation
+from layershap.compensation.compensating import check_compensation
 from layershap.estimator import ModelPruner
 from layershap.game.players import GameModel
 from layershap.limits import check_n_remove, most_removable, resolved_max_remove
@@ -211,6 +212,7 @@ class DepthPruner(ModelPruner, ABC):
             No layer can be removed, or not `n_remove` of them; or the model has no finite activations or scores.
         """
         start = time.perf_counter()
+        check_compensation(self.compensation)
         found = GameModel.of(model, self.layers, self._granularity)
         removable = found.removable(self.protect)
         inputs = FitInput(found, removable, self.n_remove, calib_data, tokenizer)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers
+from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, record_from
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.model.io import base_model, holds_adapters, vocabulary_size
@@ -46,18 +46,14 @@ class Compensating:
         UnsupportedModelError
             The compensation can't serve this model, or these are sublayers.
         """
-        if not isinstance(self.compensation, Compensation) or isinstance(self.compensation, type):
-            raise TypeError(
-                "compensation must have the methods measure and apply, such as layershap.compensation.LinearRefit(); "
-                f"got {self.compensation!r}"
-            )
+        check_compensation(self.compensation)
         if not isinstance(self.calibration, Calibration):
             raise ValueError(
                 "a compensation is measured on text: give calibration=Calibration.from_texts(texts, tokenizer), got "
                 f"{type(self.calibration).__name__}"
             )
-        if not isinstance(players, LayerStack):
-            raise ValueError("a compensation makes up for whole layers, these players are sublayers; remove layers")
+        check_whole_layers(self.compensation, players)
+        assert isinstance(players, LayerStack)
         before = compensation_of(model)
         if before is not None:
             raise ValueError(
@@ -83,27 +79,53 @@ class Compensating:
         base = base_model(pruned)
         setattr(base, _ATTRIBUTE, record)
         if hasattr(base, "config"):
-            setattr(base.config, _CONFIG_FIELD, record.method)
+            # A checkpoint says what was done to it, not whose text that was.
+            setattr(base.config, _CONFIG_FIELD, asdict(replace(record, text={})))
         return record
 
 
+def check_compensation(compensation: object) -> None:
+    """Raise a TypeError unless it is None or has the methods of a compensation."""
+    if compensation is not None and (not isinstance(compensation, Compensation) or isinstance(compensation, type)):
+        raise TypeError(
+            "compensation must have the methods measure and apply, such as layershap.compensation.LinearRefit(); got "
+            f"{compensation!r}"
+        )
+
+
+def check_whole_layers(compensation: object, players: Players) -> None:
+    """Raise a ValueError if sublayers are to be removed and compensated."""
+    if compensation is not None and not isinstance(players, LayerStack):
+        raise ValueError("a compensation makes up for whole layers, these players are sublayers; remove layers")
+
+
 def compensation_record(model: nn.Module) -> CompensationRecord | None:
-    """What a compensation did to a model of this process that `remove_layers` or a pruner's `transform` returned."""
-    return vars(base_model(model)).get(_ATTRIBUTE)
+    """What a compensation did to a model, also before it was saved and loaded; None if nothing."""
+    base = base_model(model)
+    record = vars(base).get(_ATTRIBUTE)
+    if record is not None:
+        return record
+    stored = getattr(getattr(base, "config", None), _CONFIG_FIELD, None)
+    return None if stored is None else record_from(stored)
 
 
 def compensation_of(model: nn.Module) -> str | None:
     """Name of the compensation that a model has had, also before it was saved and loaded; None if none."""
     record = compensation_record(model)
-    if record is not None:
-        return record.method
-    return getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+    return None if record is None else record.method
 
 
 def skip_scales_of(
     compensation: object, model: nn.Module, players: Players, calibration: Calibration
 ) -> FloatArray | None:
-    """What skipped layers multiply the states by [L] while a game is played; None if as they are."""
+    """What skipped layers multiply the states by [L] while a game is played; None if as they are.
+
+    Raises
+    ------
+    ValueError
+        These are sublayers, which no compensation serves.
+    """
+    check_whole_layers(compensation, players)
     if not isinstance(compensation, ScalesSkippedLayers) or not isinstance(players, LayerStack):
         return None
     return compensation.skip_scales(model, players, calibration)

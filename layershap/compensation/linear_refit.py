@@ -88,7 +88,13 @@ class LinearRefit(BaseEstimator):
         self.held_out = held_out
 
     def measure(self, removal: Removal) -> _Measured:
-        """Keep the states after the gaps that the model with all its layers has."""
+        """Keep the states after the gaps that the model with all its layers has.
+
+        Parameters
+        ----------
+        removal : Removal
+            The model, the layers that will go, and the text.
+        """
         if self.scope not in ("gaps", "all"):
             raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
         if not self.ridges or not all(ridge > 0 for ridge in self.ridges):
@@ -124,7 +130,17 @@ class LinearRefit(BaseEstimator):
         return found
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
-        """Refit front to back, each with the strength that lowers the held-out loss most."""
+        """Refit front to back, each with the strength that lowers the held-out loss most.
+
+        Parameters
+        ----------
+        pruned : nn.Module
+            The model without the layers.
+        stack : LayerStack
+            The layers that stayed.
+        measured : Any
+            What `measure` returned.
+        """
         changes: list[WeightChange] = []
         refits = {refit.place: refit for refit in measured.refits}
         with quiet(pruned):

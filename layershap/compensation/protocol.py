@@ -103,6 +103,13 @@ class CompensationRecord:
     notes: tuple[str, ...] = ()
 
 
+def record_from(stored: dict[str, Any]) -> CompensationRecord:
+    """A record from ``dataclasses.asdict`` of it, also by way of JSON."""
+    changes = tuple(WeightChange(**change) for change in stored["changes"])
+    sequences = {"removed": tuple(stored["removed"]), "notes": tuple(stored["notes"])}
+    return CompensationRecord(**{**stored, **sequences, "changes": changes})
+
+
 @runtime_checkable
 class Compensation(Protocol):
     """A change of the kept layers' weights that makes up for the removed ones, without training.
@@ -111,9 +118,9 @@ class Compensation(Protocol):
     """
 
     def measure(self, removal: Removal) -> Any:
-        """Measure the model before the layers go.
+        """Measure the model before the layers go. What can't be compensated is refused here.
 
-        Called once, before anything is removed. What can't be compensated is refused here.
+        Called when a removal has been checked and nothing is removed yet.
 
         Parameters
         ----------
@@ -134,7 +141,7 @@ class Compensation(Protocol):
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: Any) -> CompensationRecord:
         """Change the weights of the pruned model, in place.
 
-        Called once, after the removal.
+        Called when the layers are gone and the pruned model has been checked.
 
         Parameters
         ----------
@@ -154,10 +161,19 @@ class Compensation(Protocol):
 
 @runtime_checkable
 class ScalesSkippedLayers(Protocol):
-    """A compensation under which the game can be played: a skipped layer scales the hidden states.
-
-    Called when `layershap.LayerPruner` opens its game, once per `fit`.
-    """
+    """A compensation under which the game can be played: a skipped layer scales the hidden states."""
 
     def skip_scales(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> FloatArray | None:
-        """What each skipped layer multiplies the states by [L]; None to play the game without."""
+        """What each skipped layer multiplies the states by [L]; None to play the game without.
+
+        Called when `layershap.LayerPruner` opens its game, once in each `fit`.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model with all its layers.
+        stack : LayerStack
+            Its layers.
+        calibration : Calibration
+            All calibration sequences.
+        """

@@ -68,7 +68,13 @@ class ReplaceMe(BaseEstimator):
         self.held_out = held_out
 
     def measure(self, removal: Removal) -> _Measured:
-        """Fit the map of each gap."""
+        """Fit the map of each gap.
+
+        Parameters
+        ----------
+        removal : Removal
+            The model, the layers that will go, and the text.
+        """
         fitted, held_out = split(removal.calibration, self.held_out)
         gaps = [gap for gap in removal.gaps if gap.before >= 0]
         notes = [f"layers {list(gap.layers)} have no layer before them" for gap in removal.gaps if gap.before < 0]
@@ -117,7 +123,17 @@ class ReplaceMe(BaseEstimator):
         ]
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
-        """Fold the maps into the linear layers."""
+        """Fold the maps into the linear layers.
+
+        Parameters
+        ----------
+        pruned : nn.Module
+            The model without the layers.
+        stack : LayerStack
+            The layers that stayed.
+        measured : Any
+            What `measure` returned.
+        """
         changes: list[WeightChange] = []
         with quiet(pruned):
             held_out = Layerwise(pruned, stack, measured.held_out)

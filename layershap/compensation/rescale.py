@@ -71,11 +71,20 @@ class Rescale(BaseEstimator):
         self.in_game = in_game
 
     def skip_scales(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> FloatArray | None:
-        """What each skipped layer multiplies the states by [L] (`layer_scales`); None unless `in_game`."""
+        """What each skipped layer multiplies the states by [L] (`layer_scales`); None unless `in_game`.
+
+        The arguments `model`, `stack` and `calibration` are as in `layer_scales`.
+        """
         return layer_scales(model, stack, calibration) if self.in_game else None
 
     def measure(self, removal: Removal) -> _Measured:
-        """Measure how much each gap scales the stream, and find what writes to it afterwards."""
+        """Measure how much each gap scales the stream, and find what writes to it afterwards.
+
+        Parameters
+        ----------
+        removal : Removal
+            The model, the layers that will go, and the text.
+        """
         fitted, held_out = split(removal.calibration, self.held_out)
         scales_L = layer_scales(removal.model, removal.stack, fitted)
         kept = removal.kept
@@ -89,7 +98,17 @@ class Rescale(BaseEstimator):
         return _Measured(removal.removed, kept, held_out, int(fitted.lengths_S.sum()), factors, scalings)
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
-        """Fold the factors that lower the held-out loss, and check the result against the hooked model."""
+        """Fold the factors that lower the held-out loss, and check the result against the hooked model.
+
+        Parameters
+        ----------
+        pruned : nn.Module
+            The model without the layers.
+        stack : LayerStack
+            The layers that stayed.
+        measured : Any
+            What `measure` returned.
+        """
         used: dict[int, float] = {}
         changes: list[WeightChange] = []
         with quiet(pruned):

@@ -20,6 +20,20 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
 
     The ratios of neighbouring layers multiply to that of their gap.
 
+    Parameters
+    ----------
+    model : nn.Module
+        The model with all its layers.
+    stack : LayerStack
+        Its layers.
+    calibration : Calibration
+        The text to measure on.
+
+    Returns
+    -------
+    ndarray [L]
+        Ratio of each layer.
+
     References
     ----------
     Prune&Comp, 2025, arXiv 2507.18212: magnitude compensation.

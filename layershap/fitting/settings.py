@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
+from layershap.compensation.compensating import check_compensation
 from layershap.fitting.definitions import StratifiedValues, check_values
 from layershap.fitting.masks import check_confidence, check_parts, try_surrogate
 from layershap.fitting.text import TextParts, split_text
@@ -61,6 +62,7 @@ class FitSettings:
         surrogate = HammingProcess() if pruner.surrogate is None else pruner.surrogate
         selector = SurrogateSearch() if pruner.selector is None else pruner.selector
         check_parts(sampler, surrogate, selector)
+        check_compensation(pruner.compensation)
         try_surrogate(surrogate)
         check_confidence(pruner.confidence)
         return cls(

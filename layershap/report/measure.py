@@ -81,23 +81,13 @@ def measure_outcome(
         _record(each, len(stack), scores[i], speeds[i])
         for i, (each, stack) in enumerate(((model, whole), (pruned, rest)))
     )
-    return PruningOutcome(
-        missing, before, after, current_environment(pruned), compensation_between(model, pruned, missing)
-    )
+    return PruningOutcome(missing, before, after, current_environment(pruned), compensation_between(model, pruned))
 
 
-def compensation_between(model: nn.Module, pruned: nn.Module, removed: Sequence[int]) -> CompensationRecord | None:
-    """What a compensation changed in `pruned`, which is `model` without the layers `removed`; None if nothing.
-
-    A checkpoint keeps the method's name only: its record holds no token, no change and losses of NaN.
-    """
-    record, method = compensation_record(pruned), compensation_of(pruned)
-    if method is None or compensation_of(model) is not None:  # what `model` had too is no change since
-        return None
-    if record is not None:
-        return record
-    unknown = float("nan")
-    return CompensationRecord(method, tuple(removed), (), unknown, unknown, 0, 0, {})
+def compensation_between(model: nn.Module, pruned: nn.Module) -> CompensationRecord | None:
+    """What a compensation changed in `pruned` since it was pruned from `model`; None if nothing."""
+    # What `model` had too is no change since.
+    return None if compensation_of(model) is not None else compensation_record(pruned)
 
 
 def compensated_removal(pruned: nn.Module, n_removed: int) -> tuple[int, ...] | None:

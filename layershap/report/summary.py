@@ -142,29 +142,25 @@ def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
 
 def compensation_table(record: CompensationRecord, title: str) -> Table:
     """What was changed in the kept layers, measured on which text, and what it gained there."""
-    rows: list[tuple[Cell, ...]] = [("method", record.method)]
-    if known(record):
-        changes = [f"layer {change.layer} {change.module}".rstrip() + f": {change.kind}" for change in record.changes]
-        rows += [
-            ("text", f"{record.n_tokens:,} tokens to fit to, {record.n_held_out:,} held out, {describe(record.text)}"),
-            ("changes", f"{len(changes)}" + "".join(f"; {change}" for change in changes)),
-            ("loss on the held-out part", f"{record.loss_before:.4f} -> {record.loss_after:.4f} nats per token"),
-            ("perplexity there", f"{_perplexity(record.loss_before)} -> {_perplexity(record.loss_after)}"),
-            *[("left alone", note) for note in record.notes],
-        ]
+    changes = [f"layer {change.layer} {change.module}".rstrip() + f": {change.kind}" for change in record.changes]
+    of_text = f", {describe(record.text)}" if record.text else ""  # a checkpoint doesn't keep whose text it was
+    rows: list[tuple[Cell, ...]] = [
+        ("method", record.method),
+        ("text", f"{record.n_tokens:,} tokens to fit to, {record.n_held_out:,} held out{of_text}"),
+        ("changes", f"{len(changes)}" + "".join(f"; {change}" for change in changes)),
+        ("loss on the held-out part", f"{record.loss_before:.4f} -> {record.loss_after:.4f} nats per token"),
+        ("perplexity there", f"{_perplexity(record.loss_before)} -> {_perplexity(record.loss_after)}"),
+        *[("left alone", note) for note in record.notes],
+    ]
     note = (
         "changes: of the kept layers' weights; layers are counted as before the removal. The held-out part chose among "
         "the changes, so its loss flatters them a little."
-        if known(record)
-        else "The model was read from a checkpoint, which keeps the name of the method and not what it did."
     )
     return Table(title, ("", "what"), tuple(rows), note)
 
 
 def compensation_sentence(record: CompensationRecord) -> str:
     """In a line or two: whether the kept layers' weights are those that they had."""
-    if not known(record):
-        return f"Weights of the kept layers were changed by {record.method}, to make up for the removed ones."
     text = f"{record.n_tokens:,} tokens of calibration text, {record.n_held_out:,} others held out"
     if not record.changes:
         return f"{record.method}, on {text}, found no change that lowers the loss: the kept layers are unchanged."
@@ -174,11 +170,6 @@ def compensation_sentence(record: CompensationRecord) -> str:
         f"on these {record.loss_before:.4f} -> {record.loss_after:.4f} nats per token (perplexity "
         f"{_perplexity(record.loss_before)} -> {_perplexity(record.loss_after)})."
     )
-
-
-def known(record: CompensationRecord) -> bool:
-    """Whether a record tells more than the name of the method, which is all that a checkpoint keeps."""
-    return record.n_tokens > 0
 
 
 def _perplexity(loss: float) -> str:
