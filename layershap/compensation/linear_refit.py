@@ -94,6 +94,11 @@ class LinearRefit(BaseEstimator):
         ----------
         removal : Removal
             The model, the layers that will go, and the text.
+
+        Returns
+        -------
+        Any
+            What `apply` needs.
         """
         if self.scope not in ("gaps", "all"):
             raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
@@ -140,6 +145,11 @@ class LinearRefit(BaseEstimator):
             The layers that stayed.
         measured : Any
             What `measure` returned.
+
+        Returns
+        -------
+        CompensationRecord
+            What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
         refits = {refit.place: refit for refit in measured.refits}

@@ -176,4 +176,9 @@ class ScalesSkippedLayers(Protocol):
             Its layers.
         calibration : Calibration
             All calibration sequences.
+
+        Returns
+        -------
+        ndarray [L] or None
+            The scales.
         """

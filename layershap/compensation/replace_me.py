@@ -74,6 +74,11 @@ class ReplaceMe(BaseEstimator):
         ----------
         removal : Removal
             The model, the layers that will go, and the text.
+
+        Returns
+        -------
+        Any
+            What `apply` needs.
         """
         fitted, held_out = split(removal.calibration, self.held_out)
         gaps = [gap for gap in removal.gaps if gap.before >= 0]
@@ -133,6 +138,11 @@ class ReplaceMe(BaseEstimator):
             The layers that stayed.
         measured : Any
             What `measure` returned.
+
+        Returns
+        -------
+        CompensationRecord
+            What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
         with quiet(pruned):

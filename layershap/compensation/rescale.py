@@ -84,6 +84,11 @@ class Rescale(BaseEstimator):
         ----------
         removal : Removal
             The model, the layers that will go, and the text.
+
+        Returns
+        -------
+        Any
+            What `apply` needs.
         """
         fitted, held_out = split(removal.calibration, self.held_out)
         scales_L = layer_scales(removal.model, removal.stack, fitted)
@@ -108,6 +113,11 @@ class Rescale(BaseEstimator):
             The layers that stayed.
         measured : Any
             What `measure` returned.
+
+        Returns
+        -------
+        CompensationRecord
+            What was changed, and the loss before and after.
         """
         used: dict[int, float] = {}
         changes: list[WeightChange] = []
