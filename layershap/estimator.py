@@ -36,17 +36,17 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     max_remove_ : int
         Largest number of layers that `transform` accepts.
     calibration_ : Calibration or None
-        Token ids that a compensation is measured on; None if `fit` was given no text and has no compensation.
+        Token ids that a compensation is measured on; None for a baseline that was fitted without one.
     """
 
     n_remove: Any  # int, fraction or None: checked where it is used
     copy: bool
-    compensation: Compensation | None
+    compensation: Compensation | None = None
     layers: PlayersArgument
     n_layers_in_: int
     removable_: MaskArray
     max_remove_: int
-    calibration_: Calibration | None
+    calibration_: Calibration | None = None
 
     def __init_subclass__(cls) -> None:
         # scikit-learn would wrap each subclass's `transform` to make arrays of what it returns.
@@ -98,8 +98,17 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} players (layers, or "
                 f"sublayers), the model given has {len(players)}; fit it on that model"
             )
-        compensating = None if self.compensation is None else Compensating(self.compensation, self.calibration_)
+        compensating = None if self.compensation is None else self._compensating()
         return remove_players(model, layers, players, copy=self.copy, compensating=compensating)
+
+    def _compensating(self) -> Compensating:
+        """The compensation with the text that `fit` kept for it."""
+        if self.compensation is None or self.calibration_ is None:
+            raise ValueError(
+                f"this {type(self).__name__} was fitted without a compensation, so it kept no text to measure one on; "
+                "fit it again, with compensation="
+            )
+        return Compensating(self.compensation, self.calibration_)
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
         """Return the layers that `transform` would remove.

@@ -13,9 +13,11 @@ from layershap.calibration import Calibration
 from layershap.comparison.result import Choice, Cost
 from layershap.compensation import Compensation
 from layershap.estimator import ModelPruner
+from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 from layershap.game.players import GameModel
 from layershap.model.stack import LayerStack
 from layershap.surgery import remove_layers
+from layershap.warning import warn_user
 
 Measure = Callable[[GameModel, Mapping[tuple[str, int], tuple[int, ...]]], list[Choice]]
 """Measures a model without the layers of each choice, by (method, n_remove)."""
@@ -45,7 +47,10 @@ class CompensatedMethod:
     def measured(
         self, whole: GameModel, chosen: Mapping[tuple[str, int], tuple[int, ...]], measure: Measure, cost: Cost
     ) -> tuple[list[Choice], Cost]:
-        """The choices, measured, and the method's cost with the seconds of the compensation."""
+        """The choices, measured, and the method's cost with the seconds of the compensation.
+
+        A removal that can't be compensated is left out, with a warning that says why.
+        """
         assert isinstance(whole.players, LayerStack)
         found = []
         seconds = 0.0
@@ -53,16 +58,21 @@ class CompensatedMethod:
             if chooser != self.chooser:
                 continue
             start = time.perf_counter()
-            pruned: nn.Module = remove_layers(
-                whole.model,
-                layers,
-                stack=whole.players,
-                check=False,
-                compensation=self.compensation,
-                calibration=self.calibration,
-            )
-            seconds += time.perf_counter() - start
-            [choice] = measure(GameModel.of(pruned), {(self.name, n_remove): ()})
+            try:
+                pruned: nn.Module = remove_layers(
+                    whole.model,
+                    layers,
+                    stack=whole.players,
+                    check=False,
+                    compensation=self.compensation,
+                    calibration=self.calibration,
+                )
+            except (UnsupportedModelError, SurgeryCheckError) as error:
+                warn_user(f"{self.name} is left out for {n_remove} layers: {error}")
+                continue
+            finally:
+                seconds += time.perf_counter() - start
+            [choice] = measure(GameModel.of(pruned, whole.players.path or None), {(self.name, n_remove): ()})
             found.append(replace(choice, layers=layers))
         return found, replace(cost, seconds=None if cost.seconds is None else cost.seconds + seconds)
 
@@ -85,8 +95,9 @@ def check_compensations(compensations: Any, methods: Mapping[str, Any], calibrat
     for name, compensation in compensations.items():
         if isinstance(compensation, type) or not isinstance(compensation, Compensation):
             raise TypeError(f"compensations[{name!r}] must have the methods measure and apply, got {compensation!r}")
-        taken = [f"{method} + {name}" for method in methods if f"{method} + {name}" in methods]
-        if taken:
-            raise ValueError(f"a method and a compensated one can't both be named {taken[0]!r}; rename the method")
+    names = [*methods, *(f"{method} + {name}" for method in methods for name in compensations)]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"two rows would be named {twice[0]!r}; rename the method or the compensation")
     if compensations and not calibration_given:
         raise ValueError("compensations are measured on calib_data, got None")

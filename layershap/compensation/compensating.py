@@ -76,9 +76,13 @@ class Compensating:
         """Change the weights of the pruned model, whose `layers` are those that stayed, and keep the record on it."""
         stack = find_layers(pruned, layers, causal=False)
         record = self.compensation.apply(pruned, stack, measured)
+        if not isinstance(record, CompensationRecord):
+            raise TypeError(
+                f"{type(self.compensation).__name__}.apply must return a CompensationRecord, got {record!r}"
+            )
         base = base_model(pruned)
         setattr(base, _ATTRIBUTE, record)
-        if hasattr(base, "config"):
+        if hasattr(base, "config") and record.changes:
             # A checkpoint says what was done to it, not whose text that was.
             setattr(base.config, _CONFIG_FIELD, asdict(replace(record, text={})))
         return record
@@ -106,13 +110,23 @@ def compensation_record(model: nn.Module) -> CompensationRecord | None:
     if record is not None:
         return record
     stored = getattr(getattr(base, "config", None), _CONFIG_FIELD, None)
-    return None if stored is None else record_from(stored)
+    return record_from(stored) if isinstance(stored, dict) else None
 
 
 def compensation_of(model: nn.Module) -> str | None:
-    """Name of the compensation that a model has had, also before it was saved and loaded; None if none."""
+    """Name of the compensation that changed a model's weights, also before it was saved and loaded; None if none."""
     record = compensation_record(model)
-    return None if record is None else record.method
+    if record is not None:
+        return record.method if record.changes else None
+    return getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+
+
+def forget_record(pruned: nn.Module) -> None:
+    """Keep only the method's name on a model that more layers go from: the record is of the model before."""
+    method, base = compensation_of(pruned), base_model(pruned)
+    vars(base).pop(_ATTRIBUTE, None)
+    if method is not None and hasattr(base, "config"):
+        setattr(base.config, _CONFIG_FIELD, method)
 
 
 def skip_scales_of(

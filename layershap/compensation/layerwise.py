@@ -96,6 +96,15 @@ def real_tokens(tokens: Tokens, calibration: Calibration) -> list[Tensor]:
     return [torch.arange(block.ids_BT.shape[1]) < lengths_S[block.rows, None] for block in tokens.blocks]
 
 
+def check_layout(hidden: Tensor, ids_BT: Tensor) -> None:
+    """Raise `UnsupportedModelError` unless hidden states are [B, T, D], so that padding can be told from text."""
+    if hidden.dim() != 3 or hidden.shape[:2] != ids_BT.shape:
+        raise UnsupportedModelError(
+            f"a compensation by regression needs hidden states [B, T, D]; the model's have shape {tuple(hidden.shape)} "
+            f"for ids of shape {tuple(ids_BT.shape)}"
+        )
+
+
 @contextmanager
 def quiet(model: nn.Module) -> Iterator[None]:
     """Without gradients and dropout. Weights may be changed in place."""

@@ -15,8 +15,8 @@ from layershap.exceptions import UnsupportedModelError
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a plain linear layer."""
-    return isinstance(module, nn.Linear | Conv1D)
+    """Whether a module is a linear layer whose weight is its own parameter, not made of others (weight norm)."""
+    return isinstance(module, nn.Linear | Conv1D) and module._parameters.get("weight") is not None
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LinearLayer:
         if not is_linear(module):
             raise UnsupportedModelError(
                 f"the last module of {where} that writes to the residual stream must be a linear layer to be refitted, "
-                f"it is a {type(module).__name__}; Rescale changes these too"
+                f"it is a {type(module).__name__}; Rescale may serve"
             )
         return cls(module)
 
@@ -72,7 +72,7 @@ class LinearLayer:
         """Set the weights to `base` plus a change."""
         weight_DF, bias_D = base
         if change_DF is None:
-            change_DF = torch.zeros(weight_DF.shape[0], self.n_inputs, device=weight_DF.device)
+            change_DF = torch.zeros(weight_DF.shape[0], self.n_inputs, dtype=torch.float32, device=weight_DF.device)
         n_weights = weight_DF.shape[1]
         self.weight_DF.copy_(weight_DF + change_DF[:, :n_weights])
         if bias_D is not None and self.bias_D is not None:

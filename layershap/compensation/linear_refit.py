@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import split
-from layershap.compensation.layerwise import Layerwise, in_blocks, quiet, states_at
+from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, states_at
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
@@ -102,8 +103,8 @@ class LinearRefit(BaseEstimator):
         """
         if self.scope not in ("gaps", "all"):
             raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
-        if not self.ridges or not all(ridge > 0 for ridge in self.ridges):
-            raise ValueError(f"ridges must be positive numbers, got {self.ridges!r}")
+        if np.ndim(self.ridges) != 1 or not len(self.ridges) or not all(ridge > 0 for ridge in self.ridges):
+            raise ValueError(f"ridges must be positive numbers, (1.0, 0.1) say, got {self.ridges!r}")
         fitted, held_out = split(removal.calibration, self.held_out)
         with quiet(removal.model):
             refits = self._refits(removal)
@@ -112,6 +113,7 @@ class LinearRefit(BaseEstimator):
                 tokens = in_blocks(removal.model, fitted)
                 for states in states_at(removal.model, removal.stack, tokens, targets.keys()):
                     for boundary, state in states.items():
+                        check_layout(state, tokens.blocks[len(targets[boundary])].ids_BT)
                         targets[boundary].append(state.cpu())
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
@@ -122,7 +124,8 @@ class LinearRefit(BaseEstimator):
     def _refits(self, removal: Removal) -> list[_Refit]:
         kept, gaps = removal.kept, removal.gaps
         after = {gap.before: gap.stop for gap in gaps if gap.before >= 0}
-        places = sorted(after) if self.scope == "gaps" else range(min(after, default=len(kept)), len(kept))
+        first = max(min(gap.before for gap in gaps), 0)
+        places = sorted(after) if self.scope == "gaps" else range(first, len(kept))
         finder = WriteFinder(removal.model, removal.stack) if places else None
         found = []
         for place in places:
@@ -189,15 +192,19 @@ class LinearRefit(BaseEstimator):
         base = linear.snapshot()
         best: tuple[float | None, float, Tensor | None] = (None, loss, None)
         previous = float("inf")
-        for ridge in sorted(self.ridges, reverse=True):
-            change_DF = regression.change(ridge).float()
-            linear.set(base, change_DF)
-            found = loss_of()
-            if found < best[1]:
-                best = (ridge, found, change_DF)
-            if found > previous:
-                break
-            previous = found
+        try:
+            for ridge in sorted(self.ridges, reverse=True):
+                change_DF = regression.change(ridge).float()
+                linear.set(base, change_DF)
+                found = loss_of()
+                if found < best[1]:
+                    best = (ridge, found, change_DF)
+                if found > previous:
+                    break
+                previous = found
+        except BaseException:
+            linear.set(base)
+            raise
         linear.set(base, best[2])
         return best[0], best[1]
 
@@ -211,9 +218,9 @@ def _regression(
     seen: list[Tensor] = []
 
     def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        def forward(inputs: Tensor) -> Any:
-            seen.append(inputs)
-            return original(inputs)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            seen.extend([*args, *kwargs.values()])
+            return original(*args, **kwargs)
 
         return forward
 
@@ -222,10 +229,10 @@ def _regression(
         with patched([linear.module], record):
             after_BTD = layerwise.block_through(refit.place, block, state).hidden
         real_BT = layerwise.real[block].to(device)
-        if after_BTD.shape[:2] != real_BT.shape or len(seen) != 1:
+        if len(seen) != 1:
             raise UnsupportedModelError(
-                f"a refit needs hidden states [B, T, D] and one call of {refit.module} in layer {refit.layer}; got "
-                f"states of shape {tuple(after_BTD.shape)} and {len(seen)} calls"
+                f"a refit needs one call of {refit.module} in layer {refit.layer} with its input alone; got "
+                f"{len(seen)} arguments or calls"
             )
         real_N = real_BT.flatten()
         target_ND = target_BTD.to(device).flatten(0, 1)[real_N].float()

@@ -23,8 +23,8 @@ class StreamedRidge:
     """
 
     def __init__(self, n_inputs: int, n_outputs: int, device: torch.device) -> None:
-        self._gram_FF = torch.zeros(n_inputs, n_inputs, device=device)
-        self._moment_FD = torch.zeros(n_inputs, n_outputs, device=device)
+        self._gram_FF = torch.zeros(n_inputs, n_inputs, dtype=torch.float32, device=device)
+        self._moment_FD = torch.zeros(n_inputs, n_outputs, dtype=torch.float32, device=device)
         self.n_tokens = 0
 
     def add(self, inputs_NF: Tensor, missing_ND: Tensor, weights_N: Tensor) -> None:

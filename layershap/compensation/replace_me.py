@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import split
-from layershap.compensation.layerwise import Layerwise, in_blocks, quiet, real_tokens, states_at
+from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, real_tokens, states_at
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder
-from layershap.exceptions import UnsupportedModelError
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 
@@ -97,8 +96,8 @@ class ReplaceMe(BaseEstimator):
         written: dict[int, Tensor] = {}
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-            def forward(inputs: Tensor) -> Any:
-                written[index] = original(inputs)
+            def forward(*args: Any, **kwargs: Any) -> Any:
+                written[index] = original(*args, **kwargs)
                 return written[index]
 
             return forward
@@ -111,10 +110,7 @@ class ReplaceMe(BaseEstimator):
             for states, real_BT in zip(blocks, real_tokens(tokens, fitted), strict=True):
                 for index, gap in enumerate(gaps):
                     before, after = states[gap.first], states[gap.stop]
-                    if before.shape[:2] != real_BT.shape:
-                        raise UnsupportedModelError(
-                            f"ReplaceMe needs hidden states [B, T, D], got shape {tuple(before.shape)}"
-                        )
+                    check_layout(before, real_BT)
                     if len(regressions) == index:
                         width = before.shape[-1]
                         regressions.append(StreamedRidge(width, width, before.device))

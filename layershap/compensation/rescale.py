@@ -5,8 +5,8 @@ Shapes: L layers, B rows, T tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,8 +97,8 @@ class Rescale(BaseEstimator):
         factors = {place: factor for place, factor in factors.items() if place < len(kept)}
         scalings = {}
         with quiet(removal.model):
+            finder = WriteFinder(removal.model, removal.stack)  # refuses layers that can't be run one by one
             if factors:
-                finder = WriteFinder(removal.model, removal.stack)
                 scalings = {place: finder.scalings(kept[place]) for place in range(min(factors), len(kept))}
         return _Measured(removal.removed, kept, held_out, int(fitted.lengths_S.sum()), factors, scalings)
 
@@ -131,9 +131,10 @@ class Rescale(BaseEstimator):
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
             if used:
-                fold(pruned, stack, used, measured.scalings)
-                folded = held_out.loss(0, held_out.start())
-                _check_loss(pruned, folded, loss)
+                with kept_if_it_fails(stack, measured.scalings):
+                    fold(pruned, stack, used, measured.scalings)
+                    folded = held_out.loss(0, held_out.start())
+                    _check_loss(pruned, folded, loss)
                 loss, changes[-1] = folded, replace(changes[-1], loss=folded)
         return CompensationRecord(
             type(self).__name__,
@@ -145,6 +146,23 @@ class Rescale(BaseEstimator):
             int(measured.held_out.lengths_S.sum()),
             measured.held_out.provenance,
         )
+
+
+@contextmanager
+def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[None]:
+    """Give the weights that are scaled inside their old values back, should anything be raised."""
+    old = {
+        parameter: parameter.detach().clone()
+        for place, found in scalings.items()
+        for scaling in found
+        for parameter in scaling.parameters_of(stack.layers[place])
+    }
+    try:
+        yield
+    except BaseException:
+        for parameter, value in old.items():
+            parameter.copy_(value)
+        raise
 
 
 def multiplied(stack: LayerStack, factors: Mapping[int, float]) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ Shapes: N values of a probe state, K modules, D hidden size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,10 +78,13 @@ class Scaling:
 
     def apply(self, layer: nn.Module, scale: float) -> None:
         """Scale what the module of this layer writes, in place."""
-        module = layer.get_submodule(self.module)
-        for name in self.parameters:
-            parameter = module.get_parameter(name)
+        for parameter in self.parameters_of(layer):
             parameter.copy_(self.scaled(parameter, scale))
+
+    def parameters_of(self, layer: nn.Module) -> list[nn.Parameter]:
+        """The parameters themselves."""
+        module = layer.get_submodule(self.module)
+        return [module.get_parameter(name) for name in self.parameters]
 
     def scaled(self, parameter: Tensor, scale: float) -> Tensor:
         """The parameter with which the module's output is `scale` times what it was."""
@@ -100,6 +104,7 @@ class WriteFinder:
 
     def __init__(self, model: nn.Module, stack: LayerStack) -> None:
         self._stack = stack
+        self._owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
         self._half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator)
@@ -129,10 +134,11 @@ class WriteFinder:
                 f"supported). Tried: {sorted({name for name, _ in candidates})}"
             )
         for write in writes:
-            weights = set(module.get_submodule(write.name).parameters())
-            if any(weights & set(other.parameters()) for other in self._stack.layers if other is not module):
+            part = module.get_submodule(write.name)
+            shared = any(part in set(layer.modules()) for layer in self._stack.layers if layer is not module)
+            if shared or any(self._owners[id(p)] > 1 for p in part.parameters()):
                 raise UnsupportedModelError(
-                    f"{write.name} of {where} belongs to other layers too, so a compensation can't change it for one"
+                    f"{write.name} of {where} belongs to other modules too, so a compensation can't change it for one"
                 )
             if is_quantized(module.get_submodule(write.name)):
                 raise UnsupportedModelError(
@@ -221,7 +227,8 @@ class WriteFinder:
         columns_NK = torch.stack([*(output_N for _, output_N in candidates), entered_N], dim=1)
         weights_K = _least_squares(columns_NK, written_N)
         share_K = weights_K.abs() * columns_NK.square().mean(dim=0).sqrt() / scale
-        chosen = [k for k in range(len(names)) if share_K[k] > tolerance]
+        # Weights are means over many values: surer than the values, which half precision rounds.
+        chosen = [k for k in range(len(names)) if share_K[k] > tolerance / 6]
         if share_K[-1] > tolerance or not chosen or len({names[k] for k in chosen}) < len(chosen):
             return None
         weights = _least_squares(columns_NK[:, chosen], written_N)

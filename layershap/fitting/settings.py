@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
+from layershap.compensation import Compensation
 from layershap.compensation.compensating import check_compensation
 from layershap.fitting.definitions import StratifiedValues, check_values
 from layershap.fitting.masks import check_confidence, check_parts, try_surrogate
@@ -31,7 +32,7 @@ class FitSettings:
     ----------
     sampler, surrogate, selector, values
         The parts; the sampler is a copy that may learn.
-    n_masks, max_remove, n_remove, protect, confidence
+    n_masks, max_remove, n_remove, protect, confidence, compensation
         As `LayerPruner` describes them.
     """
 
@@ -44,6 +45,7 @@ class FitSettings:
     n_remove: int | float | None
     protect: Sequence[int]
     confidence: float
+    compensation: Compensation | None
 
     @classmethod
     def of(cls, pruner: LayerPruner) -> FitSettings:
@@ -76,6 +78,7 @@ class FitSettings:
             n_remove=pruner.n_remove,
             protect=pruner.protect,
             confidence=float(pruner.confidence),
+            compensation=pruner.compensation,
         )
 
     def text(self, calib_data: Any, tokenizer: Any, utility: UtilityLike | None) -> tuple[TextParts, UtilityLike]:
@@ -85,6 +88,11 @@ class FitSettings:
         it in one part.
         """
         calibration, chosen = sequences_and_utility(calib_data, tokenizer, utility)
+        if self.compensation is not None and isinstance(chosen, Utility) and tied_to_sequences(chosen):
+            raise ValueError(
+                "a compensation is measured on text, and a task's sequences hold wrong answers too: fit without one, "
+                "then remove_layers(model, pruner.removed_layers(n), compensation=..., calibration=text)"
+            )
         divisible = isinstance(chosen, Utility) and not tied_to_sequences(chosen)
         searches = isinstance(self.selector, SearchingSelector) and divisible
         held_back = float(self.selector.held_back) if searches and isinstance(self.selector, HoldsBack) else 0.0

@@ -125,7 +125,7 @@ def kept_modules(pruned: nn.Module, site: Location, removed: Sequence[int]) -> l
     gone = {site.positions[i] for i in removed}
     container: Any = pruned.get_submodule(site.path)
     places = [place for place in range(site.n_places) if place not in gone]
-    return [container[new] for new, old in enumerate(places) if old in site.positions]
+    return [container[places.index(place)] for place in site.positions if place not in gone]
 
 
 def delete_sublayers(pruned: nn.Module, site: Location, removed: Sequence[Sublayer]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.compensating import Compensating
+from layershap.compensation.compensating import Compensating, forget_record
 from layershap.compensation.protocol import Compensation
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
 from layershap.model.agreement import plain_logits
@@ -122,6 +122,8 @@ def remove_layers(
     if isinstance(stack, SublayerStack):
         raise TypeError("remove_layers takes a LayerStack; remove_sublayers removes the players of a SublayerStack")
     found = find_layers(model, stack, causal=False)
+    if compensation is None and calibration is not None:
+        raise ValueError("calibration is the text of a compensation: give one, such as compensation=LinearRefit()")
     compensated = None if compensation is None else Compensating(compensation, calibration)
     return remove_players(model, layers, found, copy=copy, check=check, compensating=compensated)
 
@@ -228,7 +230,9 @@ def remove_players(
         )
     if depth.generation:
         check_generation(pruned, intact, what)
-    if compensating is not None:
+    if compensating is None:
+        forget_record(pruned)
+    else:
         compensating.apply(pruned, kept_modules(pruned, site, whole), measured)
         logits_BTV = None if logits_BTV is None else plain_logits(pruned)
     recipe = pruning_recipe(pruned)
