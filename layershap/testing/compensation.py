@@ -55,8 +55,8 @@ class CompensationContract(Contract):
     def test_it_tells_the_truth(self) -> None:
         """The losses of the record are those of the models on some of the calibration text."""
         part, model = self.make(), _model()
-        record = compensation_record(_pruned(part, model))
-        name = type(part).__name__
+        pruned = _pruned(part, model)
+        record, name = compensation_record(pruned), type(part).__name__
         require(
             isinstance(record, CompensationRecord), f"{name}.apply must return a CompensationRecord, got {record!r}"
         )
@@ -71,6 +71,14 @@ class CompensationContract(Contract):
         require(
             not losses or abs(losses[-1] - record.loss_after) < 1e-6,
             f"{name} must record the loss after its last change as loss_after, got {losses} and {record.loss_after}",
+        )
+
+        plain = remove_layers(model, _REMOVED, check=False).state_dict()
+        changed = [key for key, value in pruned.state_dict().items() if not torch.equal(value, plain[key])]
+        require(
+            bool(changed) == bool(record.changes),
+            f"{name} must record changes if, and only if, it changes weights; it changed {changed} and recorded "
+            f"{record.changes}",
         )
 
     def test_it_is_repeatable(self) -> None:
@@ -91,10 +99,13 @@ class CompensationContract(Contract):
         """What was measured holds no reference to the model."""
         part, model = self.make(), _model()
         measured = part.measure(Removal(model, find_layers(model), _REMOVED, _text()))
-        watched = weakref.ref(model)
+        watched = [weakref.ref(module) for module in model.modules()]
         del model
         gc.collect()
-        require(measured is not None and watched() is None, f"{type(part).__name__}.measure must not keep the model")
+        require(
+            not any(reference() is not None for reference in watched),
+            f"{type(part).__name__}.measure must not keep the model, or a layer of it, in {type(measured).__name__}",
+        )
 
 
 def check_compensation(compensation: Any) -> None:
