@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,13 +20,15 @@ from layershap.compensation import (
     LinearRefit,
     Rescale,
     compensation_of,
+    compensation_record,
 )
-from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.datasets import load_calibration_text, load_task, load_tiny_gpt2
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
+from layershap.tasks import multiple_choice
 
 from .architectures.build import build
 from .helpers.compensation import REMOVED, compensated, loss, random_text
-from .helpers.surgery import generate, logits
+from .helpers.surgery import generate, logits, state
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +38,15 @@ def text(gpt2):
 
 @pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(ridges=(1.0, 0.1))])
 def test_the_result_is_a_plain_checkpoint(gpt2, text, tmp_path, compensation):
-    small = compensated(gpt2[0], compensation, text)
+    small = compensated(gpt2[0], compensation, text, [1, 2, 3, 4])
     small.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert torch.equal(logits(loaded), logits(small))
     assert torch.equal(generate(loaded, use_cache=True), generate(small, use_cache=False))
     assert compensation_of(loaded) == type(compensation).__name__
+    record = compensation_record(small)
+    assert record.changes
+    assert compensation_record(loaded) == replace(record, text={})  # a checkpoint doesn't keep whose text it was
 
 
 def test_in_place_is_the_same(gpt2, text):
@@ -111,6 +117,107 @@ def test_a_second_compensation_is_refused(gpt2, text, tmp_path):
         assert len(remove_layers(model, [3]).transformer.h) == 10
 
 
+def test_a_record_is_of_one_removal(gpt2, text):
+    """What goes later, without a compensation, leaves the method's name and no figures of another model."""
+    small = compensated(gpt2[0], Rescale(), text, [1, 2, 3, 4])
+    smaller = remove_layers(small, [5])
+    assert compensation_record(smaller) is None
+    assert compensation_of(smaller) == "Rescale"
+    assert compensation_record(small).removed == (1, 2, 3, 4)
+
+
+def test_a_compensation_that_changes_nothing_is_none(gpt2, text):
+    """Layer 0 alone: there is no layer before it to refit."""
+    small = compensated(gpt2[0], LinearRefit(ridges=(1.0,)), text, [0])
+    assert compensation_of(small) is None
+    assert compensation_record(small).notes
+    assert compensation_record(compensated(small, Rescale(), text, [2])).method == "Rescale"
+
+
+def test_an_interrupted_refit_leaves_the_pruned_model(gpt2, text):
+    model = load_tiny_gpt2()[0]
+    expected = state(remove_layers(model, REMOVED))
+
+    class Interrupted(LinearRefit):
+        def _strength(self, linear, regression, loss_of, loss):
+            def stop():
+                raise KeyboardInterrupt
+
+            return super()._strength(linear, regression, stop, loss)
+
+    with pytest.raises(KeyboardInterrupt):
+        remove_layers(model, REMOVED, copy=False, compensation=Interrupted(ridges=(1.0,)), calibration=text)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_what_cannot_be_compensated_is_left_out_of_a_comparison():
+    model = build("gemma2")
+    text = random_text(model)
+    compensations = {"refit": LinearRefit(ridges=(1.0,)), "scale": Rescale()}
+    with pytest.warns(UserWarning, match=r"last \+ refit is left out for 2 layers: .*must be a linear layer"):
+        found = compare(model, text, text, {"last": LastLayers()}, [2], compensations=compensations)
+    assert [choice.method for choice in found.choices] == ["last", "last + scale"]
+
+
+class Writer(nn.Module):
+    """A layer that writes to the residual stream by one linear layer after a norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.down = nn.LayerNorm(16), nn.Linear(16, 16)
+
+    def forward(self, hidden):
+        return hidden + self.down(input=torch.tanh(self.norm(hidden)))
+
+
+class Writers(nn.Module):
+    """A causal model whose layers no rule finds: they lie in no ModuleList."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.blocks = nn.Embedding(128, 16), nn.Sequential(*(Writer() for _ in range(5)))
+        self.head = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 128))
+
+    def forward(self, ids):
+        return self.head(self.blocks(self.embedding(ids)))
+
+
+def test_layers_that_no_rule_finds_are_compared_all_the_same():
+    """And a linear layer that is called by keyword is refitted."""
+    model = Writers().eval()
+    ids = torch.randint(0, 128, (12, 24), generator=torch.Generator().manual_seed(1))
+    compensations = {"scale": Rescale(), "refit": LinearRefit(ridges=(1.0,))}
+    text = Calibration(ids, ids.clone())
+    found = compare(model, text, text, {"last": LastLayers()}, [2], layers="blocks", compensations=compensations)
+    assert [choice.method for choice in found.choices] == ["last", "last + scale", "last + refit"]
+
+
+def test_weights_made_of_others_are_refused():
+    model = Writers().eval()
+    nn.utils.parametrizations.weight_norm(model.blocks[1].down)
+    ids = torch.randint(0, 128, (12, 24), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UnsupportedModelError, match="must be a linear layer to be refitted"):
+        remove_layers(model, [2], stack="blocks", compensation=LinearRefit(), calibration=Calibration(ids, ids.clone()))
+
+
+def test_a_task_is_no_text(gpt2):
+    task = multiple_choice(load_task("copa")[:4], gpt2[1])
+    with pytest.raises(ValueError, match="a task's sequences hold wrong answers too"):
+        LayerPruner(compensation=LinearRefit()).fit(gpt2[0], task)
+
+
+def test_text_without_a_compensation_is_refused(gpt2, text):
+    with pytest.raises(ValueError, match="calibration is the text of a compensation"):
+        remove_layers(gpt2[0], [3], calibration=text)
+
+
+def test_a_baseline_fitted_without_a_compensation_kept_no_text(gpt2, text):
+    short = ShortGPT().fit(gpt2[0], text).set_params(compensation=LinearRefit())
+    with pytest.raises(ValueError, match="kept no text"):
+        short.transform(gpt2[0], 1)
+
+
 def test_one_sequence_is_too_few(gpt2, text):
     one = Calibration(text.ids_ST[:1], text.labels_ST[:1])
     with pytest.raises(ValueError, match="needs two at least; got 1"):
@@ -174,7 +281,7 @@ def test_weights_that_layers_share_are_refused(text):
     model = load_tiny_gpt2()[0]
     model.transformer.h[7].mlp.c_proj = model.transformer.h[2].mlp.c_proj
     for compensation in (LinearRefit(), Rescale()):
-        with pytest.raises(UnsupportedModelError, match="belongs to other layers too"):
+        with pytest.raises(UnsupportedModelError, match="belongs to other modules too"):
             remove_layers(
                 model, [3 if isinstance(compensation, LinearRefit) else 1], compensation=compensation, calibration=text
             )

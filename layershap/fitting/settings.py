@@ -17,6 +17,7 @@ from layershap.protocols import HoldsBack, Parametrised, Sampler, SearchingSelec
 from layershap.samplers import StratifiedSampler
 from layershap.selection import SurrogateSearch
 from layershap.surrogates import HammingProcess
+from layershap.tasks import Task
 from layershap.tasks.data import UtilityLike, sequences_and_utility
 from layershap.utilities.mixture import tied_to_sequences
 
@@ -88,7 +89,7 @@ class FitSettings:
         it in one part.
         """
         calibration, chosen = sequences_and_utility(calib_data, tokenizer, utility)
-        if self.compensation is not None and isinstance(chosen, Utility) and tied_to_sequences(chosen):
+        if self.compensation is not None and isinstance(calib_data, Task):
             raise ValueError(
                 "a compensation is measured on text, and a task's sequences hold wrong answers too: fit without one, "
                 "then remove_layers(model, pruner.removed_layers(n), compensation=..., calibration=text)"
