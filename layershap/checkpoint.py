@@ -25,9 +25,9 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
-from layershap.model.agreement import plain_logits, relative_difference, tolerance
+from layershap.model.agreement import MODEL_ERRORS, plain_logits, relative_difference, tolerance
 from layershap.model.io import base_model, holds_adapters, is_quantized
-from layershap.surgery.check import MODEL_ERRORS, check_depth
+from layershap.surgery.check import check_depth
 from layershap.surgery.rebuild import rebuild
 from layershap.surgery.recipe import PruningRecipe, current_recipe
 from layershap.surgery.recipe_file import (

@@ -80,6 +80,15 @@ def test_routed_experts_are_scaled_by_their_last_matrices_and_not_refitted():
         remove_layers(model, [1], compensation=LinearRefit(), calibration=random_text(model))
 
 
+def test_layers_that_read_what_earlier_ones_computed_are_refused():
+    """Layer 4 shares the keys and values of an earlier layer."""
+    model = build("gemma4_text")
+    with quiet(model):
+        finder = WriteFinder(model, find_layers(model))
+        with pytest.raises(UnsupportedModelError, match="can't be run without the layers before it"):
+            finder.of(4)
+
+
 # -- Rescale ---------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from layershap.calibration import Calibration
 from layershap.compensation.layerwise import Layerwise
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
-from layershap.model.agreement import relative_difference
+from layershap.model.agreement import MODEL_ERRORS, relative_difference
 from layershap.model.io import is_quantized, vocabulary_size
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
@@ -171,9 +171,9 @@ class WriteFinder:
         def scaled(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **kwargs: original(*args, **kwargs) * _SCALE
 
-        expected = self._layerwise.block_through(layer, 0, state).hidden.float() * _SCALE
+        expected = self._through(layer, state).hidden.float() * _SCALE
         with patched([module.get_submodule(name) for name in names], scaled):
-            found = self._layerwise.block_through(layer, 0, state.scaled(_SCALE)).hidden.float()
+            found = self._through(layer, state.scaled(_SCALE)).hidden.float()
         if relative_difference(found, expected) > (3e-2 if self._half else 1e-3):
             raise UnsupportedModelError(
                 f"Rescale lets the norms take a common scale of the residual stream away; {self._where(layer)} reads "
@@ -195,6 +195,16 @@ class WriteFinder:
             f"{type(module).__name__} isn't linear in them. LinearRefit may serve"
         )
 
+    def _through(self, layer: int, state: State) -> State:
+        """The state after a layer that runs on its own."""
+        try:
+            return self._layerwise.block_through(layer, 0, state)
+        except MODEL_ERRORS as error:
+            raise UnsupportedModelError(
+                f"{self._where(layer)} can't be run without the layers before it, whose keys, values or choices it "
+                f"reads ({type(error).__name__}: {error})"
+            ) from error
+
     def _where(self, layer: int) -> str:
         return f"layer {layer} of {self._stack.path or 'the model'} ({type(self._stack.layers[layer]).__name__})"
 
@@ -215,7 +225,7 @@ class WriteFinder:
             return forward
 
         with patched([part for _, part in inside], record):
-            return calls, self._layerwise.block_through(layer, 0, self._state)
+            return calls, self._through(layer, self._state)
 
     def _summands(
         self, written_N: Tensor, entered_N: Tensor, candidates: Sequence[tuple[str, Tensor]]

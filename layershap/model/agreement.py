@@ -6,11 +6,25 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
 
 _PROBE_ROWS, _PROBE_TOKENS = 2, 12
+
+# Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
+# unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
+MODEL_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    KeyError,
+    AttributeError,
+    NotImplementedError,
+    StrictDataclassError,  # a config's own validation
+)
 
 
 def probe_ids(model: nn.Module) -> Tensor:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from layershap.exceptions import SurgeryCheckError
-from layershap.model.agreement import plain_logits, probe_ids, relative_difference, tolerance
+from layershap.model.agreement import MODEL_ERRORS, plain_logits, probe_ids, relative_difference, tolerance
 from layershap.model.io import evaluation_mode, token_logits
 from layershap.model.sublayers import Players
 
@@ -25,19 +24,6 @@ _GENERATED = 5
 
 SMALL_MODEL_PARAMETERS = 100_000_000
 """Parameters of a model above which the generation check (some twenty forwards) is not worth its time."""
-
-# Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
-# unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory.
-MODEL_ERRORS = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    IndexError,
-    KeyError,
-    AttributeError,
-    NotImplementedError,
-    StrictDataclassError,  # a config's own validation
-)
 
 
 @dataclass(frozen=True)

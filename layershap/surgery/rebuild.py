@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from layershap.exceptions import CheckpointWarning
+from layershap.model.agreement import MODEL_ERRORS
 from layershap.model.split import find_sublayers
-from layershap.surgery.check import MODEL_ERRORS
 from layershap.surgery.indices import rename
 from layershap.surgery.recipe import PruningRecipe, keep_recipe
 from layershap.surgery.recipe_file import CONFIG_FILE, RECIPE_FILE, RecipeFile, digest, refuse_too_many_layers

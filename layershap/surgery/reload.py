@@ -18,9 +18,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
-from layershap.model.agreement import plain_logits, relative_difference, tolerance
+from layershap.model.agreement import MODEL_ERRORS, plain_logits, relative_difference, tolerance
 from layershap.model.io import base_model, evaluation_mode, holds_adapters, is_quantized
-from layershap.surgery.check import MODEL_ERRORS
 
 # Bookkeeping that differs between a model just built and one that was loaded, moved or used.
 _IGNORED = {
