@@ -98,17 +98,7 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} players (layers, or "
                 f"sublayers), the model given has {len(players)}; fit it on that model"
             )
-        compensating = None if self.compensation is None else self._compensating()
-        return remove_players(model, layers, players, copy=self.copy, compensating=compensating)
-
-    def _compensating(self) -> Compensating:
-        """The compensation with the text that `fit` kept for it."""
-        if self.compensation is None or self.calibration_ is None:
-            raise ValueError(
-                f"this {type(self).__name__} was fitted without a compensation, so it kept no text to measure one on; "
-                "fit it again, with compensation="
-            )
-        return Compensating(self.compensation, self.calibration_)
+        return remove_players(model, layers, players, copy=self.copy, compensating=kept_compensation(self))
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
         """Return the layers that `transform` would remove.
@@ -164,3 +154,21 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         tags.target_tags.required = True
         tags.no_validation = True
         return tags
+
+
+def kept_compensation(pruner: ModelPruner) -> Compensating | None:
+    """A fitted pruner's compensation with the text that `fit` kept for it; None if it has none.
+
+    Raises
+    ------
+    ValueError
+        The pruner was fitted without a compensation, and so kept no text.
+    """
+    if pruner.compensation is None:
+        return None
+    if pruner.calibration_ is None:
+        raise ValueError(
+            f"this {type(pruner).__name__} was fitted without a compensation, so it kept no text to measure one on; "
+            "fit it again, with compensation="
+        )
+    return Compensating(pruner.compensation, pruner.calibration_)

@@ -216,6 +216,8 @@ def test_a_baseline_fitted_without_a_compensation_kept_no_text(gpt2, text):
     short = ShortGPT().fit(gpt2[0], text).set_params(compensation=LinearRefit())
     with pytest.raises(ValueError, match="kept no text"):
         short.transform(gpt2[0], 1)
+    with pytest.raises(ValueError, match="kept no text"):
+        compare(gpt2[0], None, text, {"ShortGPT": short}, [1])
 
 
 def test_one_sequence_is_too_few(gpt2, text):

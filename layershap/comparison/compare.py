@@ -19,6 +19,7 @@ from layershap.comparison.checks import check_kinds, check_numbers, checked_laye
 from layershap.comparison.compensated import CompensatedMethod, check_compensations, own_compensation
 from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.compensation import Compensation
+from layershap.compensation.compensating import Compensating
 from layershap.estimator import ModelPruner
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
@@ -150,7 +151,7 @@ def compare(
             compensated.append(own)
         elif calibration is not None:
             compensated += [
-                CompensatedMethod(f"{name} + {label}", name, compensation, calibration)
+                CompensatedMethod(f"{name} + {label}", name, Compensating(compensation, calibration))
                 for label, compensation in (compensations or {}).items()
             ]
         n_players = fitted.n_layers_in_ if isinstance(fitted, CountsLayers) else n_layers

@@ -7,16 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
-
-from layershap.calibration import Calibration
 from layershap.comparison.result import Choice, Cost
-from layershap.compensation import Compensation
-from layershap.estimator import ModelPruner
+from layershap.compensation.compensating import Compensating, is_compensation
+from layershap.estimator import ModelPruner, kept_compensation
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 from layershap.game.players import GameModel
-from layershap.model.stack import LayerStack
-from layershap.surgery import remove_layers
+from layershap.surgery import remove_players
 from layershap.warning import warn_user
 
 Measure = Callable[[GameModel, Mapping[tuple[str, int], tuple[int, ...]]], list[Choice]]
@@ -33,16 +29,13 @@ class CompensatedMethod:
         What tables show.
     chooser : str
         The method that chooses the layers.
-    compensation : Compensation
-        What makes up for them.
-    calibration : Calibration
-        The text that it is measured on.
+    compensating : Compensating
+        What makes up for them, with the text that it is measured on.
     """
 
     name: str
     chooser: str
-    compensation: Compensation
-    calibration: Calibration
+    compensating: Compensating
 
     def measured(
         self, whole: GameModel, chosen: Mapping[tuple[str, int], tuple[int, ...]], measure: Measure, cost: Cost
@@ -51,7 +44,6 @@ class CompensatedMethod:
 
         A removal that can't be compensated is left out, with a warning that says why.
         """
-        assert isinstance(whole.players, LayerStack)
         found = []
         seconds = 0.0
         for (chooser, n_remove), layers in chosen.items():
@@ -59,14 +51,7 @@ class CompensatedMethod:
                 continue
             start = time.perf_counter()
             try:
-                pruned: nn.Module = remove_layers(
-                    whole.model,
-                    layers,
-                    stack=whole.players,
-                    check=False,
-                    compensation=self.compensation,
-                    calibration=self.calibration,
-                )
+                pruned = remove_players(whole.model, layers, whole.players, check=False, compensating=self.compensating)
             except (UnsupportedModelError, SurgeryCheckError) as error:
                 warn_user(f"{self.name} is left out for {n_remove} layers: {error}")
                 continue
@@ -79,10 +64,8 @@ class CompensatedMethod:
 
 def own_compensation(name: str, method: Any) -> CompensatedMethod | None:
     """The compensation that a fitted method has itself, under its own name; None if it has none."""
-    if not isinstance(method, ModelPruner) or getattr(method, "compensation", None) is None:
-        return None
-    assert method.compensation is not None and method.calibration_ is not None  # noqa: PT018 - given by `fit`
-    return CompensatedMethod(name, name, method.compensation, method.calibration_)
+    kept = kept_compensation(method) if isinstance(method, ModelPruner) else None
+    return None if kept is None else CompensatedMethod(name, name, kept)
 
 
 def check_compensations(compensations: Any, methods: Mapping[str, Any], calibration_given: bool) -> None:
@@ -93,7 +76,7 @@ def check_compensations(compensations: Any, methods: Mapping[str, Any], calibrat
             f"{type(compensations).__name__}"
         )
     for name, compensation in compensations.items():
-        if isinstance(compensation, type) or not isinstance(compensation, Compensation):
+        if not is_compensation(compensation):
             raise TypeError(f"compensations[{name!r}] must have the methods measure and apply, got {compensation!r}")
     names = [*methods, *(f"{method} + {name}" for method in methods for name in compensations)]
     twice = [name for name in names if names.count(name) > 1]

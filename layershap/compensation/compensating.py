@@ -88,9 +88,14 @@ class Compensating:
         return record
 
 
+def is_compensation(value: object) -> bool:
+    """Whether a value has the methods of a compensation; a class doesn't, though its instances may."""
+    return isinstance(value, Compensation) and not isinstance(value, type)
+
+
 def check_compensation(compensation: object) -> None:
     """Raise a TypeError unless it is None or has the methods of a compensation."""
-    if compensation is not None and (not isinstance(compensation, Compensation) or isinstance(compensation, type)):
+    if compensation is not None and not is_compensation(compensation):
         raise TypeError(
             "compensation must have the methods measure and apply, such as layershap.compensation.LinearRefit(); got "
             f"{compensation!r}"
