@@ -5,16 +5,15 @@ Shapes: B sequences of a block, T tokens, D hidden size, L layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.calls import patched
-from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.io import evaluation_mode, input_device
+from layershap.model.states import states_at
 from layershap.model.sublayers import Players
 
 _BLOCK_TOKENS = 2048
@@ -30,7 +29,7 @@ def token_blocks(calibration: Calibration, device: torch.device) -> Iterator[tup
 def boundary_states(
     model: nn.Module, stack: Players, calibration: Calibration
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Run the whole model on a few sequences at a time.
+    """Run all layers of a model on a few sequences at a time.
 
     Yields
     ------
@@ -41,32 +40,8 @@ def boundary_states(
     """
     with torch.inference_mode(), evaluation_mode(model):
         for ids_BT, labels_BT in token_blocks(calibration, input_device(model)):
-            found = _capture(model, stack, ids_BT)
-            yield found, labels_BT != IGNORE
-
-
-def _capture(model: nn.Module, stack: Players, ids_BT: Tensor) -> list[Tensor]:
-    entering: dict[int, Tensor] = {}
-    leaving: list[Tensor] = []
-
-    def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        form = stack.forms[index]
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            entering[index] = _flat(form.hidden_from(args, kwargs), ids_BT)
-            output = original(*args, **kwargs)
-            leaving[:] = [_flat(form.hidden_of(output), ids_BT)]
-            return output
-
-        return forward
-
-    with patched(stack.layers, record):
-        token_logits(model, ids_BT)
-    states = leaving
-    for index in reversed(range(len(stack))):
-        # A layer that text does not reach (mllama's cross-attention) leaves the state as it is.
-        states = [entering.get(index, states[0]), *states]
-    return states
+            found = states_at(model, stack, ids_BT, range(len(stack) + 1))
+            yield [_flat(found[boundary], ids_BT) for boundary in sorted(found)], labels_BT != IGNORE
 
 
 def _flat(hidden: Tensor, ids_BT: Tensor) -> Tensor:
@@ -75,5 +50,4 @@ def _flat(hidden: Tensor, ids_BT: Tensor) -> Tensor:
             f"this method reads hidden states [B, T, ...]; the model's have shape {tuple(hidden.shape)} for ids of "
             f"shape {tuple(ids_BT.shape)}"
         )
-    # A copy: some layers add to their input in place.
-    return hidden.flatten(2).to(torch.float32, copy=True)
+    return hidden.flatten(2).to(torch.float32)

@@ -5,9 +5,8 @@ Shapes: S sequences, B sequences of a block, T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from layershap.forward.engine import Engine
 from layershap.forward.fused import FusedForward
 from layershap.forward.settings import EngineSettings, Tokens
 from layershap.forward.state import State
-from layershap.model.io import input_device, token_logits
-from layershap.model.patching import evaluation_mode, patched
+from layershap.model.io import input_device
+from layershap.model.patching import evaluation_mode
 from layershap.model.stack import LayerStack
 
 
@@ -110,54 +109,3 @@ def quiet(model: nn.Module) -> Iterator[None]:
     """Without gradients and dropout. Weights may be changed in place."""
     with torch.no_grad(), evaluation_mode(model):
         yield
-
-
-class _Enough(Exception):
-    """The last state that was asked for is there: the rest of the forward need not run."""
-
-
-def states_at(
-    model: nn.Module, stack: LayerStack, tokens: Tokens, boundaries: Collection[int]
-) -> Iterator[dict[int, Tensor]]:
-    """Hidden states of the whole model at some boundaries, block by block.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model, in evaluation mode.
-    stack : LayerStack
-        Its L layers.
-    tokens : Tokens
-        The sequences in blocks.
-    boundaries : collection of int
-        Boundary b is what enters layer b; L is what leaves the last one.
-
-    Yields
-    ------
-    dict of int to Tensor
-        Copies of the states, in the layout of the model.
-    """
-    last = max(boundaries)
-    found: dict[int, Tensor] = {}
-
-    def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
-        form = stack.forms[index]
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if index in boundaries:
-                found[index] = form.hidden_from(args, kwargs).clone()
-                if index == last:
-                    raise _Enough
-            output = original(*args, **kwargs)
-            if index + 1 == last == len(stack):
-                found[last] = form.hidden_of(output).clone()
-                raise _Enough
-            return output
-
-        return forward
-
-    for block in tokens.blocks:
-        found.clear()
-        with patched(stack.layers, record), suppress(_Enough):
-            token_logits(model, block.ids_BT)
-        yield dict(found)

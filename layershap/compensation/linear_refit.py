@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import split
-from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, states_at
+from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
@@ -25,6 +25,7 @@ from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
+from layershap.model.states import states_at
 from layershap.warning import warn_user
 
 
@@ -111,9 +112,10 @@ class LinearRefit(BaseEstimator):
             targets: dict[int, list[Tensor]] = {refit.boundary: [] for refit in refits}
             if refits:
                 tokens = in_blocks(removal.model, fitted)
-                for states in states_at(removal.model, removal.stack, tokens, targets.keys()):
+                for block in tokens.blocks:
+                    states = states_at(removal.model, removal.stack, block.ids_BT, targets.keys())
                     for boundary, state in states.items():
-                        check_layout(state, tokens.blocks[len(targets[boundary])].ids_BT)
+                        check_layout(state, block.ids_BT)
                         targets[boundary].append(state.cpu())
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0

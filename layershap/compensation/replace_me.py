@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import split
-from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, real_tokens, states_at
+from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, real_tokens
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
+from layershap.model.states import states_at
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,8 @@ class ReplaceMe(BaseEstimator):
         boundaries = {boundary for gap in gaps for boundary in (gap.first, gap.stop)}
         regressions: list[StreamedRidge] = []
         with patched(modules, record):
-            blocks = states_at(removal.model, removal.stack, tokens, boundaries)
-            for states, real_BT in zip(blocks, real_tokens(tokens, fitted), strict=True):
+            for block, real_BT in zip(tokens.blocks, real_tokens(tokens, fitted), strict=True):
+                states = states_at(removal.model, removal.stack, block.ids_BT, boundaries)
                 for index, gap in enumerate(gaps):
                     before, after = states[gap.first], states[gap.stop]
                     check_layout(before, real_BT)

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.layerwise import in_blocks, quiet, real_tokens, states_at
+from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
 from layershap.model.stack import LayerStack
+from layershap.model.states import states_at
 from layershap.protocols import FloatArray
 
 
@@ -41,9 +42,8 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
     tokens = in_blocks(model, calibration)
     sums = np.zeros(len(stack) + 1)
     with quiet(model):
-        blocks = states_at(model, stack, tokens, range(len(stack) + 1))
-        for states, real_BT in zip(blocks, real_tokens(tokens, calibration), strict=True):
-            for boundary, hidden in states.items():
+        for block, real_BT in zip(tokens.blocks, real_tokens(tokens, calibration), strict=True):
+            for boundary, hidden in states_at(model, stack, block.ids_BT, range(len(stack) + 1)).items():
                 magnitude = hidden.float().abs()
                 if magnitude.shape[:2] == real_BT.shape:
                     magnitude = magnitude[real_BT.to(magnitude.device)]
