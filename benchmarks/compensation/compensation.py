@@ -78,8 +78,7 @@ def layer_sets(model: nn.Module, text: Calibration) -> dict[str, dict[int, list[
 
 
 def rows(calibration: Calibration, chosen: Any) -> Calibration:
-    index = torch.from_numpy(np.asarray(chosen))
-    return Calibration(calibration.ids_ST[index], calibration.labels_ST[index], calibration.provenance)
+    return calibration.take(torch.from_numpy(np.asarray(chosen)))
 
 
 def calibration_of(kinds: list[Calibration], n_tokens: int) -> Calibration:

@@ -125,7 +125,7 @@ class Subject:
     def _of_text(self, name: str, text: str, protocol: Any, count: int | None) -> Measure:
         whole = protocol.sequences(text, self.tokenizer)
         rows = torch.tensor(evenly(whole.n_sequences, count))
-        some = Calibration(whole.ids_ST[rows], whole.labels_ST[rows], whole.provenance)
+        some = whole.take(rows)
         return Measure(f"{name}, {some.n_sequences} sequences", some)
 
     def _of_task(self, name: str, count: int | None, positions: int) -> Measure:

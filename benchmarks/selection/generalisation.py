@@ -54,7 +54,7 @@ class Problem:
         if n_sequences > len(order):
             raise ValueError(f"{self.name}'s text has {len(order)} sequences, {n_sequences} are asked for")
         rows = torch.from_numpy(np.sort(order[:n_sequences]))
-        return Calibration(self.stream.ids_ST[rows], self.stream.labels_ST[rows], self.stream.provenance)
+        return self.stream.take(rows)
 
 
 def of_wikitext(name: str, title: str, model: Any, tokenizer: Any) -> Problem:

@@ -92,10 +92,8 @@ class Calibration:
 
     def __repr__(self) -> str:
         origin = one_line(", ".join(f"{name} {value}" for name, value in self.provenance.items()))
-        return (
-            f"Calibration({self.n_sequences} x {self.seq_len} tokens, {int(self.counts_S.sum()):,} scored"
-            f"{'; ' if origin else ''}{origin})"
-        )
+        scored = f"{int(self.counts_S.sum()):,} scored"
+        return f"Calibration({self.n_sequences} x {self.seq_len} tokens, {scored}{'; ' if origin else ''}{origin})"
 
     def _repr_html_(self) -> str:
         rows = {
@@ -127,6 +125,10 @@ class Calibration:
                 f"calibration labels must be token ids in [0, {size}), the model's vocabulary, or {IGNORE} where "
                 f"nothing is scored; they span [{int(scored.min())}, {int(scored.max())}]"
             )
+
+    def take(self, rows: Tensor) -> Calibration:
+        """Some of the sequences: those at `rows`, which are indices or a mask [S] of bool."""
+        return Calibration(self.ids_ST[rows], self.labels_ST[rows], self.provenance)
 
     @classmethod
     def from_texts(

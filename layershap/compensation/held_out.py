@@ -5,12 +5,57 @@ Shapes: S sequences.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from layershap.calibration import Calibration
+from layershap.compensation.protocol import CompensationRecord, WeightChange
 
 
-def split(calibration: Calibration, held_out: float) -> tuple[Calibration, Calibration]:
+class SplitText(NamedTuple):
+    """Calibration text in two parts, of which the records of all compensations tell alike.
+
+    Attributes
+    ----------
+    fitted : Calibration
+        The sequences to fit to.
+    held_out : Calibration
+        The sequences to judge by.
+    """
+
+    fitted: Calibration
+    held_out: Calibration
+
+    @property
+    def n_fitted_tokens(self) -> int:
+        """Number of tokens to fit to, without padding."""
+        return int(self.fitted.lengths_S.sum())
+
+    def record(
+        self,
+        compensation: object,
+        removed: tuple[int, ...],
+        changes: Sequence[WeightChange],
+        losses: tuple[float, float],
+        notes: tuple[str, ...] = (),
+    ) -> CompensationRecord:
+        """The record of what a compensation did on this text; `losses` are those before and after."""
+        return CompensationRecord(
+            method=type(compensation).__name__,
+            removed=removed,
+            changes=tuple(changes),
+            loss_before=losses[0],
+            loss_after=losses[1],
+            n_tokens=self.n_fitted_tokens,
+            n_held_out=int(self.held_out.lengths_S.sum()),
+            text=self.held_out.provenance,
+            notes=notes,
+        )
+
+
+def split(calibration: Calibration, held_out: float) -> SplitText:
     """The sequences to fit to and those held out.
 
     Those held out lie at even distances, so that each kind of text of a mixture gives its share.
@@ -31,8 +76,4 @@ def split(calibration: Calibration, held_out: float) -> tuple[Calibration, Calib
     n_held = min(max(1, round(n_sequences * held_out)), n_sequences - 1)
     held = torch.zeros(n_sequences, dtype=torch.bool)
     held[torch.linspace(0, n_sequences - 1, n_held + 2)[1:-1].round().long()] = True
-    return _rows(calibration, ~held), _rows(calibration, held)
-
-
-def _rows(calibration: Calibration, rows: torch.Tensor) -> Calibration:
-    return Calibration(calibration.ids_ST[rows], calibration.labels_ST[rows], calibration.provenance)
+    return SplitText(calibration.take(~held), calibration.take(held))

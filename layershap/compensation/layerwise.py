@@ -5,6 +5,7 @@ Shapes: S sequences, B sequences of a block, T tokens, D hidden size.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -62,6 +63,15 @@ class Layerwise:
         self._forward = forward
         self.n_scored = int(calibration.counts_S.sum())
         self.real = real_tokens(engine.tokens, calibration)
+
+    def on(self, calibration: Calibration) -> Layerwise:
+        """The same layers on other sequences, without observing and comparing their calls anew."""
+        other = copy.copy(self)
+        tokens = in_blocks(self._forward.model, calibration)
+        other._forward = self._forward.on(tokens)
+        other.n_scored = int(calibration.counts_S.sum())
+        other.real = real_tokens(tokens, calibration)
+        return other
 
     def start(self) -> list[State]:
         """The state of each block before the first layer."""

@@ -14,8 +14,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from layershap.calibration import Calibration
-from layershap.compensation.held_out import split
+from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
@@ -45,8 +44,7 @@ class _Measured:
     """What `LinearRefit.measure` keeps of the model: targets [B, T, D] by boundary and block, on the host."""
 
     removed: tuple[int, ...]
-    fitted: Calibration
-    held_out: Calibration
+    text: SplitText
     refits: tuple[_Refit, ...]
     targets: dict[int, list[Tensor]]
     notes: tuple[str, ...]
@@ -106,12 +104,12 @@ class LinearRefit(BaseEstimator):
             raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
         if np.ndim(self.ridges) != 1 or not len(self.ridges) or not all(ridge > 0 for ridge in self.ridges):
             raise ValueError(f"ridges must be positive numbers, (1.0, 0.1) say, got {self.ridges!r}")
-        fitted, held_out = split(removal.calibration, self.held_out)
+        text = split(removal.calibration, self.held_out)
         with quiet(removal.model):
             refits = self._refits(removal)
             targets: dict[int, list[Tensor]] = {refit.boundary: [] for refit in refits}
             if refits:
-                tokens = in_blocks(removal.model, fitted)
+                tokens = in_blocks(removal.model, text.fitted)
                 for block in tokens.blocks:
                     states = states_at(removal.model, removal.stack, block.ids_BT, targets.keys())
                     for boundary, state in states.items():
@@ -120,8 +118,8 @@ class LinearRefit(BaseEstimator):
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
         ]
-        _warn_of_few_tokens(removal, refits, int(fitted.lengths_S.sum()))
-        return _Measured(removal.removed, fitted, held_out, tuple(refits), targets, tuple(notes))
+        _warn_of_few_tokens(removal, refits, text.n_fitted_tokens)
+        return _Measured(removal.removed, text, tuple(refits), targets, tuple(notes))
 
     def _refits(self, removal: Removal) -> list[_Refit]:
         kept, gaps = removal.kept, removal.gaps
@@ -159,8 +157,8 @@ class LinearRefit(BaseEstimator):
         changes: list[WeightChange] = []
         refits = {refit.place: refit for refit in measured.refits}
         with quiet(pruned):
-            fitted = Layerwise(pruned, stack, measured.fitted)
-            held_out = Layerwise(pruned, stack, measured.held_out)
+            fitted = Layerwise(pruned, stack, measured.text.fitted)
+            held_out = fitted.on(measured.text.held_out)
             states, held = fitted.start(), held_out.start()
             loss = before = held_out.loss(0, held)
             for place in range(len(stack)):
@@ -172,17 +170,7 @@ class LinearRefit(BaseEstimator):
                     if strength is not None:
                         changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
                 states, held = fitted.through(place, states), held_out.through(place, held)
-        return CompensationRecord(
-            type(self).__name__,
-            measured.removed,
-            tuple(changes),
-            before,
-            loss,
-            int(measured.fitted.lengths_S.sum()),
-            int(measured.held_out.lengths_S.sum()),
-            measured.fitted.provenance,
-            measured.notes,
-        )
+        return measured.text.record(self, measured.removed, changes, (before, loss), measured.notes)
 
     def _strength(
         self, linear: LinearLayer, regression: StreamedRidge, loss_of: Callable[[], float], loss: float

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.held_out import split
+from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, real_tokens
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
@@ -37,8 +37,7 @@ class _Map:
 @dataclass(frozen=True)
 class _Measured:
     removed: tuple[int, ...]
-    n_tokens: int
-    held_out: Calibration
+    text: SplitText
     maps: tuple[_Map, ...]
     notes: tuple[str, ...]
 
@@ -80,12 +79,12 @@ class ReplaceMe(BaseEstimator):
         Any
             What `apply` needs.
         """
-        fitted, held_out = split(removal.calibration, self.held_out)
+        text = split(removal.calibration, self.held_out)
         gaps = [gap for gap in removal.gaps if gap.before >= 0]
         notes = [f"layers {list(gap.layers)} have no layer before them" for gap in removal.gaps if gap.before < 0]
         with quiet(removal.model):
-            maps = tuple(self._maps(removal, gaps, fitted)) if gaps else ()
-        return _Measured(removal.removed, int(fitted.lengths_S.sum()), held_out, maps, tuple(notes))
+            maps = tuple(self._maps(removal, gaps, text.fitted)) if gaps else ()
+        return _Measured(removal.removed, text, maps, tuple(notes))
 
     def _maps(self, removal: Removal, gaps: list[Any], fitted: Calibration) -> list[_Map]:
         finder = WriteFinder(removal.model, removal.stack)
@@ -143,21 +142,11 @@ class ReplaceMe(BaseEstimator):
         """
         changes: list[WeightChange] = []
         with quiet(pruned):
-            held_out = Layerwise(pruned, stack, measured.held_out)
+            held_out = Layerwise(pruned, stack, measured.text.held_out)
             loss = before = held_out.loss(0, held_out.start())
             for fitted in measured.maps:
                 linear = LinearLayer(stack.layers[fitted.place].get_submodule(fitted.module))
                 linear.compose(fitted.change_DD)
                 loss = held_out.loss(0, held_out.start())
                 changes.append(WeightChange(fitted.layer, fitted.module, "mapped", loss))
-        return CompensationRecord(
-            type(self).__name__,
-            measured.removed,
-            tuple(changes),
-            before,
-            loss,
-            measured.n_tokens,
-            int(measured.held_out.lengths_S.sum()),
-            measured.held_out.provenance,
-            measured.notes,
-        )
+        return measured.text.record(self, measured.removed, changes, (before, loss), measured.notes)

@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.held_out import split
+from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, quiet
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.scales import layer_scales
@@ -39,8 +39,7 @@ class _Measured:
 
     removed: tuple[int, ...]
     kept: tuple[int, ...]
-    held_out: Calibration
-    n_tokens: int
+    text: SplitText
     factors: dict[int, float]
     scalings: dict[int, tuple[Scaling, ...]]
 
@@ -90,8 +89,8 @@ class Rescale(BaseEstimator):
         Any
             What `apply` needs.
         """
-        fitted, held_out = split(removal.calibration, self.held_out)
-        scales_L = layer_scales(removal.model, removal.stack, fitted)
+        text = split(removal.calibration, self.held_out)
+        scales_L = layer_scales(removal.model, removal.stack, text.fitted)
         kept = removal.kept
         factors = {gap.before + 1: float(scales_L[list(gap.layers)].prod()) for gap in removal.gaps}
         factors = {place: factor for place, factor in factors.items() if place < len(kept)}
@@ -100,7 +99,7 @@ class Rescale(BaseEstimator):
             finder = WriteFinder(removal.model, removal.stack)  # refuses layers that can't be run one by one
             if factors:
                 scalings = {place: finder.scalings(kept[place]) for place in range(min(factors), len(kept))}
-        return _Measured(removal.removed, kept, held_out, int(fitted.lengths_S.sum()), factors, scalings)
+        return _Measured(removal.removed, kept, text, factors, scalings)
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
         """Fold the factors that lower the held-out loss, and check the result against the hooked model.
@@ -122,7 +121,7 @@ class Rescale(BaseEstimator):
         used: dict[int, float] = {}
         changes: list[WeightChange] = []
         with quiet(pruned):
-            held_out = Layerwise(pruned, stack, measured.held_out)
+            held_out = Layerwise(pruned, stack, measured.text.held_out)
             loss = before = held_out.loss(0, held_out.start())
             for place, factor in sorted(measured.factors.items()):
                 with multiplied(stack, {**used, place: factor}):
@@ -136,16 +135,7 @@ class Rescale(BaseEstimator):
                     folded = held_out.loss(0, held_out.start())
                     _check_loss(pruned, folded, loss)
                 loss, changes[-1] = folded, replace(changes[-1], loss=folded)
-        return CompensationRecord(
-            type(self).__name__,
-            measured.removed,
-            tuple(changes),
-            before,
-            loss,
-            measured.n_tokens,
-            int(measured.held_out.lengths_S.sum()),
-            measured.held_out.provenance,
-        )
+        return measured.text.record(self, measured.removed, changes, (before, loss))
 
 
 @contextmanager

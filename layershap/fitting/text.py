@@ -5,9 +5,10 @@ Shapes: S calibration sequences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from layershap.calibration import Calibration
 from layershap.protocols import IntArray
@@ -93,6 +94,5 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
 
 
 def _part(calibration: Calibration, rows: IntArray) -> Calibration:
-    chosen = np.sort(rows)
     provenance = {**calibration.provenance, "sequences_given": calibration.n_sequences}
-    return Calibration(calibration.ids_ST[chosen], calibration.labels_ST[chosen], provenance)
+    return replace(calibration.take(torch.from_numpy(np.sort(rows))), provenance=provenance)
