@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layershap import Calibration
+from layershap.forward.unmasked import sequence_statistics
 
 HERE = Path(__file__).parent
 DATA, MODELS = HERE / "data", HERE / "models"
@@ -47,6 +49,20 @@ def write_between(page: Path, name: str, text: str) -> None:
     before, found, rest = old.partition(begin)
     after = rest.partition(end)[2] if found else "\n"
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def print_or_write(text: str, page: Path | None, name: str = "tables") -> None:
+    """Print a script's text, or put it between a page's markers."""
+    if page is None:
+        print(text)
+    else:
+        write_between(page, name, text)
+
+
+def perplexity(model: nn.Module, text: Calibration) -> float:
+    """Of a model as it is."""
+    found = sequence_statistics(model, text, ("nll",))
+    return float(np.exp(found.sums["nll"].sum() / found.counts.sum()))
 
 
 def packed(name: str) -> str:

@@ -22,12 +22,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, provenance, sequences, write_between
+from benchmarks.common import (
+    CACHE,
+    DATA,
+    LENGTH,
+    MODELS,
+    markdown,
+    packed,
+    perplexity,
+    print_or_write,
+    provenance,
+    sequences,
+)
+from benchmarks.records import append, read
 from layershap import Calibration, find_layers, remove_layers
 from layershap.baselines import ShortGPT
 from layershap.compensation import Compensation, LinearRefit, ReplaceMe, Rescale, compensation_record
 from layershap.datasets import load_smollm2
-from layershap.forward.unmasked import sequence_statistics
 
 RECORD = CACHE / "compensation.jsonl"
 METHODS: dict[str, Compensation | None] = {
@@ -61,8 +72,7 @@ def texts(tokenizer: Any) -> tuple[dict[str, Calibration], dict[str, Calibration
 
 def layer_sets(model: nn.Module, text: Calibration) -> dict[str, dict[int, list[int]]]:
     """What each method removes: the default's and SLEB's sets are those of `benchmarks.selection.generalisation`."""
-    record = CACHE / "generalisation_smollm2.jsonl"
-    found = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
+    found = read(CACHE / "generalisation_smollm2.jsonl")
     names = {"layershap, default": "default", "greedy (SLEB without barriers)": "SLEB"}
     sets = {
         names[row["method"]]: {int(n): layers for n, layers in row["sets"].items()}
@@ -89,17 +99,12 @@ def calibration_of(kinds: list[Calibration], n_tokens: int) -> Calibration:
     return Calibration(ids, ids.clone())
 
 
-def perplexity(model: nn.Module, text: Calibration) -> float:
-    found = sequence_statistics(model, text, ("nll",))
-    return float(np.exp(found.sums["nll"].sum() / found.counts.sum()))
-
-
 def run(options: argparse.Namespace) -> None:
     model, tokenizer = load_smollm2(MODELS / "smollm2")
     calibration, test = texts(tokenizer)
     stack = find_layers(model)
     sets = layer_sets(model, calibration_of(list(calibration.values()), 16384))
-    done = {tuple(row["key"]) for row in read()}
+    done = {tuple(row["key"]) for row in read(RECORD)}
     for name in options.sets:
         for n in options.n:
             for kind in options.kinds:
@@ -133,18 +138,12 @@ def run(options: argparse.Namespace) -> None:
                             **{text: perplexity(small, found) for text, found in test.items()},
                         }
                         print(json.dumps(row), flush=True)
-                        CACHE.mkdir(exist_ok=True)
-                        with RECORD.open("a", encoding="utf-8") as file:
-                            file.write(json.dumps(row) + "\n")
-
-
-def read() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()] if RECORD.exists() else []
+                        append(RECORD, row)
 
 
 def table() -> str:
     """One table for each set of layers: perplexities by method, amount and kind of text."""
-    found = read()
+    found = read(RECORD)
     lines = []
     for name, n in dict.fromkeys((row["key"][0], row["key"][1]) for row in found):
         of_set = [row for row in found if row["key"][:2] == [name, n]]
@@ -179,10 +178,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.action == "run":
         run(options)
-    elif options.write is None:
-        print(table())
     else:
-        write_between(options.write, "tables", f"{provenance()}\n\n{table()}")
+        print_or_write(f"{provenance()}\n\n{table()}", options.write)
 
 
 if __name__ == "__main__":

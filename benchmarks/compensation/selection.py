@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import CACHE, markdown, provenance, write_between
+from benchmarks.common import CACHE, markdown, perplexity, print_or_write, provenance
+from benchmarks.records import append, read
 from benchmarks.selection.generalisation import problem_of
 from layershap import Greedy, LayerPruner, find_layers, remove_layers
 from layershap.compensation import LinearRefit, Rescale
-from layershap.forward.unmasked import sequence_statistics
 from layershap.selection.greedy import greedy_masks
 
 RECORD = CACHE / "compensation_selection.jsonl"
@@ -35,7 +35,7 @@ GAMES = {"selection, then compensation": False, "selection under Rescale": True}
 def run(options: argparse.Namespace) -> None:
     problem = problem_of(options.model)
     model, stack = problem.model, find_layers(problem.model)
-    done = {(row["model"], row["draw"], row["game"]) for row in read()}
+    done = {(row["model"], row["draw"], row["game"]) for row in read(RECORD)}
     for draw in options.draws:
         calibration = problem.calibration(draw, options.sequences)
         for game, in_game in GAMES.items():
@@ -62,9 +62,7 @@ def run(options: argparse.Namespace) -> None:
                             model, layers, stack=stack, check=False, compensation=compensation, calibration=calibration
                         )
                         for kind in ("same", "other"):
-                            found = sequence_statistics(small, getattr(problem, kind), ("nll",))
-                            perplexity = float(np.exp(found.sums["nll"].sum() / found.counts.sum()))
-                            tested[f"{name}, {kind}, {n}"] = perplexity
+                            tested[f"{name}, {kind}, {n}"] = perplexity(small, getattr(problem, kind))
             row = {
                 "model": options.model,
                 "draw": draw,
@@ -75,21 +73,15 @@ def run(options: argparse.Namespace) -> None:
                 "sets": sets,
                 "tested": tested,
             }
-            CACHE.mkdir(exist_ok=True)
-            with RECORD.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append(RECORD, row)
             print(json.dumps(row), flush=True)
-
-
-def read() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()] if RECORD.exists() else []
 
 
 def table() -> str:
     """Geometric mean perplexities over the draws, by model, text and number of removed layers."""
     lines = []
-    for model in dict.fromkeys(row["model"] for row in read()):
-        found = [row for row in read() if row["model"] == model]
+    for model in dict.fromkeys(row["model"] for row in read(RECORD)):
+        found = [row for row in read(RECORD) if row["model"] == model]
         numbers = list(found[0]["sets"])
         of_game = {game: [row for row in found if row["game"] == game] for game in GAMES}
         draws = sorted(set.intersection(*({row["draw"] for row in rows} for rows in of_game.values())))
@@ -121,10 +113,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.action == "run":
         run(options)
-    elif options.write is None:
-        print(table())
     else:
-        write_between(options.write, "tables", f"{provenance()}\n\n{table()}")
+        print_or_write(f"{provenance()}\n\n{table()}", options.write)
 
 
 if __name__ == "__main__":

@@ -22,16 +22,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import provenance, write_between
+from benchmarks.common import print_or_write, provenance
 from benchmarks.real_model.evaluation import run_tests
 from benchmarks.real_model.fits import fit_rows
 from benchmarks.real_model.readme import readme_table
-from benchmarks.real_model.records import append, read
 from benchmarks.real_model.results import Results
 from benchmarks.real_model.rows import Row, on_other_text, rows
 from benchmarks.real_model.subject import Limits, Subject, record_of
 from benchmarks.real_model.tables import tables
 from benchmarks.real_model.timing import time_models
+from benchmarks.records import append, read
 
 TITLES = {"smollm2": "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", "gpt2": "the bundled GPT-2, 12 layers"}
 MARKERS = {"table": "tables", "readme": "real model"}
@@ -126,10 +126,7 @@ def main() -> None:
         work(options)
         return
     text = printed(options)
-    if options.write is None:
-        print(text)
-    else:
-        write_between(options.write, MARKERS[options.action], text)
+    print_or_write(text, options.write, MARKERS[options.action])
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_model.records import read
+from benchmarks.records import read
 from layershap import Calibration, remove_layers
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_model.records import append, layers_key, made_key, read
+from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.rows import Row
 from benchmarks.real_model.subject import Measure, Subject
+from benchmarks.records import append, read
 from layershap import LayerGame
 from layershap.masks import without
 from layershap.protocols import QuestionUtility, SequenceStatistics

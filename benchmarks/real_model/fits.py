@@ -7,9 +7,9 @@ import warnings
 from typing import Any
 
 from benchmarks.common import CACHE
-from benchmarks.real_model.records import append, read
 from benchmarks.real_model.rows import Row
 from benchmarks.real_model.subject import OWN_TEXT, Subject
+from benchmarks.records import append, read
 from benchmarks.selection.oracle import Spent, counted
 from layershap import LayerPruner, ShapleyRanking
 

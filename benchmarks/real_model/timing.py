@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.real_model.records import append, read
 from benchmarks.real_model.rows import DEFAULT_MANY
 from benchmarks.real_model.subject import Subject
+from benchmarks.records import append, read
 from layershap import remove_layers
 from layershap.report import measure_speed
 

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import CACHE, MODELS, markdown, packed, provenance, sequences, write_between
+from benchmarks.common import CACHE, MODELS, markdown, packed, print_or_write, provenance, sequences
+from benchmarks.records import append, read
 from layershap import Calibration, Greedy, LayerGame, LayerPruner
 from layershap.baselines import ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
@@ -137,8 +138,7 @@ def run(problem: Problem, draws: list[int], counts: list[int], names: list[str] 
                     "same": tested(problem, sets, "same"),
                     "other": tested(problem, sets, "other"),
                 }
-                with record.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
+                append(record, row)
                 print(json.dumps(row), flush=True)
 
 
@@ -151,10 +151,6 @@ def tested(problem: Problem, sets: dict[int, list[int]], text: str) -> dict[int,
         found = game.statistics(masks)
     with np.errstate(over="ignore"):
         return dict(zip(sets, np.exp(found.sums["nll"].sum(axis=1) / found.counts.sum()).tolist()))
-
-
-def read(record: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()] if record.exists() else []
 
 
 def table(problem_name: str) -> str:
@@ -216,10 +212,7 @@ def main() -> None:
         return
     name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
     text = f"{provenance()}\n\n{table(name)}"
-    if options.write is None:
-        print(text)
-    else:
-        write_between(options.write, "tables", text)
+    print_or_write(text, options.write)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 
-from benchmarks.common import markdown, provenance, write_between
+from benchmarks.common import markdown, print_or_write, provenance
 from benchmarks.values.values import NAMES, Stored, load, stored_names
 from layershap import LinearRidge, PairwiseRidge, SurrogateSearch
 from layershap.fitting.removable_game import RemovableGame
@@ -158,10 +158,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
     options = parser.parse_args()
     text = f"{provenance()}\n\n{tables(options.model)}"
-    if options.write is None:
-        print(text)
-    else:
-        write_between(options.write, "tables", text)
+    print_or_write(text, options.write)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, provenance, sequences, write_between
+from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, print_or_write, provenance, sequences
 from layershap.fitting.values import ValueSettings, fit_values
 from layershap.fitting.veto import veto_players
 from layershap.protocols import FloatArray, MaskArray, Surrogate
@@ -299,10 +299,7 @@ def main() -> None:
             collect(name)
         return
     text = f"{provenance()}\n\n{table(options.model or stored_names())}"
-    if options.write is None:
-        print(text)
-        return
-    write_between(options.write, "tables", text)
+    print_or_write(text, options.write)
 
 
 if __name__ == "__main__":
