@@ -23,7 +23,7 @@ from layershap.compensation.layerwise import Layerwise
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.agreement import MODEL_ERRORS, relative_difference
-from layershap.model.io import is_quantized, vocabulary_size
+from layershap.model.io import is_quantized, vocabulary_size, weights_precision
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 
@@ -105,7 +105,7 @@ class WriteFinder:
     def __init__(self, model: nn.Module, stack: LayerStack) -> None:
         self._stack = stack
         self._owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
-        self._half = next(model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        self._half = weights_precision(model) in (torch.float16, torch.bfloat16)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator)
         self._layerwise = Layerwise(model, stack, Calibration(ids, ids.clone()))

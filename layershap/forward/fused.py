@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from itertools import groupby
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE
@@ -22,7 +21,7 @@ from layershap.forward.plan import Level, Sweep, make_sweep
 from layershap.forward.replay import Replay
 from layershap.forward.settings import Block, EngineSettings, Progress, Tokens, empty_sums
 from layershap.forward.state import State
-from layershap.model.io import vocabulary_size
+from layershap.model.io import vocabulary_size, weights_precision
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray, MaskArray, Statistic
 
@@ -60,8 +59,7 @@ class FusedForward(Forward):
         self._block_tokens = max(block.ids_BT.numel() for block in tokens.blocks)
         self._device = tokens.ids_ST.device
         vocabulary = vocabulary_size(model) or 1
-        precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        token_bytes = vocabulary * bytes_of_a_logit(statistics, precision)
+        token_bytes = vocabulary * bytes_of_a_logit(statistics, weights_precision(model))
         self._head_tokens = max(1, settings.head_bytes // token_bytes)
 
     @property

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size
+from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size, weights_precision
 
 _PROBE_ROWS, _PROBE_TOKENS = 2, 12
 
@@ -44,11 +44,10 @@ def plain_logits(model: nn.Module) -> Tensor:
 
 def tolerance(model: nn.Module) -> float:
     """Largest accepted difference relative to the largest logit: a few roundings of the model's own precision."""
-    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     if getattr(getattr(model, "config", None), "model_type", None) == "rwkv":
         # The rescaled state meets a layer norm whose epsilon is not rescaled with it.
         return 1e-2
-    return max(1e-4, 8 * torch.finfo(dtype).eps)
+    return max(1e-4, 8 * torch.finfo(weights_precision(model)).eps)
 
 
 def relative_difference(a: Tensor, b: Tensor) -> float:

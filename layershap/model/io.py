@@ -82,6 +82,11 @@ def is_quantized(module: nn.Module) -> bool:
     return any(not p.is_floating_point() or hasattr(p, "__tensor_flatten__") for p in module.parameters())
 
 
+def weights_precision(model: nn.Module) -> torch.dtype:
+    """Type of the model's first floating-point weights; float32 if it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def vocabulary_size(model: nn.Module) -> int | None:
     """Number of token ids the model accepts, or None if it does not say."""
     size = getattr(part_of(model, "get_input_embeddings"), "num_embeddings", None)
