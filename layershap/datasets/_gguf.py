@@ -21,11 +21,10 @@ import transformers
 
 from layershap.exceptions import UnsupportedModelError
 from layershap.extras import require
+from layershap.model.agreement import MODEL_ERRORS
 from layershap.model.gguf import drop_gguf_quantizer
 
 _FULL = "no space left"
-_UNREADABLE = (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError, RuntimeError)
-"""What transformers and gguf raise for a file that they can't read."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def read_gguf(path: Path, dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any
     try:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except _UNREADABLE as error:
+    except MODEL_ERRORS as error:
         if _is_full(error):
             raise
         raise UnsupportedModelError(
