@@ -13,9 +13,9 @@ from layershap.model.io import evaluation_mode, input_device, token_logits, voca
 
 _PROBE_ROWS, _PROBE_TOKENS = 2, 12
 
-# Errors that a model's own code may raise. Its generate() on the probe decides nothing about the surgery by them, unless
-# the intact model generates and the pruned one does not; its constructor may not take a config, or need memory; a layer
-# may need what earlier ones computed; a file may hold what transformers can't read.
+# Errors that a model's own code may raise. From its generate() on the probe they decide nothing about the surgery,
+# unless the intact model generates and the pruned one does not; its constructor may not take a config, or need memory;
+# a layer may need what earlier ones computed; a file may hold what transformers can't read.
 MODEL_ERRORS = (
     RuntimeError,
     ValueError,
