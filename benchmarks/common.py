@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -71,9 +72,27 @@ def packed(name: str) -> str:
         return file.read()
 
 
+def wikitext_articles() -> tuple[list[str], list[str]]:
+    """Articles of WikiText-2's raw test text in turn: those to calibrate on, and those to test on.
+
+    The validation text at hand is the tokenised form, in which 5% of the words are `<unk>`: layers chosen on it were
+    0.11 nats better than others there, and 7% to 17% worse on raw text.
+    """
+    text = packed("wikitext2-raw-test")
+    heads = [found.start() for found in re.finditer(r"^ = [^=].*[^=] = *$", text, re.MULTILINE)]
+    articles = [text[start:end] for start, end in zip(heads, [*heads[1:], len(text)], strict=True)]
+    return articles[1::2], articles[::2]
+
+
 def sequences(text: str | list[str], tokenizer: Any, count: int | None) -> Calibration:
     """The first sequences of a text; all of them if no number is given."""
     return Calibration.from_texts(text, tokenizer, seq_len=LENGTH, n_sequences=count)
+
+
+def evenly(available: int, count: int | None) -> list[int]:
+    """Indices at even distances; all of them if no number is given, or more than there are."""
+    wanted = available if count is None else min(count, available)
+    return [index * available // wanted for index in range(wanted)]
 
 
 def random_llama(

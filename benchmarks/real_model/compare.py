@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--test-sequences", type=int, default=128)
     parser.add_argument("--questions", type=int, default=100)
     parser.add_argument("--full", action="store_true", help="test on whole texts and all questions")
-    parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat"])
+    parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat", "tokenised"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a page; between its markers, as <!-- tables: begin -->")

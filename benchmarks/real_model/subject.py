@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import CACHE, DATA, LENGTH, packed
+from benchmarks.common import CACHE, DATA, LENGTH, evenly, packed, wikitext_articles
 from benchmarks.selection.generalisation import Problem, loaded, problem_with
 from layershap import PERPLEXITY_PROTOCOLS, Calibration
 from layershap.datasets import load_calibration_text, load_evaluation_text
@@ -20,7 +20,9 @@ from layershap.tasks import Task, multiple_choice
 
 TASKS = ("piqa", "arc_easy", "copa", "winogrande", "openbookqa", "hellaswag")
 OWN_TEXT = "own"
-"""The calibration text of the table's rows: WikiText-2's validation text (a novel for the bundled GPT-2)."""
+"""The calibration text of the table's rows: every second article of WikiText-2's raw test text, those between them are
+tested on (a novel for the bundled GPT-2).
+"""
 MIXTURE = "the mixture"
 """Half of the sequences of the calibration text of the rows, half of C4, of the half that isn't tested."""
 
@@ -92,6 +94,7 @@ class Subject:
     def _texts(self) -> dict[str, Callable[[], list[str]]]:
         return {
             "c4": lambda: [half_of_c4(second=True)],
+            "tokenised": lambda: [packed("wikitext2-valid")],
             "book": load_calibration_text,
             "chat": lambda: [
                 self.tokenizer.apply_chat_template(turns, tokenize=False) for turns in question_and_answer()
@@ -108,11 +111,15 @@ class Subject:
     def measures(self, limits: Limits) -> list[Measure]:
         """What the choices are tested on, the most telling first."""
         positions = getattr(self.model.config, "max_position_embeddings", None) or 2048
+
+        def tested() -> str:
+            return "".join(wikitext_articles()[1])
+
         texts = [
-            ("WikiText-2 test", "seq128", lambda: packed("wikitext2-raw-test"), 1),
+            ("WikiText-2 test", "seq128", tested, 1),
             ("C4", "seq128", half_of_c4, 2),
             ("book", "seq128", lambda: "\n\n".join(load_evaluation_text()), 2),
-            ("WikiText-2 test", "seq2048", lambda: packed("wikitext2-raw-test"), 16),
+            ("WikiText-2 test", "seq2048", tested, 16),
         ]
         found = [
             self._of_text(f"{name}, {protocol}", read(), PERPLEXITY_PROTOCOLS[protocol], limits.of_text(share))
@@ -137,12 +144,6 @@ class Subject:
 
 def record_of(name: str, draw: int, kind: str) -> Path:
     return CACHE / f"real_model_{name}_{draw}_{kind}.jsonl"
-
-
-def evenly(available: int, count: int | None) -> list[int]:
-    """Indices at even distances; all of them if no number is given, or more than there are."""
-    wanted = available if count is None else min(count, available)
-    return [index * available // wanted for index in range(wanted)]
 
 
 def questions(name: str) -> list[dict[str, Any]]:

@@ -4,9 +4,9 @@
     python -m benchmarks.selection.generalisation table --model smollm2
         --write benchmarks/results/generalisation.md
 
-Each draw takes other sequences of WikiText-2's validation text (of a novel for the bundled GPT-2); test text is
-WikiText-2's raw test text and C4 (the rest of the novel, and two other novels). Every method reads the same sequences.
-A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
+Each draw takes other sequences of every second article of WikiText-2's raw test text (of a novel for the bundled
+GPT-2); test text is the articles between them and C4 (the rest of the novel, and two other novels). Every method reads
+the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
 `benchmarks/cache/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
 confidence, like the default: on all of the text its path is the same, at several times the price.
 """
@@ -26,7 +26,17 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.common import CACHE, MODELS, markdown, packed, print_or_write, provenance, sequences
+from benchmarks.common import (
+    CACHE,
+    MODELS,
+    evenly,
+    markdown,
+    packed,
+    print_or_write,
+    provenance,
+    sequences,
+    wikitext_articles,
+)
 from benchmarks.records import append, read
 from layershap import Calibration, Greedy, LayerGame, LayerPruner
 from layershap.baselines import ShortenedLlama, ShortGPT
@@ -35,6 +45,8 @@ from layershap.selection.greedy import greedy_masks
 
 MOST = 512
 """Sequences of a draw."""
+TESTED = 128
+"""Sequences that a choice is tested on, at even distances in each of the two texts."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,9 @@ class Problem:
 
 
 def of_wikitext(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
-    stream = sequences(packed("wikitext2-valid"), tokenizer, None)
-    same = sequences(packed("wikitext2-raw-test"), tokenizer, 64)
-    other = sequences(packed("c4-sample"), tokenizer, 32)
+    stream, same = (sequences(articles, tokenizer, None) for articles in wikitext_articles())
+    other = sequences(packed("c4-sample"), tokenizer, None)
+    same, other = (text.take(torch.tensor(evenly(text.n_sequences, TESTED))) for text in (same, other))
     n_layers = model.config.num_hidden_layers
     depths = tuple(sorted({max(1, round(n_layers * share)) for share in (0.1, 0.2, 0.3, 0.4)}))
     return Problem(name, title, model, stream, same, other, depths)
