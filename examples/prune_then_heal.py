@@ -89,7 +89,8 @@ def main(
     models, seconds = {}, {}
     for name, compensation in ways.items():
         start = time.perf_counter()
-        models[name] = remove_layers(model, remove, check=False, compensation=compensation, calibration=text)
+        calibration = None if compensation is None else text
+        models[name] = remove_layers(model, remove, check=False, compensation=compensation, calibration=calibration)
         seconds[name] = time.perf_counter() - start
         record = compensation_record(models[name])
         if record is not None:
