@@ -28,7 +28,7 @@ def row(number):
 
 
 def ledger(path, **changes):
-    return Ledger(path, {**FINGERPRINT, **changes}, SHAPE, {"memory_budget": 7})
+    return Ledger(path, {**FINGERPRINT, **changes}, SHAPE)
 
 
 @pytest.fixture
@@ -52,7 +52,6 @@ def test_rows_read_back_bit_for_bit_and_reading_changes_nothing(written):
     before = written.read_bytes()
     with ledger(written) as file:
         assert numbers(file) == [0, 1, 2, 3, 4, 5]
-        assert file.settings == {"memory_budget": 7}
     assert written.read_bytes() == before
     assert [path.name for path in written.parent.iterdir()] == [written.name]
 
@@ -131,14 +130,14 @@ def test_damage_is_named_by_file_and_line_and_nothing_is_lost(written, damage):
 
 def test_a_row_of_another_shape_is_named_though_its_check_is_right(tmp_path):
     path = tmp_path / "l.jsonl"
-    with Ledger(path, FINGERPRINT, RowShape(5, 3, ("nll",)), {"memory_budget": 7}) as file:
+    with Ledger(path, FINGERPRINT, RowShape(5, 3, ("nll",))) as file:
         file.append([(np.ones(5, dtype=bool), {"nll": np.zeros(3)})])
     with pytest.raises(LedgerFormatError, match=r"line 2 of the ledger .*a mask is 4 digits"):
         ledger(path)
     with pytest.raises(LedgerFormatError, match=r"line 2 .*'nll' has shape \(3,\) for 2 sequences"):
-        Ledger(path, FINGERPRINT, RowShape(5, 2, ("nll",)), {})
+        Ledger(path, FINGERPRINT, RowShape(5, 2, ("nll",)))
     with pytest.raises(LedgerFormatError, match=r"line 2 .*a row holds mask, left and"):
-        Ledger(path, FINGERPRINT, RowShape(5, 3, ("kl",)), {})
+        Ledger(path, FINGERPRINT, RowShape(5, 3, ("kl",)))
 
 
 def test_a_huge_line_is_not_read(written):
@@ -157,8 +156,11 @@ def test_older_and_later_formats_are_refused(written):
     written.write_bytes(content)
     from layershap.ledger.lines import encode
 
-    written.write_bytes(encode({"layershap_ledger": 3, "fingerprint": {}, "settings": {}}, "")[0])
-    with pytest.raises(LedgerFormatError, match="format 2, it is of 3"):
+    written.write_bytes(encode({"layershap_ledger": 2, "fingerprint": {}, "settings": {}}, "")[0])
+    with pytest.raises(LedgerFormatError, match="older version, whose scores depended on the masks"):
+        ledger(written)
+    written.write_bytes(encode({"layershap_ledger": 4, "fingerprint": {}}, "")[0])
+    with pytest.raises(LedgerFormatError, match="format 3, it is of 4"):
         ledger(written)
 
 

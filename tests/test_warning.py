@@ -72,12 +72,6 @@ def little_text_in_a_pipeline(stories, folder):
     make_pipeline(few_masks()).fit(stories[0], [STORY * 12], layerpruner__tokenizer=stories[1])
 
 
-def other_memory(stories, folder):
-    ids = torch.arange(20).reshape(2, 10)
-    LayerGame(stories[0], ids, ledger=folder / "l", memory_budget=10**6).close()
-    LayerGame(stories[0], ids, ledger=folder / "l", memory_budget=10**5).close()
-
-
 def deleted_ledger(stories, folder):
     with LayerGame(stories[0], torch.arange(20).reshape(2, 10), ledger=folder / "d") as game:
         (folder / "d").unlink()
@@ -102,7 +96,6 @@ def inexpressible(stories, folder):
         (little_text, CalibrationWarning),
         (little_text_of_a_fit, CalibrationWarning),
         (little_text_in_a_pipeline, CalibrationWarning),
-        (other_memory, UserWarning),
         (deleted_ledger, UserWarning),
         (tied_sets, TiedSelectionWarning),
         (tied_values, TiedSelectionWarning),

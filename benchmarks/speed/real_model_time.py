@@ -31,7 +31,6 @@ from layershap.datasets import load_smollm2
 from layershap.forward import fused as fused_module
 from layershap.forward.head import sequence_sums
 from layershap.forward.plan import make_sweep
-from layershap.forward.state import StateBatching
 from layershap.model.io import part_of, token_logits
 from layershap.protocols import MaskArray
 
@@ -44,7 +43,6 @@ PARTS = (
     "residual sums",
     "product of the head",
     "loss",
-    "joins and splits",
     "the rest (Python)",
 )
 REST = PARTS[-1]
@@ -127,8 +125,6 @@ def clocked(game: LayerGame) -> Iterator[Clock]:
         with (
             replaced(functional, "scaled_dot_product_attention", clock.timed("attention", attention)),
             replaced(fused_module, "sequence_sums", clock.timed("loss", sequence_sums)),
-            replaced(StateBatching, "join", clock.timed("joins and splits", StateBatching.join)),
-            replaced(StateBatching, "part", clock.timed("joins and splits", StateBatching.part)),
         ):
             clock.begin(REST)
             yield clock

@@ -77,8 +77,7 @@ def fingerprint(
 ) -> dict[str, Any]:
     """The whole fingerprint: `model_fields`, the calibration text and what is read on it, `logits` from `behaviour`.
 
-    Memory limits are no part of it: they don't change what is computed, only how much of it at once, and a ledger
-    brings its own along (`LayerGame`).
+    Memory limits are no part of it: they don't change what is computed, only how much of it at once.
     """
     fields = {
         **of_model,

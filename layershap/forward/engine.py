@@ -19,7 +19,6 @@ from torch import nn
 
 from layershap.calibration import IGNORE, Calibration
 from layershap.forward.base import Forward
-from layershap.forward.batching import ReplayError
 from layershap.forward.fused import FusedForward
 from layershap.forward.head import needs_dense
 from layershap.forward.plain import PlainForward
@@ -132,7 +131,7 @@ class Engine:
                     return fused
                 if self._agrees(fused):
                     return fused
-            except (ReplayError, TypeError, RuntimeError, IndexError, KeyError) as error:
+            except (TypeError, RuntimeError, IndexError, KeyError) as error:
                 self.note = f"layers can't be replayed ({type(error).__name__}: {error})"
         return self._plain(self.tokens)
 

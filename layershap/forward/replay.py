@@ -1,23 +1,22 @@
-"""Capture one real forward, then call single layers on other states and other batch sizes.
+"""Capture one real forward, then call single layers on other states.
 
 What the parent model passes to each layer (masks chosen by layer type, rotary tables, per-layer inputs) is kept from a
 real forward with all layers; what comes before the first layer and after the last is run by the model's own code. So
 nothing is re-implemented per family.
 
-Shapes: B rows of a block, T tokens, S calibration sequences, V vocabulary, R states joined along the batch.
+Shapes: B rows of a block, T tokens, S calibration sequences, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from layershap.forward.batching import Batching, ReplayError, observe, repeated
-from layershap.forward.state import State, StateBatching
+from layershap.forward.state import State
 from layershap.model.calls import ArgumentKey
 from layershap.model.io import token_logits
 from layershap.model.patching import patched
@@ -52,20 +51,6 @@ class Capture:
     calls: dict[int, LayerCall]
     first: State
     final: State | None
-    _expanded: dict[tuple[int, int], Any] = field(default_factory=dict)
-
-    def expanded(self, value: Any, batching: Batching, repeats: int) -> Any:
-        """An argument for `repeats` copies of the block; kept, since layers share most of their arguments."""
-        if repeats == 1 or batching is None:
-            return value
-        key = (id(value), repeats)  # `value` lives as long as `calls`, so its id is its own
-        if key not in self._expanded:
-            self._expanded[key] = repeated(value, batching, repeats)
-        return self._expanded[key]
-
-    def forget_expanded(self) -> None:
-        """Free what `expanded` has kept."""
-        self._expanded.clear()
 
 
 class Replay:
@@ -78,19 +63,12 @@ class Replay:
     stack : LayerStack or SublayerStack
         The players: its layers or their sublayers.
     ids_ST : Tensor [S, T]
-        Calibration tokens on the model's device: rows of these are used to observe what grows with the batch.
+        Calibration tokens on the model's device: a row of these is observed.
 
     Attributes
     ----------
-    batching : StateBatching
-        Along which dimensions states are joined.
     sliceable : bool
         Whether hidden states are [B, T, ...], so that the head can take some tokens at a time.
-
-    Raises
-    ------
-    ReplayError
-        The calls differ between batch sizes in another way than one growing dimension per tensor.
     """
 
     def __init__(self, model: nn.Module, stack: Players, ids_ST: Tensor) -> None:
@@ -98,23 +76,16 @@ class Replay:
         self.stack = stack
         self._returned = dict.fromkeys(key for form in stack.forms for _, key in form.carried)
         # Mappings that the layers write into, with their class: accelerate copies a plain dict, but not transformers'.
+        # The first capture learns which these are, and holds them as constants itself: it is good for nothing else.
         self._shared: dict[ArgumentKey, Callable[..., MutableMapping[Any, Any]]] = {}
-        two = self.capture(ids_ST[:1].expand(2, -1))
-        if self._shared:  # learned from the first capture: its calls still hold the mappings as constants
-            two = self.capture(ids_ST[:1].expand(2, -1))
-        three = self.capture(ids_ST[:1].expand(3, -1))
-        self._batching = {
-            layer: {key: observe(value, three.calls[layer].arguments[key]) for key, value in call.arguments.items()}
-            for layer, call in two.calls.items()
-        }
-        assert two.final is not None and three.final is not None  # noqa: PT018 - for the type checker
-        shape = two.final.hidden.shape
-        hidden = observe(two.final.hidden, three.final.hidden)
-        if not isinstance(hidden, int):
-            raise ReplayError(f"hidden states of shape {tuple(shape)} have no batch dimension")
-        carried = {key: observe(value, three.final.carried[key]) for key, value in two.final.carried.items()}
-        self.batching = StateBatching(hidden, carried)
-        self.sliceable = hidden == 0 and len(shape) >= 3 and shape[1] == ids_ST.shape[1] and not carried
+        length = ids_ST.shape[1]
+        rows = 2 if length != 2 else 3  # unlike the length, so that [B, T] can't be taken for [T, B]
+        seen = self.capture(ids_ST[:1].expand(rows, -1))
+        final = seen.final
+        assert final is not None  # for the type checker
+        # Layers not called on text hand over nothing; the last that is called does.
+        self._last = max(seen.calls)
+        self.sliceable = final.hidden.dim() >= 3 and final.hidden.shape[:2] == (rows, length) and not final.carried
 
     def capture(self, ids_BT: Tensor) -> Capture:
         """Run the whole model once on a block and keep what each layer was given."""
@@ -148,15 +119,14 @@ class Replay:
             token_logits(self.model, ids_BT)
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
-    def run_player(self, player: int, state: State, capture: Capture, repeats: int) -> State:
-        """One layer (or one sublayer of it) on `repeats` states of a block, joined along the batch."""
+    def run_player(self, player: int, state: State, capture: Capture) -> State:
+        """One layer (or one sublayer of it) on a state of a block."""
         layer = self.stack.layer_of(player)
         call = capture.calls.get(layer)
         if call is None:
             return state
         form = self.stack.forms[layer]
-        batching = self._batching[layer]
-        arguments = {key: capture.expanded(value, batching[key], repeats) for key, value in call.arguments.items()}
+        arguments = dict(call.arguments)
         for key in call.state_keys:
             value = state.hidden if key == form.hidden else state.carried[key]
             # A layer writes into the mapping it is given, so it gets one of its own.
@@ -174,14 +144,12 @@ class Replay:
         scaling, soft-capping and LM head are the model's own.
         """
         current: list[State] = []
-        # Layers not called on text hand over nothing; the last that is called does.
-        last = max(self._batching)
 
         def give(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             form = self.stack.forms[index]
 
             def forward(*args: Any, **kwargs: Any) -> Any:
-                if index != last:
+                if index != self._last:
                     return form.wrap(form.hidden_from(args, kwargs), args, kwargs)
                 return form.output(current[0].hidden, current[0].carried)
 

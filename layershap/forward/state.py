@@ -9,14 +9,13 @@ Shapes: B rows of a block, T tokens, D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from layershap.forward.batching import Batching, joined, parted
 from layershap.model.calls import ArgumentKey
 
 
@@ -41,13 +40,6 @@ class State:
         """Memory of its tensors."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors((self.hidden, self.carried)))
 
-    @property
-    def structure(self) -> tuple[Any, ...]:
-        """Equal for states that can be joined (a router's state is None until the first layer with a router)."""
-        return tuple(
-            (key, tuple(value) if isinstance(value, dict) else value is None) for key, value in self.carried.items()
-        )
-
     def scaled(self, scale: float) -> State:
         """The state with its hidden states multiplied."""
         return State(self.hidden * scale, self.carried)
@@ -55,39 +47,6 @@ class State:
     def to(self, device: torch.device) -> State:
         """The state on another device; itself if it is there."""
         return State(_moved(self.hidden, device), _moved(self.carried, device))
-
-
-@dataclass(frozen=True)
-class StateBatching:
-    """Along which dimensions states are joined.
-
-    Attributes
-    ----------
-    hidden : int
-        The batch dimension of the hidden states.
-    carried : dict
-        The same for each carried value.
-    """
-
-    hidden: int
-    carried: dict[ArgumentKey, Batching]
-
-    def join(self, states: Sequence[State]) -> State:
-        """States of one structure as one state, one after the other along the batch."""
-        if len(states) == 1:
-            return states[0]
-        return State(
-            joined([state.hidden for state in states], self.hidden),
-            {key: joined([state.carried[key] for state in states], self.carried.get(key)) for key in states[0].carried},
-        )
-
-    def part(self, state: State, parts: int) -> list[State]:
-        """The opposite of `join`."""
-        if parts == 1:
-            return [state]
-        hidden = parted(state.hidden, self.hidden, parts)
-        carried = {key: parted(value, self.carried.get(key), parts) for key, value in state.carried.items()}
-        return [State(hidden[i], {key: values[i] for key, values in carried.items()}) for i in range(parts)]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -19,9 +19,9 @@ from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
 from layershap.forward.settings import EngineSettings
 from layershap.game.evaluated import EvaluatedMasks
+from layershap.game.fingerprinting import game_fingerprint
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
-from layershap.game.resuming import game_fingerprint, open_ledger
 from layershap.ledger import Ledger, RowShape
 from layershap.masks import is_among
 from layershap.model.io import maximum_length, vocabulary_size
@@ -57,9 +57,8 @@ class LayerGame:
     ledger : path, optional
         File that keeps every evaluated mask; a later game with the same fingerprint resumes from it.
     batch_tokens, memory_budget : int or 'auto', default='auto'
-        Number of tokens per layer call, and number of bytes for hidden states (see `LayerPruner`). With 'auto', a game
-        that resumes takes over the ledger's memory budget if this machine's memory allows, so that it computes the same
-        bits.
+        Most tokens of a layer call, and number of bytes for hidden states (see `LayerPruner`). A score depends on the
+        first in its last bits, on the second not at all.
     verbose : int, default=0
         1 shows a progress bar of the planned work.
 
@@ -121,8 +120,7 @@ class LayerGame:
         if ledger is not None:
             n_values = self.calibration.n_sequences if self._statistics else 1
             shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
-            pinned = memory_budget == "auto"
-            opened, self._settings = open_ledger(ledger, self.fingerprint, shape, self._settings, pinned=pinned)
+            opened = Ledger(ledger, self.fingerprint, shape)
         model = self.found.model
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable

@@ -34,8 +34,8 @@ from layershap.protocols import MaskArray
 from layershap.warning import warn_user
 
 _OLDER = (
-    "it is of an older version, whose rows have no checks and whose fingerprint lacks much of what a score depends on; "
-    "start a new file"
+    "it is of an older version, whose scores depended on the masks evaluated beside them (earlier still on what its "
+    "fingerprint lacked); start a new file"
 )
 
 
@@ -50,15 +50,11 @@ class Ledger:
         Plain JSON values. Resuming a file with another fingerprint is an error.
     shape : RowShape
         What each row holds.
-    settings : mapping
-        Plain JSON values that the first game on this file chose and that later ones may follow.
 
     Attributes
     ----------
     rows : dict of bytes to MaskRow
         Evaluated masks by `mask_key`.
-    settings : dict
-        Those in the file.
 
     Raises
     ------
@@ -77,12 +73,10 @@ class Ledger:
         path: str | os.PathLike[str],
         fingerprint: Mapping[str, Any],
         shape: RowShape,
-        settings: Mapping[str, Any],
     ) -> None:
         self.path = Path(path).expanduser()
         self.shape = shape
         self.fingerprint = json.loads(json.dumps(dict(fingerprint)))
-        self.settings = json.loads(json.dumps(dict(settings)))
         self.rows: dict[bytes, MaskRow] = {}
         self._file, self._writable = _opened(self.path)
         # A ledger that nobody closes gives the file up with the game, or with the process.
@@ -158,9 +152,7 @@ class Ledger:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        own_header, own_check = encode(
-            {"layershap_ledger": FORMAT, "fingerprint": self.fingerprint, "settings": self.settings}, ""
-        )
+        own_header, own_check = encode({"layershap_ledger": FORMAT, "fingerprint": self.fingerprint}, "")
         self._size = os.fstat(self._file.fileno()).st_size
         reader = io.BufferedReader(self._file)
         try:
@@ -183,8 +175,10 @@ class Ledger:
             raise LedgerFormatError(f"{self.path} is not a ledger: its line 1 is no header ({error})") from error
         version = found.get("layershap_ledger")
         if version != FORMAT:
-            raise self._damaged(1, f"it must be of format {FORMAT}, it is of {version!r}; a later layershap wrote it")
-        if not isinstance(found.get("fingerprint"), dict) or not isinstance(found.get("settings"), dict):
+            older = isinstance(version, int) and version < FORMAT
+            later = f"it must be of format {FORMAT}, it is of {version!r}; a later layershap wrote it"
+            raise self._damaged(1, _OLDER if older else later)
+        if not isinstance(found.get("fingerprint"), dict):
             raise self._damaged(1, "it holds no fingerprint")
         differing = differences(found["fingerprint"], self.fingerprint)
         if differing:
@@ -192,7 +186,6 @@ class Ledger:
                 f"the ledger {self.path} was written under other conditions ({'; '.join(differing.values())}). Give "
                 f"another ledger path, or restore what differs.{likely_causes(differing)}"
             )
-        self.settings = found["settings"]
         return check
 
     def _read_rows(self, reader: io.BufferedReader[FileIO]) -> None:

@@ -18,8 +18,10 @@ import numpy as np
 from layershap.masks import mask_key
 from layershap.protocols import FloatArray, MaskArray
 
-FORMAT = 2
-"""Version 1 had no checks, and its fingerprint lacked much of what a score depends on."""
+FORMAT = 3
+"""Version 1 had no checks, and its fingerprint lacked much of what a score depends on; in version 2 scores depended on
+the masks evaluated beside them.
+"""
 
 HEADER_BYTES = 2**24
 """No header is longer."""

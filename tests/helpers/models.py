@@ -17,9 +17,8 @@ def load_stories() -> LlamaForCausalLM:
 
 def tiny_gpt2(**settings: object) -> GPT2LMHeadModel:
     torch.manual_seed(0)
-    config = GPT2Config(
-        n_layer=4, n_embd=32, n_head=4, vocab_size=128, n_positions=64, bos_token_id=1, eos_token_id=1, **settings
-    )
+    sizes = {"n_layer": 4, "n_embd": 32, "n_head": 4, "vocab_size": 128, "n_positions": 64}
+    config = GPT2Config(**{**sizes, **settings}, bos_token_id=1, eos_token_id=1)
     model = GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,21 +1,16 @@
-"""What a game's scores depend on, and the ledger that keeps them under it."""
+"""What a game's scores depend on: under what a ledger keeps them."""
 
 from __future__ import annotations
 
-import os
-from dataclasses import replace
 from typing import Any
 
 from layershap.calibration import Calibration
 from layershap.exceptions import LedgerError
 from layershap.fingerprint import behaviour, fingerprint
 from layershap.fingerprint.describe import IndescribableError, digest_of
-from layershap.forward.settings import EngineSettings
 from layershap.game.players import GameModel
-from layershap.ledger import Ledger, RowShape
 from layershap.protocols import Utility
 from layershap.tasks.data import UtilityLike
-from layershap.warning import warn_user
 
 
 def game_fingerprint(
@@ -41,28 +36,3 @@ def game_fingerprint(
                 "(numbers, texts, tensors), or fit without ledger"
             ) from error
     return fields
-
-
-def open_ledger(
-    path: str | os.PathLike[str],
-    fields: dict[str, Any],
-    shape: RowShape,
-    settings: EngineSettings,
-    *,
-    pinned: bool,
-) -> tuple[Ledger, EngineSettings]:
-    """A ledger for these fields of a fingerprint, and the settings to go on with.
-
-    If `pinned`, these have the ledger's memory budget, on which the last bits of further scores depend.
-    """
-    ledger = Ledger(path, fields, shape, {"memory_budget": settings.memory_budget})
-    budget = ledger.settings.get("memory_budget")
-    if budget == settings.memory_budget:
-        return ledger, settings
-    if pinned and isinstance(budget, int) and 0 < budget <= 2 * settings.memory_budget:
-        return ledger, replace(settings, memory_budget=budget)
-    warn_user(
-        f"the ledger {ledger.path} was written with a memory budget of {budget} bytes, here it is "
-        f"{settings.memory_budget}: further scores may differ from those of an uninterrupted run in their last bits"
-    )
-    return ledger, settings
