@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         ModelInUseError,
         NonFiniteScoreWarning,
         PlainForwardWarning,
+        RanksError,
         ReportFormatError,
         SurgeryCheckError,
         SurrogateQualityWarning,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from layershap.model.stack import LayerStack, find_layers, skip_layers
     from layershap.model.sublayers import SublayerStack
     from layershap.pruner import LayerPruner
+    from layershap.ranks.together import on_own_rank
     from layershap.report import PruningReport
     from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
     from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
@@ -99,6 +101,7 @@ __all__ = [
     "PerplexityProtocol",
     "PlainForwardWarning",
     "PruningReport",
+    "RanksError",
     "ReportFormatError",
     "Rescale",
     "Score",
@@ -123,6 +126,7 @@ __all__ = [
     "find_sublayers",
     "inspect",
     "load_pruned",
+    "on_own_rank",
     "perplexity",
     "remove_layers",
     "remove_sublayers",
@@ -154,6 +158,7 @@ _HOMES = {
         "ModelInUseError",
         "NonFiniteScoreWarning",
         "PlainForwardWarning",
+        "RanksError",
         "ReportFormatError",
         "SurgeryCheckError",
         "SurrogateQualityWarning",
@@ -170,6 +175,7 @@ _HOMES = {
     "layershap.model.stack": ("LayerStack", "find_layers", "skip_layers"),
     "layershap.model.sublayers": ("SublayerStack",),
     "layershap.pruner": ("LayerPruner",),
+    "layershap.ranks.together": ("on_own_rank",),
     "layershap.report": ("PruningReport",),
     "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
     "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),

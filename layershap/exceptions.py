@@ -35,6 +35,10 @@ class LedgerInUseError(LedgerError):
     """Another process, or another game of this one, holds the ledger; the message names it."""
 
 
+class RanksError(LayerShapError, RuntimeError):
+    """Processes that evaluate together don't have the same game, or one of them failed or ended."""
+
+
 class ModelInUseError(LayerShapError, RuntimeError):
     """Another thread is working on the model, whose layers are patched meanwhile."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -29,7 +28,7 @@ from layershap import (
 )
 from layershap.forward.engine import Engine
 
-from .helpers.models import STORIES
+from .helpers.models import STORIES, tiny_gpt2
 
 
 def test_all_coalitions_of_a_published_checkpoint(stories, stories_calibration):
@@ -172,8 +171,7 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, stop):
         time.sleep(0.01)
     process.wait()
     assert not (tmp_path / "never.npz").exists(), "the run ended before it could be interrupted"
-    rows = [json.loads(line) for line in ledger.read_text().splitlines()[1:]]
-    done = max((index + 1 for index, row in enumerate(rows) if row["left"] == 0), default=0)  # whole sweeps
+    done = len(ledger.read_bytes().split(b"\n")[1:-1])  # whole lines
     assert run_fit(ledger, "fast", tmp_path / "resumed.npz").wait() == 0
     whole, resumed = np.load(tmp_path / "whole.npz"), np.load(tmp_path / "resumed.npz")
     for key in "csm":
@@ -206,14 +204,10 @@ def test_bad_masks_and_utilities(stories, stories_calibration):
         LayerGame(stories[0], stories_calibration, batch_tokens=0)
 
 
-def test_a_sweep_on_disk_in_part_resumes_to_the_same_bits(tmp_path):
-    """On a model so wide that the last bits of a matrix product depend on the rows beside it."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    torch.manual_seed(0)
-    config = GPT2Config(vocab_size=300, n_positions=32, n_embd=512, n_layer=5, n_head=8, bos_token_id=0, eos_token_id=0)
-    model = GPT2LMHeadModel(config).eval()
-    ids_ST = torch.randint(300, (3, 17))
+def test_a_ledger_cut_anywhere_resumes_to_the_same_bits(tmp_path):
+    """On a model so wide that the last bits of a matrix product depend on its shape."""
+    model = tiny_gpt2(n_layer=5, n_embd=512, n_head=8)
+    ids_ST = torch.randint(128, (3, 17))
     masks_ML = np.array([[int(bit) for bit in f"{number:05b}"] for number in range(32)], dtype=bool)
     path = tmp_path / "l.jsonl"
 
@@ -223,11 +217,8 @@ def test_a_sweep_on_disk_in_part_resumes_to_the_same_bits(tmp_path):
             return game(masks_ML).tobytes(), game.n_evaluated
 
     whole, n_masks = scored()
-    content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
-    ends = [index + 1 for index, line in enumerate(lines[1:]) if json.loads(line)["left"] == 0]
-    assert ends == [8, 9, n_masks]  # a sweep, the dense model, the other masks
+    lines = path.read_bytes().splitlines(keepends=True)
     for n_rows in (1, 2, 4, 7, 10, 15, 20, 26, 31):
         path.write_bytes(b"".join(lines[: 1 + n_rows]))
-        assert scored() == (whole, n_masks - (9 if n_rows > 9 else 0))
-        assert path.read_bytes() == content
+        assert scored() == (whole, n_masks - n_rows)
+        assert len(path.read_bytes().splitlines()) == len(lines)

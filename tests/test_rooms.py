@@ -20,6 +20,7 @@ PACKAGE = Path(__file__).parents[1] / "layershap"
 ROOMS = (
     # What every room may need: words, numbers, text.
     "exceptions",
+    "ranks",
     "warning",
     "extras",
     "escaping",

@@ -17,6 +17,7 @@ from layershap.cli.inputs import (
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult
 from layershap.extras import require
+from layershap.ranks.launched import is_first_rank
 
 if TYPE_CHECKING:
     from layershap.comparison import DepthPruningMethod
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     )
     text = f"perplexity on held-out text, protocol {protocol.name}, {evaluation.n_sequences} sequences\n\n{found}"
     data: dict[str, Any] = {"protocol": protocol.name, "records": found.to_records()}
-    if arguments.picture is not None:
+    if arguments.picture is not None and is_first_rank():
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
         display = DepthCurveDisplay.from_comparison(found, ylabel=f"held-out perplexity ({protocol.name})")
         display.plot().figure_.savefig(arguments.picture, dpi=120)

@@ -10,6 +10,7 @@ from layershap.cli.arguments import add_overwrite_option, at_least, path
 from layershap.cli.inputs import add_calibration_options, add_model_options, load_model, read_calibration
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult
+from layershap.ranks.launched import is_first_rank
 
 REPORT_FILE = "report.json"
 LEDGER_FILE = "ledger.jsonl"
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         cost = pruner.estimate_cost(model, calibration)
         return CommandResult(str(cost), asdict(cost))
     report = pruner.fit(model, calibration).report_
-    report.save(target)
+    if is_first_rank():
+        report.save(target)
     advice = f"next: layershap prune {arguments.model} --report {target} --n-remove N --out FOLDER"
     return CommandResult(f"{report}\n\nwritten: {target}\n{advice}", {"path": str(target), "report": report})

@@ -17,8 +17,12 @@ from layershap.cli import baselines, evaluate, fit, prune, report
 from layershap.cli.arguments import UsageError
 from layershap.cli.result import CommandResult
 from layershap.exceptions import LayerShapError
+from layershap.ranks.launched import is_first_rank
 
 _COMMANDS = (fit, prune, evaluate, baselines, report)
+
+_SHARED = ("fit", "baselines")
+"""Commands whose masks several processes evaluate together; of the others only the first of them does the work."""
 
 _DESCRIPTION = """\
 Prune whole layers of a causal language model by their Shapley values.
@@ -76,6 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     arguments = build_parser().parse_args(argv)
+    if not is_first_rank() and arguments.command not in _SHARED:
+        return 0
     try:
         with _messages_to_stderr():
             answer = arguments.run(arguments)
@@ -87,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"layershap {arguments.command}: error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    return _print(answer, arguments.format)
+    return _print(answer, arguments.format) if is_first_rank() else 0
 
 
 def _print(answer: CommandResult, form: str) -> int:
@@ -114,9 +120,9 @@ def _messages_to_stderr() -> Iterator[None]:
     level, show_warning = logger.level, warnings.showwarning
     # One bar, that of the fit, is enough; transformers shows one for every file it reads or writes.
     transformers.utils.logging.disable_progress_bar()
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.INFO if is_first_rank() else logging.ERROR)
     logger.addHandler(handler)
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning if is_first_rank() else _hide_warning
     try:
         yield
     finally:
@@ -131,6 +137,10 @@ class _ToStandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write the message on a line of its own."""
         print(self.format(record), file=sys.stderr)
+
+
+def _hide_warning(*_: object, **__: object) -> None:
+    """Another process, which does the same, shows it."""
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

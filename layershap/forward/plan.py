@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -145,6 +146,48 @@ def plan(masks_ML: MaskArray, *, max_masks: int, max_states: int) -> PrefixPlan:
     masks_UL = distinct(masks_ML)
     sweeps = tuple(make_sweep(part) for part in _cut(masks_UL, max_masks, max_states))
     return PrefixPlan(masks_ML.shape[1], sweeps, len(masks_ML))
+
+
+def shards(masks_UL: MaskArray, n_shards: int, head_cost: float = 0.0) -> list[slice]:
+    """Cut distinct, sorted masks [U, L] into contiguous shards of about equal work.
+
+    Parameters
+    ----------
+    masks_UL : ndarray [U, L] of bool
+        Distinct and sorted lexicographically.
+    n_shards : int
+        How many; the last are empty where there are fewer masks.
+    head_cost : float
+        Cost of the head on one state, in layer runs.
+
+    Returns
+    -------
+    list of slice
+        The largest shard is as small as contiguous ones allow. A shard shares no prefix with the one before it.
+    """
+    n_masks, n_layers = masks_UL.shape
+    # A mask runs what it keeps from its fork on; the first of a shard runs all that it keeps.
+    alone_U = masks_UL.sum(axis=1) + head_cost
+    beyond_fork = np.arange(n_layers) >= _fork_depths(masks_UL)[:, None]
+    shared_U = (masks_UL & beyond_fork).sum(axis=1) + head_cost
+
+    def ends(most: float) -> list[int]:
+        """Where shards end that each hold as many masks as cost no more than `most`."""
+        found, work = [], np.inf
+        for u in range(n_masks):
+            work += shared_U[u]
+            if work > most:
+                found.append(u)
+                work = alone_U[u]
+        return [*found[1:], n_masks]
+
+    low, high = float(alone_U.max(initial=0.0)), float(alone_U.sum())
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if len(ends(middle)) <= n_shards else (middle, high)
+    cuts = [0, *ends(high)]
+    cuts += [n_masks] * (n_shards + 1 - len(cuts))
+    return [slice(start, stop) for start, stop in pairwise(cuts)]
 
 
 def make_sweep(masks_UL: MaskArray) -> Sweep:

@@ -5,7 +5,9 @@ Shapes: M masks, U distinct masks, L layers, S calibration sequences.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,17 +15,27 @@ from torch import nn
 
 from layershap.exceptions import PlainForwardWarning, ThreadsWarning
 from layershap.forward.engine import Engine
-from layershap.forward.plan import PrefixPlan
+from layershap.forward.plan import PrefixPlan, shards
 from layershap.forward.threads import seconds_of_waiting
 from layershap.game.progress import Progress
-from layershap.ledger import Ledger, MaskRow
+from layershap.ledger import LedgerOfRanks, MaskRow
 from layershap.masks import distinct, is_among, mask_key
 from layershap.model.io import evaluation_mode
 from layershap.model.patching import first_said
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import FloatArray, MaskArray
+from layershap.ranks.together import Ranks
 from layershap.utilities.checks import checked_score
 from layershap.warning import warn_user
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """What one rank did: a digest of all masks asked for, the rows of its own, and its layer runs."""
+
+    asked: str
+    rows: list[MaskRow]
+    layer_runs: int
 
 
 class EvaluatedMasks:
@@ -35,17 +47,19 @@ class EvaluatedMasks:
         Runs masked models.
     masked_score : callable or None
         ``f(model) -> float``, called on masked models in place of the engine's statistics.
-    ledger : Ledger, optional
+    ledger : LedgerOfRanks, optional
         Where what is evaluated is kept, and found again.
     progress : Progress
         Is told of the work.
+    ranks : Ranks
+        The processes that share the work.
 
     Attributes
     ----------
     rows : dict of bytes to MaskRow
         What each mask gave: sums of statistics by sequence, or one score.
     n_evaluated : int
-        Masks run on the model (not read from the ledger).
+        Masks run on the model by any rank (not read from the ledger).
     layer_runs, layer_runs_in_all : int
         Layer runs on the whole text that this took, and that it would have taken had the ledger held nothing.
     """
@@ -54,13 +68,15 @@ class EvaluatedMasks:
         self,
         engine: Engine,
         masked_score: Callable[[nn.Module], float] | None,
-        ledger: Ledger | None,
+        ledger: LedgerOfRanks | None,
         progress: Progress,
+        ranks: Ranks,
     ) -> None:
         self.engine = engine
         self._masked_score = masked_score
         self._ledger = ledger
         self.progress = progress
+        self._ranks = ranks
         self.rows: dict[bytes, MaskRow] = {}
         self._warned = False
         self._threads_seen = False
@@ -89,36 +105,50 @@ class EvaluatedMasks:
         return unique_UL[~is_among(unique_UL, self.rows)]
 
     def evaluate(self, masks_ML: MaskArray) -> None:
-        """Evaluate what was not seen yet.
-
-        The sweeps are planned without regard to the ledger, which only decides which of them are already done: so an
-        interrupted run that is started again computes the same sweeps, to the last bit, as one never interrupted.
-        """
+        """Evaluate what was not seen yet; where several ranks do, each its shard, and all know the results."""
         pending_UL = self.pending(masks_ML)
         if not len(pending_UL):
             return
         refuse_skeleton(self.engine.model, "its layers can be inspected and their cost be estimated, but not scored")
-        if self._masked_score is not None:
-            self._call_on_masked_models(pending_UL, self._masked_score)
-            return
-        prefix_plan = self.engine.plan(pending_UL)
+        todo_UL = pending_UL[~self._known(pending_UL)]
+        if len(todo_UL):
+            self._share(todo_UL)
+        if self._masked_score is None:
+            sweeps = self.engine.plan(pending_UL).sweeps
+            self.layer_runs_in_all += sum(self.engine.layer_runs(sweep.masks_UL) for sweep in sweeps)
+        else:
+            self.layer_runs_in_all += int(pending_UL.sum())
+
+    def _share(self, todo_UL: MaskArray) -> None:
+        """Evaluate this rank's shard, and take over what the others evaluated."""
         head_cost = self.engine.settings.head_cost
-        work = prefix_plan.layer_runs + head_cost * prefix_plan.n_masks
+        own = shards(todo_UL, self._ranks.count, head_cost)[self._ranks.index]
+        run = self._run_sweeps if self._masked_score is None else self._call_on_masked_models
+
+        def work() -> _Shard:
+            before = self.layer_runs
+            run(todo_UL[own])
+            rows = [self.rows[mask_key(mask_L)] for mask_L in todo_UL[own]]
+            return _Shard(hashlib.sha256(todo_UL.tobytes()).hexdigest(), rows, self.layer_runs - before)
+
+        found = self._ranks.together(work)
+        self._ranks.raise_unless_same([shard.asked for shard in found], "masks to evaluate")
+        for mask_L, row in zip(todo_UL, (row for shard in found for row in shard.rows), strict=True):
+            self.rows[mask_key(mask_L)] = row
+        self.n_evaluated += len(todo_UL)
+        self.layer_runs += sum(shard.layer_runs for shard in found) - found[self._ranks.index].layer_runs
+
+    def _run_sweeps(self, masks_UL: MaskArray) -> None:
+        prefix_plan = self.engine.plan(masks_UL)
+        work = prefix_plan.layer_runs + self.engine.settings.head_cost * prefix_plan.n_masks
         self.progress.plan(prefix_plan.n_masks, work)
         self._warn_of_plain_forward(prefix_plan)
         self._warn_of_waiting_threads(prefix_plan)
         for sweep in prefix_plan.sweeps:
-            self.layer_runs_in_all += self.engine.layer_runs(sweep.masks_UL)
-            known = self._known(sweep.masks_UL)
-            todo_UL = sweep.masks_UL[~known]
-            if len(todo_UL):
-                self._prepare_ledger()
-                found = self.engine.run(todo_UL, self.progress.update)
-                rows: list[MaskRow] = [{name: sums[u] for name, sums in found.items()} for u in range(len(todo_UL))]
-                self._keep(todo_UL, rows)
-                self.layer_runs += self.engine.layer_runs(todo_UL)
-            if known.any():
-                self.progress.update(sweep.layer_runs * float(known.mean()) + head_cost * float(known.sum()))
+            self._prepare_ledger()
+            found = self.engine.run(sweep.masks_UL, self.progress.update)
+            self._keep(sweep.masks_UL, [{name: sums[u] for name, sums in found.items()} for u in range(sweep.n_masks)])
+            self.layer_runs += self.engine.layer_runs(sweep.masks_UL)
 
     def _warn_of_plain_forward(self, prefix_plan: PrefixPlan) -> None:
         """Once per game, and per fit that holds the model: a single mask shares nothing and costs no more."""
@@ -156,14 +186,12 @@ class EvaluatedMasks:
                 ThreadsWarning,
             )
 
-    def _call_on_masked_models(self, masks_UL: MaskArray, masked_score: Callable[[nn.Module], float]) -> None:
-        model = self.engine.model
+    def _call_on_masked_models(self, masks_UL: MaskArray) -> None:
+        model, masked_score = self.engine.model, self._masked_score
+        assert masked_score is not None  # for the type checker
         self.progress.plan(len(masks_UL), len(masks_UL))
         for mask_L in masks_UL:
             self.progress.update(1)
-            self.layer_runs_in_all += int(mask_L.sum())
-            if self._known(mask_L[None])[0]:
-                continue
             self._prepare_ledger()
             with evaluation_mode(model), torch.no_grad(), self.engine.stack.skip(np.flatnonzero(~mask_L)):
                 score = checked_score(masked_score(model), masked_score)
@@ -190,4 +218,3 @@ class EvaluatedMasks:
             self.rows[mask_key(mask_L)] = row
         if self._ledger is not None:
             self._ledger.append(zip(masks_UL, rows, strict=True))
-        self.n_evaluated += len(masks_UL)

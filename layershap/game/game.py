@@ -5,6 +5,7 @@ Shapes: M masks, L layers, S calibration sequences.
 
 from __future__ import annotations
 
+import json
 import os
 from functools import cached_property
 from types import TracebackType
@@ -22,11 +23,12 @@ from layershap.game.evaluated import EvaluatedMasks
 from layershap.game.fingerprinting import game_fingerprint
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
-from layershap.ledger import Ledger, RowShape
+from layershap.ledger import LedgerOfRanks, RowShape
 from layershap.masks import is_among
 from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.ranks.together import Ranks
 from layershap.tasks.data import UtilityLike, sequences_and_utility
 from layershap.utilities.checks import checked_scores
 from layershap.utilities.mixture import bootstrap_scores
@@ -116,17 +118,21 @@ class LayerGame:
         self._settings = EngineSettings.resolve(batch_tokens, memory_budget, device)
         self.unremovable = self.found.unremovable
         self.keep_one_of = self.found.keep_one_of
-        opened: Ledger | None = None
+        self._ranks = Ranks.of(self.found.model)
+        if self._ranks.count > 1:
+            self._ranks.check_same(json.dumps(self.fingerprint), "model, text and settings")
+        opened: LedgerOfRanks | None = None
         if ledger is not None:
-            n_values = self.calibration.n_sequences if self._statistics else 1
-            shape = RowShape(self.n_players, n_values, self._statistics or ("score",))
-            opened = Ledger(ledger, self.fingerprint, shape)
+            counts = tuple(self.calibration.counts_S.tolist()) if self._statistics else (1,)
+            shape = RowShape(self.n_players, counts, self._statistics or ("score",))
+            opened = LedgerOfRanks(ledger, self.fingerprint, shape, self._ranks)
         model = self.found.model
         self.engine = Engine(
             model, self.stack, self.calibration, self._statistics, self._settings, always_kept=self.unremovable
         )
         masked_score = None if isinstance(self.utility, Utility) else self.utility
-        self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, Progress(shown=bool(verbose)))
+        progress = Progress(shown=bool(verbose) and self._ranks.index == 0)
+        self._evaluated = EvaluatedMasks(self.engine, masked_score, opened, progress, self._ranks)
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:

@@ -2,5 +2,6 @@
 
 from layershap.ledger.file import Ledger
 from layershap.ledger.lines import MaskRow, RowShape
+from layershap.ledger.of_ranks import LedgerOfRanks
 
-__all__ = ["Ledger", "MaskRow", "RowShape"]
+__all__ = ["Ledger", "LedgerOfRanks", "MaskRow", "RowShape"]

@@ -5,8 +5,8 @@ depends on. Each other line is one evaluated mask: its bits and its per-sequence
 they read back bit for bit). A sweep's rows are written together and forced to disk.
 
 A file is changed only once its header is known to be right, and only where something is to be written: then what
-follows the last whole sweep is cut off (a process died while it wrote), so that a sweep is evaluated either from the
-ledger or as a whole, to the same bits. Everything else that is wrong is an error, and the file stays as it is.
+follows the last whole line is cut off (a process died while it wrote). Everything else that is wrong is an error, and
+the file stays as it is.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ class Ledger:
         sweep = list(rows)
         lines = []
         chain = self._tail[1]
-        for index, (mask_L, row) in enumerate(sweep):
-            line, chain = encode(self.shape.record(mask_L, row, len(sweep) - 1 - index), chain)
+        for mask_L, row in sweep:
+            line, chain = encode(self.shape.record(mask_L, row), chain)
             lines.append(line)
         self._write(b"".join(lines), chain)
         self.rows.update({mask_key(mask_L): row for mask_L, row in sweep})
@@ -152,7 +152,8 @@ class Ledger:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _read(self) -> None:
-        own_header, own_check = encode({"layershap_ledger": FORMAT, "fingerprint": self.fingerprint}, "")
+        header = {"layershap_ledger": FORMAT, "fingerprint": self.fingerprint, "counts": list(self.shape.counts)}
+        own_header, own_check = encode(header, "")
         self._size = os.fstat(self._file.fileno()).st_size
         reader = io.BufferedReader(self._file)
         try:
@@ -190,7 +191,6 @@ class Ledger:
 
     def _read_rows(self, reader: io.BufferedReader[FileIO]) -> None:
         number, (position, check) = 1, self._tail
-        sweep: dict[bytes, MaskRow] = {}
         while line := reader.readline(self.shape.most_bytes + 1):
             number += 1
             try:
@@ -199,17 +199,14 @@ class Ledger:
                 if not line.endswith(b"\n"):
                     return  # torn: the process died while writing it
                 record, check = decode(line, check)
-                key, row, left = self.shape.parse(record)
-                if key in self.rows or key in sweep:
+                key, row = self.shape.parse(record)
+                if key in self.rows:
                     raise LineError(f"its mask, {record['mask']}, came before")
             except LineError as error:
                 raise self._damaged(number, str(error)) from error
-            sweep[key] = row
+            self.rows[key] = row
             position += len(line)
-            if left == 0:
-                self.rows |= sweep
-                sweep = {}
-                self._tail = (position, check)
+            self._tail = (position, check)
 
     def _damaged(self, number: int, reason: str) -> LedgerFormatError:
         kept = (
@@ -223,7 +220,7 @@ class Ledger:
     # -- writing -----------------------------------------------------------------------------------------------------
 
     def _write(self, content: bytes, check: str) -> None:
-        """Put lines where the last whole sweep ends; on failure the file ends there again."""
+        """Put lines where the last whole line ends; on failure the file ends there again."""
         before = self._tail
         end = before[0]
         try:

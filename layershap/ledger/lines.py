@@ -20,7 +20,7 @@ from layershap.protocols import FloatArray, MaskArray
 
 FORMAT = 3
 """Version 1 had no checks, and its fingerprint lacked much of what a score depends on; in version 2 scores depended on
-the masks evaluated beside them.
+the masks evaluated beside them, so that a sweep counted as a whole or not at all.
 """
 
 HEADER_BYTES = 2**24
@@ -45,41 +45,45 @@ class RowShape:
     ----------
     n_players : int
         L: bits of a mask.
-    n_sequences : int
-        S: numbers of each statistic.
+    counts : tuple of int
+        Scored tokens of each sequence [S]: the numbers of each statistic are sums over them. A single 1 for a utility
+        that is a plain callable.
     statistics : tuple of str
         Their names.
     """
 
     n_players: int
-    n_sequences: int
+    counts: tuple[int, ...]
     statistics: tuple[str, ...]
+
+    @property
+    def n_sequences(self) -> int:
+        """S: numbers of each statistic."""
+        return len(self.counts)
 
     @property
     def most_bytes(self) -> int:
         """No row is longer."""
         return 256 + self.n_players + sum(len(n) + 16 + _LONGEST_FLOAT * self.n_sequences for n in self.statistics)
 
-    def record(self, mask_L: MaskArray, row: MaskRow, left: int) -> dict[str, Any]:
-        """A row as plain values; `left` counts the rows of its sweep that come after it."""
+    def record(self, mask_L: MaskArray, row: MaskRow) -> dict[str, Any]:
+        """A row as plain values."""
         values = {name: row[name].tolist() for name in self.statistics}
-        return {"mask": "".join("01"[int(bit)] for bit in mask_L), "left": left, **values}
+        return {"mask": "".join("01"[int(bit)] for bit in mask_L), **values}
 
-    def parse(self, record: dict[str, Any]) -> tuple[bytes, MaskRow, int]:
-        """The key of the mask, its sums, and the rows of its sweep that are still to come.
+    def parse(self, record: dict[str, Any]) -> tuple[bytes, MaskRow]:
+        """The key of the mask, and its sums.
 
         Raises
         ------
         LineError
             The record isn't of this shape.
         """
-        if set(record) != {"mask", "left", *self.statistics}:
-            raise LineError(f"a row holds mask, left and {list(self.statistics)}, this one {sorted(record)}")
-        mask, left = record["mask"], record["left"]
+        if set(record) != {"mask", *self.statistics}:
+            raise LineError(f"a row holds mask and {list(self.statistics)}, this one {sorted(record)}")
+        mask = record["mask"]
         if not isinstance(mask, str) or len(mask) != self.n_players or set(mask) - {"0", "1"}:
             raise LineError(f"a mask is {self.n_players} digits 0 or 1, this one is {mask!r:.80}")
-        if not isinstance(left, int) or isinstance(left, bool) or left < 0:
-            raise LineError(f"left is a count of rows, this one is {left!r:.80}")
         row = {}
         for name in self.statistics:
             try:
@@ -88,7 +92,7 @@ class RowShape:
                 raise LineError(f"{name!r} holds what is no number ({error})") from error
             if row[name].shape != (self.n_sequences,):
                 raise LineError(f"{name!r} has shape {row[name].shape} for {self.n_sequences} sequences")
-        return mask_key(np.array(list(mask)) == "1"), row, left
+        return mask_key(np.array(list(mask)) == "1"), row
 
 
 def encode(record: dict[str, Any], previous: str) -> tuple[bytes, str]:

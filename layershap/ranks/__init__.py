@@ -1,0 +1,1 @@
+"""Processes that evaluate one game together."""
