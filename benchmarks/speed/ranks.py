@@ -2,9 +2,9 @@
 
     python -m benchmarks.speed.ranks --write benchmarks/results/ranks.md
 
-Each way scores the same masks of SmolLM2 (a path of greedy's first steps, and random ones) on the same text: one process
-with one thread, one with two, two with one each (torchrun). A way's seconds are those of its evaluation, the slowest
-rank's; opening the game and loading the model are not among them.
+Each way scores the same masks of SmolLM2 (each layer removed alone, and random sets) on the same text: one process with
+one thread, one with two, two with one each (torchrun). A way's seconds are those of its evaluation, the slowest rank's;
+opening the game and loading the model are not among them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,9 +60,11 @@ def evaluate(n_masks: int, n_sequences: int) -> None:
         print(json.dumps({"seconds": max(spent), "layer_runs": game.layer_runs - before, "scores": scores.tolist()}))
 
 
-def timed(ways: dict[str, tuple[int, int]], rounds: int, n_masks: int, n_sequences: int) -> dict[str, list[dict]]:
+def timed(
+    ways: dict[str, tuple[int, int]], rounds: int, n_masks: int, n_sequences: int
+) -> dict[str, list[dict[str, Any]]]:
     """What each way printed, in turns."""
-    found: dict[str, list[dict]] = {name: [] for name in ways}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (n_processes, n_threads) in ways.items():
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes), "-m"]
@@ -73,7 +76,7 @@ def timed(ways: dict[str, tuple[int, int]], rounds: int, n_masks: int, n_sequenc
     return found
 
 
-def table(found: dict[str, list[dict]]) -> str:
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
     first, *_ = found.values()
     rows = []
     for name, runs in found.items():

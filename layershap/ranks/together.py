@@ -1,7 +1,8 @@
 """Processes that evaluate one game together: which one this is, and how each learns what the others found.
 
-They are started by ``accelerate launch`` or ``torchrun`` (on CPUs the latter: accelerate's needs MPI there), each with the
-whole model; accelerate holds the process group (gloo on CPUs, NCCL on GPUs). All run the same program in step: what differs is only which masks each one evaluates.
+They are started by ``accelerate launch`` or ``torchrun`` (on CPUs the latter: accelerate's own needs MPI there), each
+with the whole model; accelerate holds the process group (gloo on CPUs, NCCL on GPUs). All run the same program in step:
+what differs is only which masks each one evaluates.
 """
 
 from __future__ import annotations
