@@ -64,9 +64,9 @@ def timed(
     ways: dict[str, tuple[int, int]], rounds: int, n_masks: int, n_sequences: int
 ) -> dict[str, list[dict[str, Any]]]:
     """What each way printed, in turns."""
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
     for _ in range(rounds):
-        for name, (n_processes, n_threads) in ways.items():
+        for name, (n_processes, n_threads) in WAYS.items():
             launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes), "-m"]
             module = [*(launcher if n_processes > 1 else []), "benchmarks.speed.ranks", "--evaluate"]
             command = [sys.executable, "-m", *module, "--masks", str(n_masks), "--sequences", str(n_sequences)]
@@ -105,7 +105,7 @@ def main() -> None:
     if options.evaluate:
         evaluate(options.masks, options.sequences)
         return
-    found = timed(WAYS, options.rounds, options.masks, options.sequences)
+    found = timed(options.rounds, options.masks, options.sequences)
     text = (
         f"{options.masks} masks of SmolLM2-135M on {options.sequences} x 128 tokens, bfloat16, {os.cpu_count()} cores"
     )
