@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         ThreadsWarning,
         TiedSelectionWarning,
         UncheckedInputWarning,
+        UnreachableTargetError,
         UnsupportedModelError,
         ValueQualityWarning,
     )
@@ -115,6 +116,7 @@ __all__ = [
     "ThreadsWarning",
     "TiedSelectionWarning",
     "UncheckedInputWarning",
+    "UnreachableTargetError",
     "UnsupportedModelError",
     "ValueQualityWarning",
     "compare",
@@ -160,6 +162,7 @@ _HOMES = {
         "ThreadsWarning",
         "TiedSelectionWarning",
         "UncheckedInputWarning",
+        "UnreachableTargetError",
         "UnsupportedModelError",
         "ValueQualityWarning",
     ),

@@ -47,6 +47,8 @@ ROOMS = (
     "game",
     "inspection",
     "scoring",
+    "speed",
+    "targets",
     # How layers are chosen.
     "surrogates",
     "samplers",
