@@ -41,7 +41,7 @@ def test_from_a_model_folder_and_a_text_file_to_pruned_folder_report_and_page(he
         assert outcome.removed == report.removal(4).layers
         assert [score.protocol for score in outcome.after.scores] == ["seq128"]
         assert [speed.batch_size for speed in outcome.after.speed] == [1, 8]
-        assert (here / run / "report.html").read_text(encoding="utf-8").count("<img") == 4
+        assert (here / run / "report.html").read_text(encoding="utf-8").count("<img") == 5
         assert "model-index" in (here / folder / "README.md").read_text(encoding="utf-8")
     assert (here / "run" / "contributions.png").stat().st_size > 5000
 

@@ -126,7 +126,7 @@ def expected_cost(point: RemovalPoint) -> str:
         "predicted": "as the surrogate predicts",
     }.get(point.scored_on, "")
     if point.perplexity_increase is not None:
-        quality = f"perplexity {point.perplexity_increase:+.3g}%{_error(point.perplexity_increase_error)} {origin}"
+        quality = f"perplexity {point.perplexity_increase:+.3g}%{_error(point.perplexity_increase_error, '%')} {origin}"
     elif point.score is not None:
         quality = f"score {point.score:.4g}{_error(point.score_error)} {origin}"
     else:
@@ -137,8 +137,8 @@ def expected_cost(point: RemovalPoint) -> str:
     return f"{quality}; {point.n_parameters:,} parameters, {point.n_bytes / 2**20:,.1f} MiB are left{sure}"
 
 
-def _error(error: float | None) -> str:
-    return "" if error is None else f" +/- {error:.2g}"
+def _error(error: float | None, unit: str = "") -> str:
+    return "" if error is None else f" +/- {error:.2g}{unit}"
 
 
 def _by_size(target: SizeTarget, curve: RemovalCurve) -> TargetChoice:

@@ -31,7 +31,8 @@ class RemovalPoint:
     n_parameters, n_bytes : int
         Size of the pruned model, shared parameters counted once.
     score, score_error : float or None
-        Score of the set on calibration text, before any compensation, and its standard error; None where unknown.
+        Score of the set on calibration text, before any compensation, and its standard error; None where unknown. That
+        of the whole model is on the text that values are estimated on.
     scored_on : str
         Where the score is from.
 
