@@ -117,6 +117,15 @@ def test_choosing_reads_what_a_fit_says_of_itself(here):
     assert len((DOCS / "choosing.md").read_text(encoding="utf-8").splitlines()) <= 100
 
 
+def test_targets_are_met_as_the_page_says(here):
+    names = follow("targets.md")
+    assert sum(p.numel() * p.element_size() for p in names["small"].parameters()) <= 14e6
+    assert names["curve"].speed.depths == (0, 2, 4)
+    assert names["nearest"].config.n_layer == 12 - names["n_remove"]
+    assert (here / "curve.png").stat().st_size > 5000
+    assert AutoModelForCausalLM.from_pretrained(here / "small").num_parameters() == names["small"].num_parameters()
+
+
 def test_the_answers_to_common_questions_hold(here, capsys):
     names = follow("faq.md")
     printed = capsys.readouterr().out
