@@ -65,6 +65,7 @@ MODULES = (
     "layershap.surrogates",
     "layershap.selection",
     "layershap.compensation",
+    "layershap.targets",
     "layershap.utilities",
     "layershap.tasks",
     "layershap.protocols",

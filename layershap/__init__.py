@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         ThreadsWarning,
         TiedSelectionWarning,
         UncheckedInputWarning,
+        UnreachableTargetError,
         UnsupportedModelError,
         ValueQualityWarning,
     )
@@ -118,6 +119,7 @@ __all__ = [
     "ThreadsWarning",
     "TiedSelectionWarning",
     "UncheckedInputWarning",
+    "UnreachableTargetError",
     "UnsupportedModelError",
     "ValueQualityWarning",
     "compare",
@@ -165,6 +167,7 @@ _HOMES = {
         "ThreadsWarning",
         "TiedSelectionWarning",
         "UncheckedInputWarning",
+        "UnreachableTargetError",
         "UnsupportedModelError",
         "ValueQualityWarning",
     ),

@@ -5,6 +5,8 @@ Shapes: L layers. True in a mask = layer kept.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
@@ -18,10 +20,17 @@ from torch import nn
 from layershap.calibration import Calibration
 from layershap.compensation import Compensation
 from layershap.compensation.compensating import Compensating
+from layershap.environment import current_environment
+from layershap.exceptions import TiedSelectionWarning
 from layershap.limits import check_n_remove
-from layershap.model.sublayers import Players, PlayersArgument
+from layershap.model.sublayers import Players, PlayersArgument, SublayerStack
 from layershap.protocols import IntArray, MaskArray
 from layershap.surgery import remove_players
+from layershap.targets import RemovalCurve, RemovalPoint, RemovalSpeed, Target, TargetChoice
+from layershap.targets.choice import checked_target, choose_removal
+from layershap.targets.timing import measure_removals
+
+_logger = logging.getLogger(__name__)
 
 
 class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=None):  # type: ignore[call-arg]
@@ -60,7 +69,9 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     def _choose(self, n_remove: int) -> Sequence[int] | IntArray:
         """The layers to remove, in any order."""
 
-    def transform(self, model: nn.Module, n_remove: int | float | None = None) -> nn.Module:
+    def transform(
+        self, model: nn.Module, n_remove: int | float | None = None, *, target: Target | str | None = None
+    ) -> nn.Module:
         """Remove the chosen layers from a model.
 
         Parameters
@@ -70,6 +81,9 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         n_remove : int or float, optional
             Number of layers to remove, or a fraction of all layers (0.25), rounded down to at least one layer. By
             default the constructor's `n_remove`.
+        target : Target or str, optional
+            What the result is to meet instead: one of `layershap.targets`, or its spelling ("parameters<=80M"). The log
+            says what was chosen; `choose_n_remove` returns it.
 
         Returns
         -------
@@ -79,10 +93,14 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         Raises
         ------
         ValueError
-            The model has another number of layers than the fitted one, or so many layers can't be removed.
+            The model has another number of layers than the fitted one, or so many layers can't be removed; or both
+            `n_remove` and `target` are given.
+        UnreachableTargetError
+            No removal meets the target; the message names the nearest.
 
         See Also
         --------
+        choose_n_remove : What a target comes to.
         layershap.remove_layers : Removes layers that you name.
         layershap.save_pruned : Saves the result.
 
@@ -91,14 +109,106 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         A compensation is measured on the model that is given here, so its states are right also for one that was
         fine-tuned since `fit`.
         """
+        if target is not None:
+            if n_remove is not None:
+                raise ValueError(f"give either n_remove or target, got n_remove={n_remove!r} and target={target!r}")
+            choice = self.choose_n_remove(model, target)
+            _logger.info("%s", choice)
+            n_remove = choice.n_remove
         layers = self.removed_layers(n_remove)
+        players = self._players_as_fitted(model)
+        return remove_players(model, layers, players, copy=self.copy, compensating=kept_compensation(self))
+
+    def choose_n_remove(self, model: nn.Module, target: Target | str) -> TargetChoice:
+        """Say which removal meets a target, and what it is expected to cost; nothing is removed.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model to prune, whose parameters are counted. On the meta device all targets but speeds can be met.
+        target : Target or str
+            One of `layershap.targets`, or its spelling ("parameters<=80M").
+
+        Returns
+        -------
+        TargetChoice
+            The smallest removal that meets a size or a speed, or the largest that keeps a perplexity.
+
+        Raises
+        ------
+        UnreachableTargetError
+            No removal meets the target; the message and its ``nearest`` name the one that comes nearest.
+        ValueError
+            The whole model meets it, or this method has no scores to read a perplexity from.
+
+        See Also
+        --------
+        layershap.targets.choose_removal : How it is chosen.
+        """
+        check_is_fitted(self)
+        checked_target(target)
+        players = self._players_as_fitted(model)
+        return choose_removal(target, self._curve(model, players), model, players)
+
+    def measure_removal_speed(
+        self,
+        model: nn.Module,
+        n_removes: Sequence[int] | None = None,
+        *,
+        batch_size: int = 1,
+        prompt_tokens: int | None = None,
+        new_tokens: int | None = None,
+    ) -> RemovalSpeed:
+        """Time the model without some numbers of layers, in turns, for `RemovalCurve.with_speed`.
+
+        The models timed are physically pruned and share the weights of `model`, so they take no memory beside.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model to prune.
+        n_removes : sequence of int, optional
+            Numbers of layers. By default half of `max_remove_`, and all of it; the whole model is timed in any case.
+        batch_size, prompt_tokens, new_tokens
+            As in `layershap.targets.MaxLatency`.
+
+        Returns
+        -------
+        RemovalSpeed
+            What was measured; it estimates other depths.
+        """
+        check_is_fitted(self)
+        counts = (-(-self.max_remove_ // 2), self.max_remove_) if n_removes is None else n_removes
+        depths = sorted({0, *(check_n_remove(n, self.removable_, self.max_remove_) for n in counts if n != 0)})
+        players = self._players_as_fitted(model)
+        records = measure_removals(
+            model,
+            players,
+            [self.removed_layers(n_remove) if n_remove else [] for n_remove in depths],
+            batch_size=batch_size,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+        )
+        return RemovalSpeed(tuple(depths), tuple(records), current_environment(model))
+
+    def _curve(self, model: nn.Module, players: Players) -> RemovalCurve:
+        """What each number of layers comes to, as far as the method knows it: here the layers only."""
+        names = players.names if isinstance(players, SublayerStack) else [str(layer) for layer in range(len(players))]
+        with warnings.catch_warnings():
+            # The user has not asked for a set yet.
+            warnings.simplefilter("ignore", TiedSelectionWarning)
+            sets = [(), *(tuple(self.removed_layers(n_remove)) for n_remove in range(1, self.max_remove_ + 1))]
+        points = [RemovalPoint(len(s), s, tuple(names[layer] for layer in s), 0, 0) for s in sets]
+        return RemovalCurve(tuple(points), player="sublayer" if isinstance(players, SublayerStack) else "layer")
+
+    def _players_as_fitted(self, model: nn.Module) -> Players:
         players = self._players(model)
         if len(players) != self.n_layers_in_:
             raise ValueError(
                 f"this {type(self).__name__} was fitted on a model of {self.n_layers_in_} players (layers, or "
                 f"sublayers), the model given has {len(players)}; fit it on that model"
             )
-        return remove_players(model, layers, players, copy=self.copy, compensating=kept_compensation(self))
+        return players
 
     def removed_layers(self, n_remove: int | float | None = None) -> list[int]:
         """Return the layers that `transform` would remove.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class LayerShapError(Exception):
     """Base of the errors raised by this library beyond `ValueError`, `TypeError` and scikit-learn's own."""
@@ -49,6 +51,22 @@ class MissingExtraError(LayerShapError, ImportError):
 
 class ReportFormatError(LayerShapError, ValueError):
     """The file is no report, or one written by a newer version of this library."""
+
+
+class UnreachableTargetError(LayerShapError, ValueError):
+    """No removal that a fit knows meets the target.
+
+    Parameters
+    ----------
+    message : str
+        What was asked for, and what comes nearest.
+    nearest : layershap.targets.TargetChoice, optional
+        The removal that comes nearest: ``transform(model, n_remove=error.nearest.n_remove)`` takes it.
+    """
+
+    def __init__(self, message: str, nearest: Any = None) -> None:
+        super().__init__(message)
+        self.nearest = nearest
 
 
 class SurrogateQualityWarning(UserWarning):

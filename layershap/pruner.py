@@ -5,7 +5,6 @@ Shapes: L layers, M masks. True in a mask = layer kept.
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from layershap.environment import current_environment
 from layershap.fitting.contributions import estimate_contributions
 from layershap.fitting.cost import expected_cost
 from layershap.fitting.definitions import StratifiedValues
-from layershap.fitting.diagnostics import diagnose
+from layershap.fitting.diagnostics import diagnose, log_cost
 from layershap.fitting.evidence import evaluate_masks
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
@@ -36,15 +35,14 @@ from layershap.game.players import GameModel
 from layershap.inspection import inspect
 from layershap.model.io import check_is_model
 from layershap.model.patching import claimed
-from layershap.model.split import find_players
-from layershap.model.sublayers import Granularity, Players, PlayersArgument
+from layershap.model.sublayers import Granularity, PlayersArgument
 from layershap.protocols import Sampler, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.report import PruningReport
+from layershap.report.curve import curve_of_pruner
 from layershap.selection.validity import sets_by_size
+from layershap.targets import RemovalCurve
 from layershap.tasks.data import UtilityLike
-
-_logger = logging.getLogger(__name__)
 
 
 class LayerPruner(FittedPruner):
@@ -119,6 +117,8 @@ class LayerPruner(FittedPruner):
         Number of layers L, and the largest number of layers N that `transform` accepts.
     report_ : PruningReport
         All of this as plain numbers: tables, JSON, HTML, model card.
+    removal_curve_ : RemovalCurve
+        What every number of layers comes to: score, size, certainty. A table to choose from.
 
     See Also
     --------
@@ -246,11 +246,7 @@ class LayerPruner(FittedPruner):
                 )
             )
         warn_of_quality(contributions)
-        _logger.info(
-            "%(n_evaluated)d masks evaluated in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the "
-            "surrogate's R2 on held-out masks: %(held_out_r2).3f",
-            self.diagnostics_,
-        )
+        log_cost(self.diagnostics_)
         return self
 
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
@@ -279,10 +275,12 @@ class LayerPruner(FittedPruner):
         )
         return TextGame(first, text, ledger)
 
-    def _players(self, model: nn.Module) -> Players:
-        return find_players(model, self.layers, self.granularity)
-
     @property
     def report_(self) -> PruningReport:
         """What `fit` found, as plain numbers (`layershap.report.PruningReport`)."""
         return PruningReport.from_estimator(self)
+
+    @property
+    def removal_curve_(self) -> RemovalCurve:
+        """Score, size and certainty for every number of layers, to choose one (`layershap.targets.RemovalCurve`)."""
+        return curve_of_pruner(self)

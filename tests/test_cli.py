@@ -138,10 +138,11 @@ def test_report_measures_and_writes_page_card_and_pictures(small, run, folder, c
     (outcome,) = PruningReport.load(copy).outcomes
     assert outcome.removed == PruningReport.load(run / "report.json").removal(2).layers
     assert "perplexity of text (seq128" in capsys.readouterr().out
-    assert page.read_text().count("<img") == 4
+    assert page.read_text().count("<img") == 5
     assert f"{outcome.after.scores[0].value:.4g}" in card.read_text()
     assert {path.name for path in pictures.iterdir()} == {
         "contributions.png",
+        "curve.png",
         "depth.png",
         "interactions.png",
         "surrogate.png",

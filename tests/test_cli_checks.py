@@ -23,11 +23,17 @@ from .helpers.commands import copy_of_the_model, measure, prune, refusal
 from .helpers.models import STORIES
 
 USAGE = [
-    (["prune", "M", "--out", "o"], "either by --report and --n-remove, or by --remove"),
+    (["prune", "M", "--out", "o"], "either by --report and --n-remove, or --target in its place, or by --remove"),
     (["prune", "M", "--out", "o", "--report", "r"], "either by --report and --n-remove"),
     (["prune", "M", "--out", "o", "--report", "r", "--remove", "1"], "either by --report and --n-remove"),
     (["prune", "M", "--out", "o", "--n-remove", "1", "--remove", "1"], "either by --report and --n-remove"),
     (["prune", "M", "--out", "", "--remove", "1"], "a path must not be empty"),
+    (["prune", "M", "--out", "o", "--report", "r", "--n-remove", "1", "--target", "bytes<=1MB"], "or --target in its"),
+    (["prune", "M", "--out", "o", "--target", "bytes<=1MB"], "either by --report and --n-remove, or --target"),
+    (["prune", "M", "--out", "o", "--target", "bytes<=1MB", "--remove", "1"], "or --target in its place"),
+    (["prune", "M", "--out", "o", "--report", "r", "--target", "nonsense"], "--target: a target must read like one of"),
+    (["prune", "M", "--out", "o", "--report", "r", "--target", "bytes<=1miles"], "--target: the unit of bytes must be"),
+    (["prune", "M", "--out", "o", "--report", "r", "--target", "bytes<=-1MB"], "n_bytes must be positive and finite"),
     (["prune", "M", "--out", "o", "--report", "r", "--n-remove", "0"], "must be at least 1, got 0"),
     (["prune", "M", "--out", "o", "--report", "r", "--n-remove", "1.5"], "or a fraction in (0, 1), got '1.5'"),
     (["prune", "M", "--out", "o", "--report", "r", "--n-remove", "2.0"], "or a fraction in (0, 1), got '2.0'"),

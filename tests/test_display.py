@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import matplotlib
 import numpy as np
 import pytest
@@ -11,7 +13,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from layershap import LayerGame, LayerPruner, StratifiedValues
-from layershap.display import ContributionDisplay, DepthCurveDisplay, InteractionDisplay, SurrogateDisplay
+from layershap.display import (
+    ContributionDisplay,
+    DepthCurveDisplay,
+    InteractionDisplay,
+    RemovalCurveDisplay,
+    SurrogateDisplay,
+)
+from layershap.report import SpeedRecord
+from layershap.targets import RemovalSpeed
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +75,7 @@ def test_interactions_need_a_surrogate_that_has_them(gpt2, gpt2_calibration):
     ).fit(gpt2[0], gpt2_calibration)
     with pytest.raises(ValueError, match=r"such as HammingProcess; the fit's was LinearRegression\(\)"):
         InteractionDisplay.from_estimator(linear)
-    assert linear.report_.to_html().count("<img") == 3
+    assert linear.report_.to_html().count("<img") == 4
 
 
 def test_surrogate(pruner):
@@ -117,3 +127,36 @@ def test_plot_draws_on_the_axes_given_and_computes_nothing(pruner):
         for name, value in before.items():
             np.testing.assert_array_equal(getattr(made, name), value)
     assert plt.get_fignums() == [figure.number]
+
+
+def test_which_number_to_remove(pruner):
+    """With a cheap measurement of speed: what is left is drawn in percent of the whole model."""
+    curve = pruner.removal_curve_
+    record = SpeedRecord(1, 8, 2, 2.0, 4.0, None, None)
+    faster = dataclasses.replace(record, prefill_seconds=1.0)
+    timed = curve.with_speed(RemovalSpeed((0, 8), (record, faster), pruner.environment_))
+    display = RemovalCurveDisplay.from_curve(timed).plot()
+    assert display.n_removed.tolist() == [point.n_remove for point in curve.points]
+    np.testing.assert_allclose(display.quality[1:], 1 / pruner.removal_scores_)
+    assert display.left["parameters"][0] == display.left["prefill time, batch 1"][0] == 100
+    assert display.left["prefill time, batch 1"][8] == 50
+    assert display.left["parameters"][4] == pytest.approx(100 * 3_170_880 / 4_408_000)
+    assert display.ax_.get_yscale() == "log"
+    drawn = [line for line in display.ax_.lines if line.get_marker() == "o"]
+    hollow = [n for line in drawn if line.get_markerfacecolor() == "white" for n in line.get_xdata().tolist()]
+    assert hollow == [p.n_remove for p in curve.points[1:] if p.least_sure is not None and p.least_sure < 0.5]
+    assert sum(len(line.get_xdata()) for line in drawn) == len(curve.points)
+
+
+def test_a_curve_of_other_scores_and_one_of_none(pruner):
+    """Scores that are no perplexities are drawn as they are."""
+    curve = pruner.removal_curve_
+    points = [dataclasses.replace(point, perplexity_increase=None) for point in curve.points]
+    other = dataclasses.replace(curve, points=tuple(points), score_name="mine")
+    display = RemovalCurveDisplay.from_curve(other).plot()
+    assert display.ax_.get_yscale() == "linear"
+    assert display.ax_.get_ylabel().startswith("mine")
+    np.testing.assert_array_equal(display.quality[1:], pruner.removal_scores_)
+    without = dataclasses.replace(curve, points=tuple(dataclasses.replace(p, score=None) for p in points))
+    with pytest.raises(ValueError, match="a picture needs a curve with scores"):
+        RemovalCurveDisplay.from_curve(without)

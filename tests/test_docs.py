@@ -41,7 +41,7 @@ def test_from_a_model_folder_and_a_text_file_to_pruned_folder_report_and_page(he
         assert outcome.removed == report.removal(4).layers
         assert [score.protocol for score in outcome.after.scores] == ["seq128"]
         assert [speed.batch_size for speed in outcome.after.speed] == [1, 8]
-        assert (here / run / "report.html").read_text(encoding="utf-8").count("<img") == 4
+        assert (here / run / "report.html").read_text(encoding="utf-8").count("<img") == 5
         assert "model-index" in (here / folder / "README.md").read_text(encoding="utf-8")
     assert (here / "run" / "contributions.png").stat().st_size > 5000
 
@@ -115,6 +115,15 @@ def test_choosing_reads_what_a_fit_says_of_itself(here):
     assert pruner.removal_scores_.shape == (3,)
     assert pruner.comparisons_[2].score == pruner.removal_scores_[2]
     assert len((DOCS / "choosing.md").read_text(encoding="utf-8").splitlines()) <= 100
+
+
+def test_targets_are_met_as_the_page_says(here):
+    names = follow("targets.md")
+    assert sum(p.numel() * p.element_size() for p in names["small"].parameters()) <= 14e6
+    assert names["curve"].speed.depths == (0, 2, 4)
+    assert names["nearest"].config.n_layer == 12 - names["n_remove"]
+    assert (here / "curve.png").stat().st_size > 5000
+    assert AutoModelForCausalLM.from_pretrained(here / "small").num_parameters() == names["small"].num_parameters()
 
 
 def test_the_answers_to_common_questions_hold(here, capsys):

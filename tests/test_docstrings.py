@@ -29,6 +29,7 @@ MODULES = (
     "layershap.selection",
     "layershap.shapley",
     "layershap.surrogates",
+    "layershap.targets",
     "layershap.tasks",
     "layershap.testing",
     "layershap.utilities",

@@ -82,7 +82,7 @@ def test_page_card_and_text_show_it_as_it_is(plain, text, tmp_path):
     tags = _Tags()
     tags.feed(page)
     assert tags.attributes <= {"lang", "charset", "name", "content", "style", "alt", "src"}
-    assert page.count("<img") == 4
+    assert page.count("<img") == 5
     assert one_line(text) in unescape(page)
 
     card = report.to_model_card(1, name=text, base_model=text)

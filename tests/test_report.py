@@ -188,7 +188,7 @@ def test_html_page_stands_alone(report, tmp_path):
     parser = _Balanced()
     parser.feed(text)
     assert parser.open == []
-    assert parser.images == 4
+    assert parser.images == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "3,170,880" in text
     assert report._repr_html_().count("<table>") == 5

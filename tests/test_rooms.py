@@ -48,6 +48,8 @@ ROOMS = (
     "game",
     "inspection",
     "scoring",
+    "speed",
+    "targets",
     # How layers are chosen.
     "surrogates",
     "samplers",

@@ -22,9 +22,13 @@ from layershap.warning import warn_user
 
 if TYPE_CHECKING:
     from layershap.compensation import Compensation
+    from layershap.targets import Target
 
 COMPENSATIONS = {"rescale": "Rescale", "linear-refit": "LinearRefit"}
 """Option -> class of `layershap.compensation`."""
+
+TARGETS = ("'parameters<=80M'", "'bytes<=100MB'", "'perplexity<=+5%'", "'decode_latency<=20ms,batch=8'")
+"""Examples of what `layershap.targets.parse_target` reads, which needs torch and help does not."""
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -33,10 +37,11 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "prune",
         help="remove layers and save the smaller model",
         description=(
-            "Removes the layers that a fit chose for N (or those you name) and saves model, tokenizer and model card. "
-            "The result loads with AutoModelForCausalLM.from_pretrained, or with layershap.load_pruned where its "
-            "architecture's config can't express it; the answer says which. With --compensation the kept layers' "
-            "weights are changed, on calibration text, to make up for the removed ones."
+            "Removes the layers that a fit chose for N or for a target (or those you name) and saves model, tokenizer "
+            "and model card. The result loads with AutoModelForCausalLM.from_pretrained, or with "
+            "layershap.load_pruned where its architecture's config can't express it; the answer says which. With "
+            "--compensation the kept layers' weights are changed, on calibration text, to make up for the removed "
+            "ones."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled': the one that was fitted")
@@ -46,6 +51,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         type=count_or_fraction,
         metavar="N",
         help="how many layers to remove, or which fraction of them (0.25), with --report",
+    )
+    parser.add_argument(
+        "--target",
+        metavar="TARGET",
+        help=(
+            f"what the result is to meet, with --report, instead of --n-remove: {', '.join(TARGETS)}. The smallest "
+            "removal that meets it is taken, or the largest that keeps a perplexity; speeds are measured here"
+        ).replace("%", "%%"),
     )
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
     parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")
@@ -80,13 +93,13 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from layershap.report.summary import compensation_sentence
     from layershap.surgery import remove_players
     from layershap.surgery.recipe import pruning_recipe
+    from layershap.targets.choice import choose_removal
 
-    by_report = (arguments.report is not None, arguments.n_remove is not None)
-    if by_report != ((False, False) if arguments.remove is not None else (True, True)):
-        raise UsageError("name the layers either by --report and --n-remove, or by --remove")
+    target = _checked_ways(arguments)
     _check_compensation(arguments)
     report = PruningReport.load(arguments.report) if arguments.report is not None else None
-    named = list(report.removal(arguments.n_remove).layers) if report is not None else arguments.remove
+    if report is not None and arguments.n_remove is not None:
+        report.removal(arguments.n_remove)  # what the fit doesn't know is found out before the model is loaded
     check_checkpoint_folder(arguments.out, arguments.model, arguments.overwrite)
     if arguments.text:
         read_texts(arguments.text)  # what can't be read is found out before the model is loaded
@@ -100,6 +113,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
                 "the report was made for other weights (another checkpoint, dtype or quantisation of this depth); its "
                 "choice of layers may not suit these"
             )
+    choice, n_remove, named = None, arguments.n_remove, arguments.remove
+    if report is not None and target is not None:
+        choice = choose_removal(target, report.curve(), model, players)
+        n_remove = choice.n_remove
+    if report is not None:
+        named = report.removal(n_remove).layers
     layers = check_layer_indices(named, len(players))
     before = sum(p.numel() for p in model.parameters())
     compensating = None
@@ -120,13 +139,14 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         tokenizer.save_pretrained(folder)
         if report is not None:
             name = arguments.out.resolve().name
-            card = report.to_model_card(arguments.n_remove, name=name, base_model=arguments.model, compensation=record)
+            card = report.to_model_card(n_remove, name=name, base_model=arguments.model, compensation=record)
             card.save(folder / "README.md")
     after = sum(p.numel() for p in pruned.parameters())
     loader = "transformers.AutoModelForCausalLM.from_pretrained" if plain else "layershap.load_pruned"
     names = report.names(layers) if report is not None else ", ".join(map(str, layers))
     text = (
-        f"removed {granularity}s {names}: {after:,} of {before:,} parameters are left\n"
+        ("" if choice is None else f"{choice}\n")
+        + f"removed {granularity}s {names}: {after:,} of {before:,} parameters are left\n"
         + ("" if record is None else "".join(f"{line}\n" for line in (compensation_sentence(record), *record.notes)))
         + f"written: {arguments.out}\nload it with {loader}({str(arguments.out)!r})"
     )
@@ -137,8 +157,22 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         "n_parameters_before": before,
         "load_with": loader,
         "compensation": record,
+        "target": choice,
     }
     return CommandResult(text, data)
+
+
+def _checked_ways(arguments: argparse.Namespace) -> Target | None:
+    """The target, if there is one; raise unless the layers are named in one way."""
+    from layershap.targets import parse_target
+
+    ways = [arguments.n_remove is not None, arguments.target is not None, arguments.remove is not None]
+    if sum(ways) != 1 or (arguments.report is not None) == (arguments.remove is not None):
+        raise UsageError("name the layers either by --report and --n-remove, or --target in its place, or by --remove")
+    try:
+        return None if arguments.target is None else parse_target(arguments.target)
+    except ValueError as error:
+        raise UsageError(f"--target: {error}") from None
 
 
 def _check_compensation(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from layershap.extras import require
 if TYPE_CHECKING:
     from layershap import PruningReport
 
-PICTURES = ("contributions", "depth", "surrogate", "interactions")
+PICTURES = ("curve", "contributions", "depth", "surrogate", "interactions")
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ Needs the extra ``plot``.
 from layershap.display.contributions import ContributionDisplay
 from layershap.display.depth import DepthCurveDisplay
 from layershap.display.interactions import InteractionDisplay
+from layershap.display.removals import RemovalCurveDisplay
 from layershap.display.surrogate import SurrogateDisplay
 
-__all__ = ["ContributionDisplay", "DepthCurveDisplay", "InteractionDisplay", "SurrogateDisplay"]
+__all__ = ["ContributionDisplay", "DepthCurveDisplay", "InteractionDisplay", "RemovalCurveDisplay", "SurrogateDisplay"]

@@ -5,12 +5,14 @@ Shapes: L layers, M masks, N numbers of layers removed.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
+from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.environment import Environment
@@ -22,11 +24,14 @@ from layershap.fitting.final_choice import SetComparison
 from layershap.inspection import ModelInspection
 from layershap.limits import check_n_remove
 from layershap.masks import mask_key, mask_keys, without
+from layershap.model.split import find_players
+from layershap.model.sublayers import Granularity, Players
 from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.selection import SurrogateSearch
 from layershap.selection.validity import select_layers, sets_by_size
 from layershap.shapley import removal_order
+from layershap.targets import RemovalCurve
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class FittedPruner(ModelPruner):
     """The fitted attributes of `layershap.LayerPruner`, read from its `result_`."""
 
     result_: FitResult
+    granularity: Granularity
     keep_one_of_: tuple[tuple[int, ...], ...]
     selector: Selector | None
     random_state: Any
@@ -113,6 +119,17 @@ class FittedPruner(ModelPruner):
         self.removable_ = result.evidence.removable
         self.keep_one_of_ = result.evidence.keep_one_of
         self.calibration_ = result.calibration
+
+    def _players(self, model: nn.Module) -> Players:
+        return find_players(model, self.layers, self.granularity)
+
+    @property
+    @abstractmethod
+    def removal_curve_(self) -> RemovalCurve:
+        """What every number of layers comes to."""
+
+    def _curve(self, model: nn.Module, players: Players) -> RemovalCurve:
+        return self.removal_curve_
 
     @property
     def _selector(self) -> Selector:

@@ -11,11 +11,10 @@ from layershap.report.records import (
     ModelRecord,
     PruningOutcome,
     RemovalRecord,
-    SpeedRecord,
     SurrogateRecord,
 )
 from layershap.report.report import PruningReport
-from layershap.report.speed import measure_speed
+from layershap.speed import SpeedRecord, measure_speed
 from layershap.tables import Table
 
 __all__ = [

@@ -97,7 +97,7 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
                 layers=tuple(layers),
                 probabilities=None if not same or np.isnan(sure).any() else tuple(sure.tolist()),
                 score=_known(scores[n_remove - 1]),
-                comparison=_comparison(pruner, n_remove) if same else None,
+                comparison=_comparison(pruner, mask_L) if same else None,
                 predicted_score=_predicted(pruner, mask_L),
                 n_parameters=pruner.inspection_.n_parameters - sum(layer.n_parameters for layer in freed),
                 n_bytes=pruner.inspection_.n_bytes - sum(layer.n_bytes for layer in freed),
@@ -106,9 +106,11 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     return tuple(records)
 
 
-def _comparison(pruner: LayerPruner, n_remove: int) -> ComparisonRecord | None:
-    found = None if pruner.comparisons_ is None else pruner.comparisons_[n_remove - 1]
-    if found is None:
+def _comparison(pruner: LayerPruner, mask_L: MaskArray) -> ComparisonRecord | None:
+    row = int((~mask_L).sum()) - 1
+    found = None if pruner.comparisons_ is None else pruner.comparisons_[row]
+    # A selector of the user's may have chosen another set than the text held back did.
+    if found is None or pruner.final_masks_ is None or (pruner.final_masks_[row] != mask_L).any():
         return None
     return ComparisonRecord(
         score_error=found.score_error,

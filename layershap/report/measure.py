@@ -10,9 +10,9 @@ from torch import nn
 from layershap.compensation import CompensationRecord, compensation_of, compensation_record
 from layershap.environment import current_environment
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
-from layershap.report.records import ModelRecord, PruningOutcome, SpeedRecord
-from layershap.report.speed import measure_speed
+from layershap.report.records import ModelRecord, PruningOutcome
 from layershap.scoring.evaluate import Score
+from layershap.speed import SpeedRecord, measure_speed
 
 
 def measure_outcome(

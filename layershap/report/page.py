@@ -31,7 +31,7 @@ def page(report: PruningReport, n_remove: int | None = None) -> str:
     n_remove : int, optional
         Whose layers the pictures mark; by default those of the last measured outcome.
     """
-    tables = "\n".join(table.to_html() for table in report.tables().values())
+    tables = "\n".join(table.to_html() for table in (report.curve().table(), *report.tables().values()))
     figures = "\n".join(
         f'<figure><img alt="{html_text(title)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"></figure>'
         for title, png in pictures(report, n_remove).items()
@@ -52,13 +52,20 @@ def pictures(report: PruningReport, n_remove: int | None = None, dpi: int = 110)
         return {}
     from matplotlib.figure import Figure
 
-    from layershap.display import ContributionDisplay, DepthCurveDisplay, InteractionDisplay, SurrogateDisplay
+    from layershap.display import (
+        ContributionDisplay,
+        DepthCurveDisplay,
+        InteractionDisplay,
+        RemovalCurveDisplay,
+        SurrogateDisplay,
+    )
 
     if n_remove is None and report.outcomes:
         measured = report.outcomes[-1].removed
         n_remove = next((removal.n_remove for removal in report.removals if removal.layers == measured), None)
     known = n_remove in [removal.n_remove for removal in report.removals]
     displays: dict[str, Any] = {
+        "curve": RemovalCurveDisplay.from_report(report),
         "contributions": ContributionDisplay.from_report(report, n_remove if known else None),
         "depth": DepthCurveDisplay.from_report(report),
         "surrogate": SurrogateDisplay.from_report(report),

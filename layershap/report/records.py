@@ -11,6 +11,7 @@ from typing import Any
 from layershap.compensation import CompensationRecord
 from layershap.environment import Environment
 from layershap.scoring.evaluate import Score
+from layershap.speed import SpeedRecord
 
 
 @dataclass(frozen=True)
@@ -224,33 +225,6 @@ class FitRecord:
     utility: str
     baseline_score: float
     settings: dict[str, str]
-
-
-@dataclass(frozen=True)
-class SpeedRecord:
-    """Measured speed at one batch size: medians over repetitions.
-
-    Attributes
-    ----------
-    batch_size, prompt_tokens, new_tokens : int
-        Numbers of sequences, of tokens in each prompt, and of tokens generated after the first.
-    prefill_seconds : float
-        Seconds from the prompt to the first new token.
-    prefill_tokens_per_second : float
-        Prompt tokens of the whole batch per second.
-    decode_seconds : float or None
-        Seconds for one further token of each sequence; None for a model that can't generate.
-    decode_tokens_per_second : float or None
-        New tokens of the whole batch per second; None for a model that can't generate.
-    """
-
-    batch_size: int
-    prompt_tokens: int
-    new_tokens: int
-    prefill_seconds: float
-    prefill_tokens_per_second: float
-    decode_seconds: float | None
-    decode_tokens_per_second: float | None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from layershap.limits import is_int
 from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
 from layershap.report.card import CardCompensation, model_card
+from layershap.report.curve import curve_of_report
 from layershap.report.formats import FORMAT, upgraded
 from layershap.report.identify import removal_of
 from layershap.report.measure import measure_outcome
@@ -33,11 +34,12 @@ from layershap.report.records import (
     RemovalRecord,
     SurrogateRecord,
 )
-from layershap.report.speed import speed_lengths
-from layershap.report.store import from_plain, to_plain
+from layershap.report.store import from_plain, read_json, to_plain
 from layershap.report.validity import check_report
 from layershap.scoring.evaluate import Score, Texts, evaluate
+from layershap.speed import speed_lengths
 from layershap.tables import Table
+from layershap.targets import RemovalCurve
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -192,6 +194,10 @@ class PruningReport:
         known = [record.n_remove for record in self.removals]
         raise ValueError(f"n_remove must be one of {known}, for which the fit has chosen layers; got {n_remove}")
 
+    def curve(self) -> RemovalCurve:
+        """What every number of removed layers comes to: score, size, certainty, and the speed of measured outcomes."""
+        return curve_of_report(self)
+
     def tables(self) -> dict[str, Table]:
         """All tables by name: summary, layers, removals, and for measured models outcome_1,
         compensation_1, speed_1 and so on.
@@ -258,16 +264,7 @@ class PruningReport:
         ReportFormatError
             Not a report, one of a newer version, or one whose parts contradict each other.
         """
-        if Path(path).is_dir():
-            raise ReportFormatError(f"{path} must be a report's file, it is a folder: give the .json file in it")
-        try:
-            content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
-        except RecursionError as error:
-            raise ReportFormatError(f"{path} must be a report in JSON: it is nested too deeply to be one") from error
-        except ValueError as error:
-            raise ReportFormatError(
-                f"{path} must be a report in JSON, written by PruningReport.save: {error}"
-            ) from error
+        content = read_json(path)
         found = content.pop(_MARK, None) if isinstance(content, dict) else None
         if not is_int(found) or found < 1:
             raise ReportFormatError(

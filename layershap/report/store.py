@@ -5,9 +5,12 @@ JSON has no NaN and no infinities; they are written as the strings "NaN", "Infin
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -17,6 +20,24 @@ Record = TypeVar("Record")
 
 _LIMIT = 2**63
 """No count comes near it; Python's ints have no bound of their own, floats and formatted tables do."""
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a report's file at `path` holds, whatever it is.
+
+    Raises
+    ------
+    ReportFormatError
+        A folder, or no JSON.
+    """
+    if Path(path).is_dir():
+        raise ReportFormatError(f"{path} must be a report's file, it is a folder: give the .json file in it")
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ReportFormatError(f"{path} must be a report in JSON: it is nested too deeply to be one") from error
+    except ValueError as error:
+        raise ReportFormatError(f"{path} must be a report in JSON, written by PruningReport.save: {error}") from error
 
 
 def to_plain(value: Any) -> Any:

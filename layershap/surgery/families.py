@@ -122,7 +122,10 @@ def _undo_rescale(parent: Any, layers: Sequence[Any], kept: Sequence[int]) -> No
         for old, block in zip(kept, layers, strict=True):
             for name in ("attention.output", "feed_forward.value"):
                 if name in dict(block.named_modules()):  # not where the sublayer was removed
-                    block.get_submodule(name).weight.mul_(2 ** (old // every))
+                    module: Any = block.get_submodule(name)
+                    # A parameter of its own: the old one may be shared with the model that this one was made from.
+                    scaled = module.weight * 2 ** (old // every)
+                    module.weight = nn.Parameter(scaled, requires_grad=module.weight.requires_grad)
     # With rescale_every = 0 there is nothing to undo or redo: the flag only says that the model is in inference form.
 
 

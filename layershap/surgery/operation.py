@@ -57,10 +57,15 @@ def locate(model: nn.Module, stack: LayerStack) -> Location:
     )
 
 
-def copy_with(model: nn.Module, replaced: Mapping[nn.Module, nn.Module]) -> nn.Module:
-    """A deep copy in which some modules are others: the replaced ones' weights are never copied."""
+def copy_with(model: nn.Module, replaced: Mapping[nn.Module, nn.Module], share: bool = False) -> nn.Module:
+    """A deep copy in which some modules are others: the replaced ones' weights are never copied.
+
+    With `share` no weights are: the copy's parameters and buffers are those of `model`.
+    """
     originals = {id(module) for module in model.modules()}
     memo: dict[int, Any] = {id(old): new for old, new in replaced.items()}
+    if share:
+        memo |= {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     pruned = copying.deepcopy(model, memo)
     for name, module in pruned.named_modules():
         for owner in _owners(vars(module).get("forward")):

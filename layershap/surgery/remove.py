@@ -189,13 +189,17 @@ def remove_players(
     copy: bool = True,
     check: Check = "auto",
     compensating: Compensating | None = None,
+    share: bool = False,
 ) -> nn.Module:
-    """`remove_layers` or `remove_sublayers`, by what `players` are."""
+    """`remove_layers` or `remove_sublayers`, by what `players` are.
+
+    With `share` the copy's weights are those of `model`: it costs no memory, and is only to be run.
+    """
     depth = check_depth(model, check)
     if depth.logits:
         refuse_skeleton(model, "no check can compare it with the pruned one; check=False prunes the skeleton")
     removed = check_layer_indices(named, len(players))
-    whole, parts = _split(players, removed)
+    whole, parts = split_removed(players, removed)
     if not removed:
         raise ValueError("layers must name at least one layer to remove, got an empty list")
     if len(whole) == len(players.layers):
@@ -213,7 +217,7 @@ def remove_players(
     if copy:
         empty: dict[nn.Module, nn.Module] = {stack.layers[i]: nn.Identity() for i in whole}
         empty |= {part.module: nn.Identity() for sublayer in parts for part in sublayer.parts}
-    pruned = copy_with(model, empty) if copy else model
+    pruned = copy_with(model, empty, share) if copy else model
     drop_gguf_quantizer(pruned)
     if parts:
         delete_sublayers(pruned, site, parts)
@@ -248,7 +252,7 @@ def remove_players(
     return pruned
 
 
-def _split(players: Players, removed: Sequence[int]) -> tuple[list[int], list[Sublayer]]:
+def split_removed(players: Players, removed: Sequence[int]) -> tuple[list[int], list[Sublayer]]:
     """Layers that go altogether, and sublayers that go from layers that stay."""
     if not isinstance(players, SublayerStack):
         return list(removed), []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -15,10 +16,36 @@ from torch import Tensor, nn
 
 from layershap.limits import check_int
 from layershap.model.io import evaluation_mode, input_device, maximum_length, token_logits, vocabulary_size
-from layershap.report.records import SpeedRecord
 
 _PROMPT, _NEW = 128, 32
 """Tokens of a prompt, and tokens generated after the first, unless told."""
+
+
+@dataclass(frozen=True)
+class SpeedRecord:
+    """Measured speed at one batch size: medians over repetitions.
+
+    Attributes
+    ----------
+    batch_size, prompt_tokens, new_tokens : int
+        Numbers of sequences, of tokens in each prompt, and of tokens generated after the first.
+    prefill_seconds : float
+        Seconds from the prompt to the first new token.
+    prefill_tokens_per_second : float
+        Prompt tokens of the whole batch per second.
+    decode_seconds : float or None
+        Seconds for one further token of each sequence; None for a model that can't generate.
+    decode_tokens_per_second : float or None
+        New tokens of the whole batch per second; None for a model that can't generate.
+    """
+
+    batch_size: int
+    prompt_tokens: int
+    new_tokens: int
+    prefill_seconds: float
+    prefill_tokens_per_second: float
+    decode_seconds: float | None
+    decode_tokens_per_second: float | None
 
 
 def measure_speed(

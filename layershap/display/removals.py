@@ -1,0 +1,152 @@
+"""What each number of removed layers costs and saves, in one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from layershap.display.axes import BLUE, GREEN, PURPLE, YELLOW, axes_or_new, name_axes
+from layershap.escaping import one_line
+from layershap.extras import require
+from layershap.protocols import FloatArray, IntArray
+from layershap.targets import RemovalCurve
+
+if TYPE_CHECKING:
+    from layershap.pruner import LayerPruner
+    from layershap.report import PruningReport
+
+_UNSURE = 0.5
+
+
+@dataclass
+class RemovalCurveDisplay:
+    """What each number of removed layers costs (left axis) and what of the model's size and time it leaves (right).
+
+    Attributes
+    ----------
+    n_removed : ndarray [N] of int
+        Numbers of removed layers, 0 for the whole model.
+    quality, quality_errors : ndarray [N]
+        Perplexity over the whole model's, or the score where the fit's is another; standard errors, NaN where unknown.
+    ylabel : str
+        Name of the quality.
+    logarithmic : bool
+        True draws the quality on a logarithmic axis, as perplexities need.
+    least_sure : ndarray [N]
+        How often the least sure layer of the set is in it when the choice is made again on resampled text; NaN where
+        unknown. Below a half the point is drawn hollow.
+    left : dict of str to ndarray [N]
+        Percent of the whole model's parameters, and seconds where measured or estimated, that are left.
+    player : str
+        What is removed: "layer" or "sublayer".
+    ax_, right_ax_, figure_ : matplotlib objects
+        Axes and figure, after `plot`.
+    """
+
+    n_removed: IntArray
+    quality: FloatArray
+    quality_errors: FloatArray
+    ylabel: str
+    logarithmic: bool
+    least_sure: FloatArray
+    left: dict[str, FloatArray]
+    player: str = "layer"
+
+    @classmethod
+    def from_estimator(cls, pruner: LayerPruner) -> RemovalCurveDisplay:
+        """Display of a fitted `pruner`."""
+        return cls.from_curve(pruner.removal_curve_)
+
+    @classmethod
+    def from_report(cls, report: PruningReport) -> RemovalCurveDisplay:
+        """Display of a `report`, with the speeds of its measured outcomes."""
+        return cls.from_curve(report.curve())
+
+    @classmethod
+    def from_curve(cls, curve: RemovalCurve) -> RemovalCurveDisplay:
+        """Display of a `curve`.
+
+        Raises
+        ------
+        ValueError
+            The curve has no scores.
+        """
+        points = curve.points
+        if all(point.score is None for point in points):
+            raise ValueError(
+                "a picture needs a curve with scores, as LayerPruner's removal_curve_ has; got one without"
+            )
+        increase, increase_errors = (
+            _array(getattr(point, name) for point in points)
+            for name in ("perplexity_increase", "perplexity_increase_error")
+        )
+        is_perplexity = bool(np.isfinite(increase).any())
+        left = {"parameters": 100 * _array(point.n_parameters for point in points) / points[0].n_parameters}
+        if curve.speed is not None:
+            for phase in ("prefill", "decode"):
+                seconds = _array(curve.speed.seconds(phase, point.n_remove) for point in points)
+                if np.isfinite(seconds).any():
+                    left[f"{phase} time, batch {curve.speed.records[0].batch_size}"] = 100 * seconds / seconds[0]
+        return cls(
+            n_removed=np.array([point.n_remove for point in points]),
+            quality=1 + increase / 100 if is_perplexity else _array(point.score for point in points),
+            quality_errors=increase_errors / 100 if is_perplexity else _array(point.score_error for point in points),
+            ylabel="perplexity / whole model's\non the calibration text"
+            if is_perplexity
+            else f"{one_line(curve.score_name)}\non the calibration text",
+            logarithmic=is_perplexity,
+            least_sure=_array(point.least_sure for point in points),
+            left=left,
+            player=curve.player,
+        )
+
+    def plot(self, ax: Any = None) -> RemovalCurveDisplay:
+        """Draw the curves; error bars are one standard error to either side.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, optional
+            Axes to draw on, which get a second axis on the right. By default those of a new figure.
+
+        Returns
+        -------
+        RemovalCurveDisplay
+            This display, with ``ax_``, ``right_ax_`` and ``figure_`` set.
+        """
+        ax = axes_or_new(ax)
+        right = ax.twinx()
+        for (name, percent), colour in zip(self.left.items(), (GREEN, PURPLE, YELLOW), strict=False):
+            right.plot(self.n_removed, percent, "--", color=colour, linewidth=1, label=f"{name} left")
+        known = np.isfinite(self.quality)
+        # Within a logarithmic axis an error bar must end above 0.
+        low = np.nan_to_num(np.minimum(self.quality_errors, 0.99 * np.abs(self.quality)))
+        bars = np.stack([low, np.nan_to_num(self.quality_errors)])
+        ax.errorbar(self.n_removed[known], self.quality[known], bars[:, known], color=BLUE, capsize=2, zorder=3)
+        unsure = np.nan_to_num(self.least_sure, nan=1.0) < _UNSURE
+        for which, face, label in ((known & ~unsure, BLUE, "set chosen"), (known & unsure, "white", "... unsure")):
+            if which.any():
+                ax.plot(self.n_removed[which], self.quality[which], "o", color=BLUE, mfc=face, label=label, zorder=4)
+        if self.logarithmic:
+            ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
+            ax.set_yscale("log")
+            within_a_decade = self.quality[known].max() < 10 * self.quality[known].min()
+            ax.yaxis.set_major_locator(ticker.MaxNLocator(6) if within_a_decade else ticker.LogLocator())
+            ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+            ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+        name_axes(ax, f"{self.player}s removed", self.ylabel, "Which number to remove")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        right.set_ylabel("% of the whole model")
+        right.set_ylim(0, 105)
+        handles = [axes.get_legend_handles_labels() for axes in (ax, right)]
+        # The quality rises or falls from the left, and what is left begins at 100: the lower right corner is freest.
+        right.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], fontsize="small", loc="lower right")
+        self.ax_, self.right_ax_, self.figure_ = ax, right, ax.figure
+        return self
+
+
+def _array(values: Any) -> FloatArray:
+    """Numbers, NaN where there is none; infinite ones can't be drawn."""
+    found = np.array([np.nan if value is None else value for value in values], dtype=float)
+    return np.where(np.isfinite(found), found, np.nan)
