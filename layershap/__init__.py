@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layershap.exceptions import (
         CalibrationWarning,
         CheckpointWarning,
+        GenerationWarning,
         LayerNotRemovableError,
         LayerShapError,
         LedgerError,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from layershap.report import PruningReport
     from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
     from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
+    from layershap.scoring.generation import GenerationCheck
     from layershap.scoring.perplexity import Perplexity, perplexity
     from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
     from layershap.surgery import remove_layers, remove_sublayers
@@ -76,6 +78,8 @@ __all__ = [
     "Evaluation",
     "EvaluationTable",
     "Exhaustive",
+    "GenerationCheck",
+    "GenerationWarning",
     "Greedy",
     "HammingProcess",
     "LayerGame",
@@ -144,6 +148,7 @@ _HOMES = {
     "layershap.exceptions": (
         "CalibrationWarning",
         "CheckpointWarning",
+        "GenerationWarning",
         "LayerNotRemovableError",
         "LayerShapError",
         "LedgerError",
@@ -173,6 +178,7 @@ _HOMES = {
     "layershap.report": ("PruningReport",),
     "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
     "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),
+    "layershap.scoring.generation": ("GenerationCheck",),
     "layershap.scoring.perplexity": ("Perplexity", "perplexity"),
     "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
     "layershap.surgery": ("remove_layers", "remove_sublayers"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from layershap.limits import check_int
 from layershap.model.io import evaluation_mode, input_device, maximum_length, token_logits, vocabulary_size
-from layershap.report.records import SpeedRecord
+from layershap.report.outcome import SpeedRecord
 
 _PROMPT, _NEW = 128, 32
 """Tokens of a prompt, and tokens generated after the first, unless told."""
