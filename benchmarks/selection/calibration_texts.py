@@ -7,8 +7,8 @@ Each kind of text gives as many sequences; greedy elimination chooses on them wh
 Chats are questions of PIQA and beginnings of HellaSwag with their right answers, half of the rows to calibrate on, half
 to test on; the model's own answers are to the questions of the same halves. Tested are the perplexity of answers (the
 dense model's own, and the right ones of the chats), of WikiText-2's raw test text and of C4, the accuracy on six
-zero-shot tasks, and greedy answers of the models without their layers. A run that is interrupted goes on where it was: masked models are
-kept in ledgers, what is finished in `benchmarks/cache/calibration_texts_MODEL.jsonl`.
+zero-shot tasks, and greedy answers of the models without their layers. A run that is interrupted goes on where it was:
+masked models are kept in ledgers, what is finished in `benchmarks/cache/calibration_texts_MODEL.jsonl`.
 """
 
 from __future__ import annotations

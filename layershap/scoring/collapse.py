@@ -33,7 +33,9 @@ def collapse(before: Iterable[Score], after: Iterable[Score]) -> str:
         perplexities among them, the answers are judged alone.
     """
     old, new = _by_name(before), _by_name(after)
-    ratios = {key: new[key].value / old[key].value for key in old if key[1] == "perplexity" and key in new}
+    shared = [key for key in old if key[1] == "perplexity" and key in new]
+    # No perplexity is below 1; a file may say otherwise.
+    ratios = {key: new[key].value / max(old[key].value, 1.0) for key in shared}
     if any(not ratio <= CALM_PERPLEXITY for ratio in ratios.values()):  # NaN isn't calm
         return ""
     faults = _faults(_answers(old), _answers(new))
