@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from layershap.exceptions import (
         CalibrationWarning,
         CheckpointWarning,
+        GenerationWarning,
         LayerNotRemovableError,
         LayerShapError,
         LedgerError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from layershap.report import PruningReport
     from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
     from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
+    from layershap.scoring.generation import GenerationCheck
     from layershap.scoring.perplexity import Perplexity, perplexity
     from layershap.selection import Exhaustive, Greedy, ShapleyRanking, SurrogateSearch
     from layershap.surgery import remove_layers, remove_sublayers
@@ -79,6 +81,8 @@ __all__ = [
     "Evaluation",
     "EvaluationTable",
     "Exhaustive",
+    "GenerationCheck",
+    "GenerationWarning",
     "Greedy",
     "HammingProcess",
     "LayerGame",
@@ -150,6 +154,7 @@ _HOMES = {
     "layershap.exceptions": (
         "CalibrationWarning",
         "CheckpointWarning",
+        "GenerationWarning",
         "LayerNotRemovableError",
         "LayerShapError",
         "LedgerError",
@@ -182,6 +187,7 @@ _HOMES = {
     "layershap.report": ("PruningReport",),
     "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
     "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),
+    "layershap.scoring.generation": ("GenerationCheck",),
     "layershap.scoring.perplexity": ("Perplexity", "perplexity"),
     "layershap.selection": ("Exhaustive", "Greedy", "ShapleyRanking", "SurrogateSearch"),
     "layershap.surgery": ("remove_layers", "remove_sublayers"),

@@ -103,3 +103,7 @@ class UncheckedInputWarning(UserWarning):
 
 class CheckpointWarning(UserWarning):
     """The pruned model needs more than plain ``save_pretrained`` and ``from_pretrained``."""
+
+
+class GenerationWarning(UserWarning):
+    """The pruned model's answers have collapsed though its perplexity has not."""

@@ -328,7 +328,7 @@ def test_what_holds_names_instead_of_texts_is_refused(gpt2, tmp_path):
         ([{"title": "a", "body": "b"}], ValueError, r"which column holds the text.*\['title', 'body'\]"),
         (Dataset.from_list([{"messages": chat}]), ValueError, "render them first.*apply_chat_template"),
         ([{"messages": chat}], ValueError, "render them first.*apply_chat_template"),
-        ([chat, chat], ValueError, "chats rendered to text"),
+        ([chat, chat], ValueError, r"chats to layershap\.calibration\.chat_answers.* or rendered to text"),
         (DataLoader(TEXTS, batch_size=4), ValueError, "a list of str"),
         ({"novel": TEXTS}, ValueError, "'input_ids'.*novel"),
     ):

@@ -14,7 +14,8 @@ import layershap
 from layershap import PERPLEXITY_PROTOCOLS, PruningReport
 from layershap.cli import main
 from layershap.cli.baselines import METHODS, method
-from layershap.cli.inputs import PROTOCOLS, read_texts
+from layershap.cli.files import read_prompts, read_texts
+from layershap.cli.inputs import PROTOCOLS
 from layershap.cli.main import build_parser
 from layershap.cli.report import PICTURES
 from layershap.report.page import pictures
@@ -53,6 +54,7 @@ USAGE = [
     (["evaluate", "M", "--text", "TEXT", "--device", "cpu", "--device-map", "auto"], "either --device"),
     (["report", "r", "--model", "M"], "give both --model and --pruned"),
     (["report", "r", "--text", "t"], "say what to measure: give --model and --pruned too"),
+    (["report", "r", "--generation", "t"], "say what to measure: give --model and --pruned too"),
     (["report", "r", "--no-speed"], "say what to measure: give --model and --pruned too"),
     (["report", ""], "a path must not be empty"),
     (["report", "r", "--html", "x", "--card", "x"], "must be different files, got x for both"),
@@ -131,6 +133,8 @@ def test_text_files_of_every_kind(tmp_path):
     (tmp_path / "a.txt").write_text("four\nfive", encoding="utf-8")
     texts = read_texts([tmp_path / name for name in ("a.jsonl", "a.json", "a.txt")])
     assert texts == ["one", "two\u2028parts", "three", "", "four\nfive"]
+    assert read_prompts(tmp_path / "a.txt") == ["four", "five"]
+    assert read_prompts(tmp_path / "a.jsonl") == ["one", {"text": "two\u2028parts", "id": 2}]
 
 
 def test_unknown_tasks_are_found_out_before_a_model_is_loaded(tmp_path, capsys):

@@ -32,8 +32,8 @@ ROOMS = (
     "tables",
     "protocols",
     # Texts, models, values, each for itself.
-    "calibration",
     "model",
+    "calibration",
     "environment",
     "shapley",
     "utilities",

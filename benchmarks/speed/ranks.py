@@ -60,9 +60,7 @@ def evaluate(n_masks: int, n_sequences: int) -> None:
         print(json.dumps({"seconds": max(spent), "layer_runs": game.layer_runs - before, "scores": scores.tolist()}))
 
 
-def timed(
-    ways: dict[str, tuple[int, int]], rounds: int, n_masks: int, n_sequences: int
-) -> dict[str, list[dict[str, Any]]]:
+def timed(rounds: int, n_masks: int, n_sequences: int) -> dict[str, list[dict[str, Any]]]:
     """What each way printed, in turns."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
     for _ in range(rounds):

@@ -161,7 +161,8 @@ def _split(name: str, values: Any) -> list[Tensor]:
     if isinstance(values[0], str | Mapping):
         raise ValueError(
             f"{name} must be token ids [S, T], got a list of {type(values[0]).__name__}; give texts as one iterable of "
-            "strings, chats rendered to text (tokenizer.apply_chat_template(chat, tokenize=False))"
+            "strings, chats to layershap.calibration.chat_answers(chats, tokenizer), or rendered to text "
+            "(tokenizer.apply_chat_template(chat, tokenize=False))"
         )
     return [row for value in values for row in _split(name, value)]
 

@@ -30,7 +30,7 @@ BosPolicy = Literal["none", "text", "sequence"]
 AUTO_SEQUENCES = 128
 """Sequences that texts become unless told, if they hold as many (docs/generalisation.md)."""
 
-_LITTLE = 32
+LITTLE = 32  # below it, a choice is a matter of luck
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -289,7 +289,7 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
     if n_sequences != "auto":
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
-    if count < _LITTLE:
+    if count < LITTLE:
         warn_user(
             f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
             f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from layershap.calibration.blocks import AUTO_SEQUENCES, BosPolicy, Calibration
 from layershap.limits import check_int
 
 
 def mixed_texts(
-    sources: Mapping[str, str | Iterable[str]],
+    sources: Mapping[str, str | Iterable[str] | Calibration],
     tokenizer: Any,
     *,
     weights: Mapping[str, float] | None = None,
@@ -24,14 +25,16 @@ def mixed_texts(
 
     Parameters
     ----------
-    sources : mapping of str to str or iterable of str
-        Texts of each kind, by name.
+    sources : mapping of str to str, iterable of str, or Calibration
+        Texts of each kind, by name; or sequences that were made of them (`chat_answers`, `own_answers`), of which
+        those at even distances are taken.
     tokenizer : PreTrainedTokenizerBase
-        The model's tokenizer, as for `Calibration.from_texts`.
+        The model's tokenizer, as for `Calibration.from_texts`; None where no source is text.
     weights : mapping of str to float, optional
-        Shares of the sequences, relative to each other. By default the same for all.
+        Shares of the sequences, relative to each other. By default the same for all. A utility that takes the mean
+        over tokens weighs a kind by its scored tokens, which the provenance counts.
     seq_len : int, default=128
-        Number of tokens per sequence T.
+        Number of tokens per sequence T of texts.
     n_sequences : int, default=128
         Number of sequences S in all.
     bos : {'none', 'text', 'sequence'}, default='none'
@@ -40,13 +43,13 @@ def mixed_texts(
     Returns
     -------
     Calibration
-        The kinds one after the other; its provenance names them with their numbers of sequences.
+        The kinds one after the other; its provenance names them with their numbers of sequences and scored tokens.
 
     Raises
     ------
     ValueError
         No source, weights that don't belong to the sources or aren't positive, fewer sequences than sources, or a
-        source with too little text for its share.
+        source with too little text, or too few sequences, for its share.
 
     See Also
     --------
@@ -73,14 +76,31 @@ def mixed_texts(
     counts = np.maximum(np.diff((bounds * n_sequences).round().astype(int)), 1)
     counts[int(counts.argmax())] -= counts.sum() - n_sequences
     parts = []
-    for (name, texts), count in zip(sources.items(), counts, strict=True):
+    for (name, source), count in zip(sources.items(), counts, strict=True):
         try:
-            parts.append(Calibration.from_texts(texts, tokenizer, seq_len=seq_len, n_sequences=int(count), bos=bos))
+            if isinstance(source, Calibration):
+                parts.append(_taken(source, int(count)))
+            else:
+                found = Calibration.from_texts(source, tokenizer, seq_len=seq_len, n_sequences=int(count), bos=bos)
+                parts.append(found)
         except ValueError as error:
             raise ValueError(f"source {name!r}: {error}") from error
     joined = Calibration.concatenate(parts)
-    kinds = {name: int(count) for name, count in zip(sources, counts, strict=True)}
-    provenance = {**parts[0].provenance, "source": "mixture", "kinds": kinds}
-    for key in ("n_texts", "n_tokens"):
-        provenance[key] = sum(part.provenance[key] for part in parts)
+    provenance: dict[str, Any] = {
+        "source": "mixture",
+        "kinds": {name: part.n_sequences for name, part in zip(sources, parts, strict=True)},
+        "scored_tokens": {name: int(part.counts_S.sum()) for name, part in zip(sources, parts, strict=True)},
+    }
+    if any(isinstance(source, Calibration) for source in sources.values()):
+        provenance["parts"] = {name: part.provenance for name, part in zip(sources, parts, strict=True)}
+    else:
+        provenance = {**parts[0].provenance, **provenance}
+        for key in ("n_texts", "n_tokens"):
+            provenance[key] = sum(part.provenance[key] for part in parts)
     return Calibration(joined.ids_ST, joined.labels_ST, provenance)
+
+
+def _taken(source: Calibration, count: int) -> Calibration:
+    if source.n_sequences < count:
+        raise ValueError(f"it has {source.n_sequences} sequences, its share is {count}; give more, or another weight")
+    return source.take(torch.arange(count) * source.n_sequences // count)

@@ -18,7 +18,7 @@ from torch import Tensor
 TOKEN_FIELDS = ("input_ids", "attention_mask", "labels")
 """What is read of a mapping of tokens."""
 
-_CHATS = ("messages", "conversations", "conversation", "chat")
+CHATS = ("messages", "conversations", "conversation", "chat")
 
 _LEAST_READ, _PER_TOKEN = 2**20, 16
 """Characters read of texts without a length: so many, or so many for each token wanted where that is more."""
@@ -134,7 +134,7 @@ def _from_rows(rows: Iterable[Any], names: list[str], textual: list[str], column
             )
     elif column not in names:
         raise ValueError(f"column must be one of {names}, got {column!r}")
-    elif column in _CHATS and column not in textual:
+    elif column in CHATS and column not in textual:
         raise ValueError(f"column {column!r} holds no strings{_chat_hint(names)}")
     if select is not None:
         rows = select([column])
@@ -147,11 +147,12 @@ def _is_blank(text: Any) -> bool:
 
 
 def _chat_hint(names: list[str]) -> str:
-    chats = [name for name in names if name in _CHATS]
+    chats = [name for name in names if name in CHATS]
     if not chats:
         return ""
     return (
-        f". {chats[0]!r} holds chats; render them first: dataset.map(lambda row: {{'text': "
+        f". {chats[0]!r} holds chats: layershap.calibration.chat_answers(data, tokenizer) scores their answers; or "
+        f"render them first, to score all: dataset.map(lambda row: {{'text': "
         f"tokenizer.apply_chat_template(row[{chats[0]!r}], tokenize=False)}})"
     )
 

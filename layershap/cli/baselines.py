@@ -6,13 +6,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
+from layershap.cli.files import read_texts
 from layershap.cli.inputs import (
     PROTOCOLS,
     add_calibration_options,
     add_model_options,
     load_model,
     read_calibration,
-    read_texts,
 )
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult

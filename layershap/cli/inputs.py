@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, at_least, path
+from layershap.cli.files import read_prompts, read_texts
 from layershap.places import is_name, is_path
 
 if TYPE_CHECKING:
@@ -90,6 +90,18 @@ def add_evaluation_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--tasks", nargs="+", default=[], metavar="TASK", help="JSONL files of rows, or lm-evaluation-harness tasks"
     )
+    group.add_argument(
+        "--generation",
+        type=path,
+        metavar="FILE",
+        help=(
+            "prompts for greedy answers, compared with the unpruned model's: .txt (a prompt a line), .json or .jsonl "
+            "(texts, or objects with 'prompt' or 'messages', and 'answer' where it is known)"
+        ),
+    )
+    group.add_argument(
+        "--new-tokens", type=at_least(1), default=64, metavar="N", help="tokens of an answer, at most (default: 64)"
+    )
     group.add_argument("--limit", type=at_least(1), metavar="N", help="questions of each task (default: all)")
 
 
@@ -102,6 +114,8 @@ def evaluation_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "protocol": arguments.protocol,
         "n_sequences": arguments.eval_sequences,
         "limit": arguments.limit,
+        "generation": read_prompts(arguments.generation) if arguments.generation is not None else None,
+        "max_new_tokens": arguments.new_tokens,
     }
 
 
@@ -239,60 +253,3 @@ def has_weights_of(model: Any, report: PruningReport) -> bool:
     from layershap.fingerprint import weights_digest
 
     return weights_digest(model) == report.fit.weights_digest
-
-
-def read_texts(paths: Sequence[Path]) -> list[str]:
-    """Texts of files: .txt is one text, .jsonl a text (or an object with "text") per line, .json a list of texts.
-
-    Raises
-    ------
-    ValueError
-        A file is not UTF-8 or not JSON, a row holds no text, or all are blank; the message names file and row.
-    OSError
-        A file can't be read.
-    """
-    texts: list[str] = []
-    for file in paths:
-        found = [_text(row, where) for where, row in _rows(file)]
-        if not any(text.strip() for text in found):
-            raise ValueError(f"{file} must hold text, it is blank")
-        texts += found
-    return texts
-
-
-def _rows(file: Path) -> list[tuple[str, object]]:
-    """The rows of a file, each with where it stands."""
-    try:
-        # A byte order mark, which some editors write, is no part of the text.
-        content = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} must be text in UTF-8: {error}") from error
-    if file.suffix == ".jsonl":
-        lines = enumerate(content.split("\n"), start=1)
-        return [(f"{file}, line {n}", _json(line, f"{file}, line {n}")) for n, line in lines if line.strip()]
-    if file.suffix != ".json":
-        return [(str(file), content)]
-    rows = _json(content, str(file))
-    if not isinstance(rows, list):
-        raise ValueError(f"{file} must hold a list of texts, it holds {_kind(rows)}")
-    return [(f"{file}, row {n}", row) for n, row in enumerate(rows, start=1)]
-
-
-def _json(text: str, where: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where} must be JSON: {error}") from error
-
-
-def _text(row: object, where: str) -> str:
-    text = row.get("text") if isinstance(row, dict) else row
-    if not isinstance(text, str):
-        raise ValueError(f"{where} must be a string, or an object with a string under 'text', it is {_kind(row)}")
-    return text
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, dict):
-        return f"an object with {sorted(value)[:5]}"
-    return "a list" if isinstance(value, list) else f"{value!r:.40}"

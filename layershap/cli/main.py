@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
-from layershap.cli import baselines, evaluate, fit, prune, report
+from layershap.cli import baselines, evaluate, fit, ledger, prune, report
 from layershap.cli.arguments import UsageError
 from layershap.cli.result import CommandResult
 from layershap.exceptions import LayerShapError
 from layershap.ranks.launched import is_first_rank
 
-_COMMANDS = (fit, prune, evaluate, baselines, report)
+_COMMANDS = (fit, prune, evaluate, baselines, report, ledger)
 
 _SHARED = ("fit", "baselines")
 """Commands whose masks several processes evaluate together; of the others only the first of them does the work."""

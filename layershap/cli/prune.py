@@ -7,13 +7,13 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
+from layershap.cli.files import read_texts
 from layershap.cli.inputs import (
     add_model_options,
     add_sequence_options,
     has_weights_of,
     load_model,
     read_calibration,
-    read_texts,
 )
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.cli.result import CommandResult

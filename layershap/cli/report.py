@@ -34,7 +34,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         help="show a report, add measurements, write a page with pictures",
         description=(
             "Prints the report of a fit. With --model and --pruned it first measures both (size, speed, and with "
-            "--text perplexity) and adds the figures to the report's file."
+            "--text perplexity, with --generation answers) and adds the figures to the report's file."
         ),
     )
     parser.add_argument("report", type=path, metavar="REPORT", help="report.json of `layershap fit`")
@@ -108,10 +108,12 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         raise UsageError("to measure, give both --model and --pruned")
     if arguments.html is not None and arguments.html == arguments.card:
         raise UsageError(f"--html and --card must be different files, got {arguments.html} for both")
-    measured = arguments.text or arguments.tasks or arguments.n_remove is not None or arguments.no_speed
+    given = (arguments.n_remove, arguments.generation)
+    measured = arguments.text or arguments.tasks or arguments.no_speed or any(each is not None for each in given)
     if measured and arguments.model is None:
         raise UsageError(
-            "--text, --tasks, --n-remove and --no-speed say what to measure: give --model and --pruned too"
+            "--text, --tasks, --generation, --n-remove and --no-speed say what to measure: give --model and --pruned "
+            "too"
         )
 
 

@@ -3,5 +3,6 @@
 from layershap.ledger.file import Ledger
 from layershap.ledger.lines import MaskRow, RowShape
 from layershap.ledger.of_ranks import LedgerOfRanks
+from layershap.ledger.recorded import RecordedMasks, merge_ledgers, read_ledger
 
-__all__ = ["Ledger", "LedgerOfRanks", "MaskRow", "RowShape"]
+__all__ = ["Ledger", "LedgerOfRanks", "MaskRow", "RecordedMasks", "RowShape", "merge_ledgers", "read_ledger"]

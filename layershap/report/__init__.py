@@ -3,13 +3,12 @@
 from layershap.environment import Environment
 from layershap.report.card import model_card
 from layershap.report.measure import measure_outcome
+from layershap.report.outcome import ExampleRecord, GenerationRecord, ModelRecord, PruningOutcome
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
     FitRecord,
     LayerRecord,
-    ModelRecord,
-    PruningOutcome,
     RemovalRecord,
     SurrogateRecord,
 )
@@ -21,7 +20,9 @@ __all__ = [
     "CalibrationRecord",
     "CostRecord",
     "Environment",
+    "ExampleRecord",
     "FitRecord",
+    "GenerationRecord",
     "LayerRecord",
     "ModelRecord",
     "PruningOutcome",

@@ -10,7 +10,8 @@ from layershap.checkpoint import RECIPE_FILE
 from layershap.compensation import CompensationRecord
 from layershap.escaping import markdown_code, markdown_text, one_line
 from layershap.places import public_name
-from layershap.report.records import PruningOutcome, RemovalRecord
+from layershap.report.outcome import PruningOutcome
+from layershap.report.records import RemovalRecord
 from layershap.report.summary import (
     compensation_sentence,
     compensation_table,

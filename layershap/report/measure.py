@@ -10,7 +10,7 @@ from torch import nn
 from layershap.compensation import CompensationRecord, compensation_of, compensation_record
 from layershap.environment import current_environment
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
-from layershap.report.records import ModelRecord, PruningOutcome
+from layershap.report.outcome import GenerationRecord, ModelRecord, PruningOutcome
 from layershap.scoring.evaluate import Score
 from layershap.speed import SpeedRecord, measure_speed
 
@@ -26,6 +26,7 @@ def measure_outcome(
     new_tokens: int | None = None,
     repeats: int = 5,
     layers: LayersArgument = None,
+    generation: GenerationRecord | None = None,
 ) -> PruningOutcome:
     """Size and speed of both models, beside the scores given.
 
@@ -44,6 +45,8 @@ def measure_outcome(
         See `layershap.report.measure_speed`.
     layers : str or sequence of nn.Module, optional
         Where the layers are, if the rule can't know.
+    generation : GenerationRecord, optional
+        Answers of both models, whose scores are among `scores`.
 
     Returns
     -------
@@ -81,7 +84,8 @@ def measure_outcome(
         _record(each, len(stack), scores[i], speeds[i])
         for i, (each, stack) in enumerate(((model, whole), (pruned, rest)))
     )
-    return PruningOutcome(missing, before, after, current_environment(pruned), compensation_between(model, pruned))
+    changed = compensation_between(model, pruned)
+    return PruningOutcome(missing, before, after, current_environment(pruned), changed, generation)
 
 
 def compensation_between(model: nn.Module, pruned: nn.Module) -> CompensationRecord | None:

@@ -8,11 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from layershap.compensation import CompensationRecord
-from layershap.environment import Environment
-from layershap.scoring.evaluate import Score
-from layershap.speed import SpeedRecord
-
 
 @dataclass(frozen=True)
 class LayerRecord:
@@ -225,47 +220,3 @@ class FitRecord:
     utility: str
     baseline_score: float
     settings: dict[str, str]
-
-
-@dataclass(frozen=True)
-class ModelRecord:
-    """Measured size, scores and speed of one model.
-
-    Attributes
-    ----------
-    n_layers, n_parameters, n_bytes : int
-        Size of the model; shared parameters count once.
-    scores : tuple of Score
-        Perplexities and task scores, each with its protocol (`layershap.evaluate`).
-    speed : tuple of SpeedRecord
-        One record per batch size.
-    """
-
-    n_layers: int
-    n_parameters: int
-    n_bytes: int
-    scores: tuple[Score, ...] = ()
-    speed: tuple[SpeedRecord, ...] = ()
-
-
-@dataclass(frozen=True)
-class PruningOutcome:
-    """A pruned model beside the model it was made from.
-
-    Attributes
-    ----------
-    removed : tuple of int
-        Indices of the report's layers that were removed.
-    before, after : ModelRecord
-        The two models, measured in turns on the same machine.
-    environment : Environment
-        Versions and machine of the measurement.
-    compensation : CompensationRecord or None
-        What was changed in the kept layers to make up for the removed ones; None if nothing was.
-    """
-
-    removed: tuple[int, ...]
-    before: ModelRecord
-    after: ModelRecord
-    environment: Environment
-    compensation: CompensationRecord | None = None

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from layershap.calibration import resolve_protocol
-from layershap.calibration.sources import read_texts
 from layershap.environment import Environment
 from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
@@ -21,22 +19,23 @@ from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
 from layershap.report.card import CardCompensation, model_card
 from layershap.report.curve import curve_of_report
+from layershap.report.figures import scores_of_both
 from layershap.report.formats import FORMAT, upgraded
 from layershap.report.identify import removal_of
 from layershap.report.measure import measure_outcome
+from layershap.report.outcome import PruningOutcome
 from layershap.report.page import page
 from layershap.report.records import (
     CalibrationRecord,
     CostRecord,
     FitRecord,
     LayerRecord,
-    PruningOutcome,
     RemovalRecord,
     SurrogateRecord,
 )
 from layershap.report.store import from_plain, read_json, to_plain
 from layershap.report.validity import check_report
-from layershap.scoring.evaluate import Score, Texts, evaluate
+from layershap.scoring.evaluate import Texts
 from layershap.speed import speed_lengths
 from layershap.tables import Table
 from layershap.targets import RemovalCurve
@@ -112,6 +111,8 @@ class PruningReport:
         protocol: str = "seq128",
         n_sequences: int | None = None,
         limit: int | None = None,
+        generation: Any = None,
+        max_new_tokens: int = 64,
         batch_sizes: Sequence[int] = (1, 8),
         prompt_tokens: int | None = None,
         new_tokens: int | None = None,
@@ -126,15 +127,16 @@ class PruningReport:
             The models before and after pruning.
         tokenizer : PreTrainedTokenizerBase, optional
             The models' tokenizer, which texts and tasks need.
-        texts, tasks, protocol, n_sequences, limit
-            Scores of both models: see `layershap.evaluate`. Without texts and tasks, size and speed only.
+        texts, tasks, protocol, n_sequences, limit, generation, max_new_tokens
+            Scores of both models: see `layershap.evaluate`. Answers to prompts are compared with those of `model`.
+            Without texts, tasks and prompts, size and speed only.
         batch_sizes : sequence of int, default=(1, 8)
             Batch sizes for latency and throughput of prefill and decode; an empty sequence measures no speed.
         prompt_tokens, new_tokens : int, optional
             Numbers of tokens at which speed is measured. By default 128 and 32, or what fits the models' positions.
         n_remove : int, optional
-            Number of layers removed in `pruned`. By default it is found from the weights, or (trained, quantised
-            or compensated since) from the number of its layers; it must be given where sublayers were removed.
+            Number of layers removed in `pruned`. By default found from the weights, or (trained, quantised or
+            compensated since) from the number of layers; needed where sublayers were removed.
         layers : str or sequence of nn.Module, optional
             Where the layers are, if the rule can't know.
 
@@ -146,30 +148,37 @@ class PruningReport:
         Raises
         ------
         ValueError
-            `model` has another depth than the fitted one, `pruned` is none of the report's removals, or `n_remove`
-            must be given.
+            `model` isn't as deep as the fitted one, `pruned` none of the report's removals, or `n_remove` is needed.
+
+        Warns
+        -----
+        GenerationWarning
+            The answers of `pruned` have collapsed, its perplexity hasn't. Tables and card say so.
         """
         lengths = speed_lengths((model, pruned), prompt_tokens, new_tokens) if batch_sizes else (1, 1)
         missing = removal_of(self, model, pruned, n_remove, layers).layers
-        scores: list[tuple[Score, ...]] = [(), ()]
-        if texts is not None or tasks:
-            n_tokens = None if n_sequences is None else n_sequences * resolve_protocol(protocol).seq_len
-            kept = None if texts is None else _kept_texts(texts, n_tokens)
-            scores = [
-                evaluate(
-                    each, tokenizer, texts=kept, tasks=tasks, protocol=protocol, n_sequences=n_sequences, limit=limit
-                ).scores
-                for each in (model, pruned)
-            ]
+        figures = scores_of_both(
+            model,
+            pruned,
+            tokenizer,
+            texts=texts,
+            tasks=tasks,
+            protocol=protocol,
+            n_sequences=n_sequences,
+            limit=limit,
+            generation=generation,
+            max_new_tokens=max_new_tokens,
+        )
         outcome = measure_outcome(
             model,
             pruned,
             removed=missing,
-            scores=(scores[0], scores[1]),
+            scores=(figures.before, figures.after),
             batch_sizes=batch_sizes,
             prompt_tokens=lengths[0],
             new_tokens=lengths[1],
             layers=layers,
+            generation=figures.generation,
         )
         return replace(self, outcomes=(*self.outcomes, outcome))
 
@@ -199,8 +208,8 @@ class PruningReport:
         return curve_of_report(self)
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals, and for measured models outcome_1,
-        compensation_1, speed_1 and so on.
+        """All tables by name: summary, layers, removals, and for measured models outcome_1, compensation_1,
+        answers_1, speed_1 and so on.
         """
         return summary.tables(self)
 
@@ -278,12 +287,6 @@ class PruningReport:
         report = from_plain(cls, upgraded(content, found), str(path))
         check_report(report, str(path))
         return report
-
-
-def _kept_texts(texts: Texts | Mapping[str, Texts], n_tokens: int | None) -> dict[str, list[str]]:
-    """Texts that two models can be measured on, though they may be streams, by name."""
-    named = texts if isinstance(texts, Mapping) else {"text": texts}
-    return {name: read_texts(part, n_tokens)[0] for name, part in named.items()}
 
 
 def _writer(content: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layershap.compensation import CompensationRecord
-from layershap.report.records import PruningOutcome
+from layershap.report.outcome import GenerationRecord, PruningOutcome
+from layershap.scoring.collapse import collapse
 from layershap.tables import Cell, Table
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def tables(report: PruningReport) -> dict[str, Table]:
         if outcome.compensation is not None:
             title = f"{_without(report, outcome)}: compensation"
             found[f"compensation_{number}"] = compensation_table(outcome.compensation, title)
+        if outcome.generation is not None:
+            found[f"answers_{number}"] = answers_table(report, outcome, outcome.generation)
         if outcome.after.speed:
             found[f"speed_{number}"] = speed_table(report, outcome)
     return found
@@ -137,7 +140,41 @@ def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
             for old, new in zip(before.scores, after.scores, strict=True)
         ],
     ]
-    return Table(f"{_without(report, outcome)}: size and scores", _BEFORE_AFTER, tuple(rows))
+    note = collapse(before.scores, after.scores)
+    if outcome.generation is not None:
+        note = f"{note} {_ANSWERS}".strip()
+    return Table(f"{_without(report, outcome)}: size and scores", _BEFORE_AFTER, tuple(rows), note)
+
+
+_ANSWERS = (
+    "Of generation: equal_answers, equal_tokens: shares of the answers, and of their tokens place by place, that are "
+    "those of the model before pruning. first_divergence: tokens before the first that differs. log_likelihood: of its "
+    "answers, in nats per token. repetition: share of the runs of four tokens that occurred before in the same answer. "
+    "length: in tokens. exact_match: share of the right answers. Answers that say the same in other words differ too; "
+    "what tells that they are broken is repetition, length and log_likelihood."
+)
+
+
+def answers_table(report: PruningReport, outcome: PruningOutcome, record: GenerationRecord) -> Table:
+    """Where the answers part, and some of them as text."""
+    same = [start == length for start, length in zip(record.equal_starts, record.lengths, strict=True)]
+    starts = sorted(record.equal_starts)
+    rows: list[tuple[Cell, ...]] = [
+        ("prompts", f"{len(starts)}; {describe(record.provenance)}"),
+        ("answers that begin with all of the former one", f"{sum(same)} of {len(same)}"),
+        (
+            "tokens before the first difference",
+            f"median {starts[len(starts) // 2]}, from {starts[0]} to {starts[-1]}; answers of up to "
+            f"{record.max_new_tokens}, {sum(record.lengths) / len(same):.0f} in the mean",
+        ),
+    ]
+    for number, example in enumerate(record.examples, start=1):
+        rows += [
+            (f"prompt {number}", example.prompt),
+            (f"answer {number}, before", example.before),
+            (f"answer {number}, after", example.after),
+        ]
+    return Table(f"{_without(report, outcome)}: greedy answers", ("", "what"), tuple(rows))
 
 
 def compensation_table(record: CompensationRecord, title: str) -> Table:

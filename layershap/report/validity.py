@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from layershap.exceptions import ReportFormatError
-from layershap.report.records import PruningOutcome, RemovalRecord, SurrogateRecord
+from layershap.report.outcome import GenerationRecord, PruningOutcome
+from layershap.report.records import RemovalRecord, SurrogateRecord
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -94,11 +95,20 @@ def _check_outcome(outcome: PruningOutcome, n_layers: int, where: str) -> None:
         changed = [change.layer for change in outcome.compensation.changes]
         within = all(layer < n_layers for layer in changed)
         _expect(within, f"{where}.compensation.changes", f"changes of layers from 0 to {n_layers - 1}", changed)
+    if outcome.generation is not None:
+        _check_generation(outcome.generation, f"{where}.generation")
     before, after = outcome.before, outcome.after
     scored = [[(s.task, s.metric, s.protocol) for s in model.scores] for model in (before, after)]
     _expect(scored[0] == scored[1], f"{where}.after.scores", "the same scores as before.scores", scored[1])
     timed = [[s.batch_size for s in model.speed] for model in (before, after)]
     _expect(timed[0] == timed[1], f"{where}.after.speed", f"the batch sizes of before.speed, {timed[0]}", timed[1])
+
+
+def _check_generation(record: GenerationRecord, where: str) -> None:
+    counts = (len(record.lengths), len(record.equal_starts))
+    _expect(counts[0] == counts[1] > 0, where, "an object with as many lengths as equal_starts", counts)
+    for start, length in zip(record.equal_starts, record.lengths, strict=True):
+        _expect(start <= length, f"{where}.equal_starts", f"at most the answers' lengths, {length}", start)
 
 
 def _check_layers(layers: Sequence[int], n_layers: int, where: str) -> None:

@@ -1,4 +1,4 @@
-"""`evaluate`: perplexities and task scores of a model, to be set beside those of another."""
+"""`evaluate`: perplexities, task scores and answers of a model, to be set beside those of another."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from layershap.forward.unmasked import sequence_statistics
 from layershap.limits import check_int
 from layershap.model.io import maximum_length
 from layershap.protocols import QuestionUtility
+from layershap.scoring.generation import GenerationCheck, generation_scores
 from layershap.scoring.harness import harness_scores, harness_tokenizer, task_manager
 from layershap.scoring.perplexity import perplexity
 from layershap.scoring.scores import Evaluation, EvaluationTable, Score, side_by_side
@@ -49,9 +50,12 @@ def evaluate(
     n_sequences: int | None = None,
     limit: int | None = None,
     num_fewshot: int = 0,
+    generation: Any = None,
+    dense: nn.Module | None = None,
+    max_new_tokens: int = 64,
     batch_tokens: int | str = "auto",
 ) -> Evaluation:
-    """Score a model on held-out text and on tasks.
+    """Score a model on held-out text, on tasks, and by what it answers to prompts.
 
     Parameters
     ----------
@@ -76,6 +80,18 @@ def evaluate(
         Number of questions of each task file or harness task, the first ones. By default all.
     num_fewshot : int, default=0
         Number of worked examples before each question, for harness tasks.
+    generation : GenerationCheck, or prompts, optional
+        Prompts for greedy answers, with the dense model's answers where they are compared; prompts are of the kinds
+        that `GenerationCheck.from_model` takes. Scores of answers have the task 'generation': ``equal_answers`` and
+        ``equal_tokens`` (shares of the answers, and of their tokens place by place, that are the dense model's),
+        ``first_divergence`` (number of tokens before the first that isn't), ``log_likelihood`` (of the dense model's
+        answers, in nats per token), ``repetition`` (share of four-token runs that occurred before in the answer),
+        ``length`` (in tokens), ``exact_match`` (share of the rows with a right answer that have it).
+    dense : nn.Module, optional
+        Model to compare the answers with, where `generation` holds prompts only. By default they are compared with
+        none.
+    max_new_tokens : int, default=64
+        Number of tokens of an answer to prompts, at most; a `GenerationCheck` has its own.
     batch_tokens : int or 'auto', default='auto'
         Number of tokens of one forward.
 
@@ -87,19 +103,23 @@ def evaluate(
     Raises
     ------
     ValueError
-        Nothing to evaluate, bad rows, a name that is no task, no tokenizer where one is needed, a `limit` below 1.
+        Nothing to evaluate, bad rows, a name that is no task, no tokenizer where one is needed, a `limit` below 1,
+        a dense model for which there are no prompts.
     TypeError
-        A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken.
+        A `limit` or `num_fewshot` that is no int: a share of the questions isn't taken. What is no prompt.
     MissingExtraError
         Harness tasks without lm-eval; the message holds the pip command.
 
     See Also
     --------
     layershap.perplexity : Perplexity alone.
+    layershap.GenerationCheck : The dense model's answers, generated once for several models.
     layershap.compare : Scores the choices of several methods.
     """
-    if texts is None and not tasks:
-        raise ValueError("nothing to evaluate: give texts, tasks or both")
+    if texts is None and not tasks and generation is None:
+        raise ValueError("nothing to evaluate: give texts, tasks or generation, or several of them")
+    if dense is not None and (generation is None or isinstance(generation, GenerationCheck)):
+        raise ValueError("dense answers prompts: give generation=prompts with it (a GenerationCheck has its answers)")
     tasks = [tasks] if isinstance(tasks, str | os.PathLike | Task) else list(tasks)
     if limit is not None:
         limit = check_int("limit", limit, 1, other="None for all", meaning="the number of questions of each task")
@@ -111,6 +131,7 @@ def evaluate(
         # Before anything is scored: a name that the harness doesn't know must not cost the other figures.
         harness_tokenizer(model, tokenizer)
         manager = task_manager(names)
+    check = _checked(model if dense is None else dense, generation, tokenizer, max_new_tokens)
     scores: list[Score] = []
     if texts is not None:
         named = texts if isinstance(texts, Mapping) else {"text": texts}
@@ -124,9 +145,27 @@ def evaluate(
     for task in here:
         bound = task if isinstance(task, Task) else _from_file(Path(task), tokenizer, maximum_length(model), limit)
         scores.extend(task_scores(model, bound, batch_tokens=batch_tokens))
+    if check is not None:
+        alone = check is not generation and dense is None
+        scores.extend(
+            generation_scores(
+                model,
+                check,
+                tokenizer,
+                answers=check.answers if alone else None,
+                compared=not alone,
+                batch_tokens=batch_tokens,
+            )
+        )
     if names:
         scores.extend(harness_scores(model, tokenizer, names, manager, limit=limit, num_fewshot=num_fewshot))
     return Evaluation(tuple(scores))
+
+
+def _checked(model: nn.Module, generation: Any, tokenizer: Any, max_new_tokens: int) -> GenerationCheck | None:
+    if generation is None or isinstance(generation, GenerationCheck):
+        return generation
+    return GenerationCheck.from_model(model, generation, tokenizer, max_new_tokens=max_new_tokens)
 
 
 def task_scores(model: nn.Module, task: Task, *, batch_tokens: int | str = "auto") -> list[Score]:

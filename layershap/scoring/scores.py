@@ -25,11 +25,11 @@ class Score:
         Standard error of the figure over sequences or questions; NaN where unknown.
     n : int
         Number of sequences or questions.
-    higher_is_better : bool
-        False for perplexities.
+    higher_is_better : bool or None
+        False for perplexities; None where neither is, as for the length of answers.
     protocol : str
-        Condition for a comparison with other figures: a perplexity protocol's name, ``rows`` for rows scored here, or
-        lm-evaluation-harness's version.
+        Condition for a comparison with other figures: a perplexity protocol's name, ``rows`` for rows scored here,
+        lm-evaluation-harness's version, or how answers were generated.
     """
 
     task: str
@@ -37,7 +37,7 @@ class Score:
     value: float
     std_error: float
     n: int
-    higher_is_better: bool
+    higher_is_better: bool | None
     protocol: str
 
 
