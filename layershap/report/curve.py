@@ -13,7 +13,8 @@ import numpy as np
 
 from layershap.exceptions import TiedSelectionWarning
 from layershap.report.build import fit_record, removal_records
-from layershap.report.records import FitRecord, PruningOutcome, RemovalRecord
+from layershap.report.outcome import PruningOutcome
+from layershap.report.records import FitRecord, RemovalRecord
 from layershap.speed import SpeedRecord
 from layershap.targets import RemovalCurve, RemovalPoint, RemovalSpeed
 from layershap.utilities import PerplexityRatio
