@@ -12,7 +12,8 @@ from layershap.cli import main
 from layershap.exceptions import LedgerError, LedgerFormatError, LedgerMismatchError
 from layershap.fitting.from_ledger import fit_from_ledger
 from layershap.ledger import merge_ledgers, read_ledger
-from layershap.shapley import all_masks, exact
+from layershap.shapley import all_masks
+from layershap.shapley.enumeration import exact_from_table
 from layershap.utilities import KLDivergence, NegativeLogLikelihood
 
 
@@ -50,7 +51,7 @@ def test_scores_are_those_of_the_game(played):
 def test_values_of_a_whole_game_are_exact(played):
     path, scores, _ = played
     found = fit_from_ledger(path)
-    truth = exact(scores)
+    truth = exact_from_table(scores)
     assert np.corrcoef(found.values, truth)[0, 1] > 0.999
     masks = all_masks(5)
     for n_remove, layers in found.sets.items():

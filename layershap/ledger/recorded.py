@@ -170,5 +170,8 @@ def _recorded(rows: Mapping[bytes, MaskRow], shape: RowShape, fingerprint: dict[
         if rows
         else np.empty((0, shape.n_players), bool)
     )
-    sums = {name: np.array([row[name] for row in rows.values()]).reshape(len(rows), -1) for name in shape.statistics}
+    sums = {
+        name: np.array([row[name] for row in rows.values()]).reshape(len(rows), shape.n_sequences)
+        for name in shape.statistics
+    }
     return RecordedMasks(masks_ML, sums, np.array(shape.counts, dtype=np.float64), fingerprint)
