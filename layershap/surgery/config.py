@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,8 @@ _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "n_blocks")
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "num_hash_layers")
 _SUFFIX_COUNTS = ("num_kv_shared_layers",)
+# Layers behind the decoder's own, which predict further tokens: some lists have entries for these too, at their ends.
+_COUNTS_BEYOND = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
 # A list that names layers by their indices: by its name, unless its values say that it is something else.
 _INDEX_LIST_NAME = re.compile(r"layers$|(^|_)layer_(ids|idxs?|indices|indexes)$|_attn_(idxs|indices|indexes)$")
 _OTHER_INDICES = re.compile(r"vision|image|audio|mtp|encoder|^num_")
@@ -34,6 +36,11 @@ _NUMBERS_PER_LAYER = (
     "num_attention_heads",
     "activation_sparsity_pattern",
     "sliding_window",
+    "rope_theta",
+    "partial_rotary_factor",
+    "partial_rotary_factors",
+    "swiglu_limits",
+    "swiglu_limits_shared",
 )
 _LAYERWISE_NAME = re.compile(r"(^|_)(layers?|blocks?)(_|$)|(^|_)types$")
 
@@ -77,27 +84,35 @@ def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
             yield name, value
 
 
-def is_per_layer(name: str, value: Any, n_layers: int) -> bool:
-    """Whether a field holds one entry for each of `n_layers` layers."""
-    if not isinstance(value, list | tuple) or len(value) != n_layers or name.startswith("mtp"):
+def is_per_layer(name: str, value: Any, n_layers: int, n_beyond: Collection[int] = ()) -> bool:
+    """Whether a field holds one entry for each of `n_layers` layers, or for one of `n_beyond` more behind them."""
+    lengths = {n_layers, *(n_layers + more for more in n_beyond)}
+    if not isinstance(value, list | tuple) or len(value) not in lengths or name.startswith("mtp"):
         return False
-    if is_index_list(name, value, n_layers) or name in _ONE_BASED_INDEX_LISTS:
+    if is_index_list(name, value, n_layers, n_beyond) or name in _ONE_BASED_INDEX_LISTS:
         return False
     return name in _NUMBERS_PER_LAYER or _LAYERWISE_NAME.search(name) is not None
 
 
-def _has_entries_beyond(name: str, value: Any, n_layers: int) -> bool:
-    """Whether a field names the kinds of all layers and of more behind them (those of multi-token prediction)."""
-    return (
-        isinstance(value, list | tuple)
+def _entries_beyond(fields: Mapping[str, Any], n_layers: int) -> set[int]:
+    """How many entries lists may have beyond those of `n_layers` layers, for layers of multi-token prediction.
+
+    The config says how many of these there are, or has a list of kinds that is longer than the decoder is deep.
+    """
+    named = {fields.get(name) for name in _COUNTS_BEYOND}
+    kinds = {
+        len(value) - n_layers
+        for name, value in fields.items()
+        if isinstance(value, list | tuple)
         and len(value) > n_layers
         and all(isinstance(kind, str) for kind in value)
         and _LAYERWISE_NAME.search(name) is not None
-    )
+    }
+    return {count for count in named | kinds if isinstance(count, int) and count > 0}
 
 
-def is_index_list(name: str, value: Any, n_layers: int) -> bool:
-    """Whether a field holds the indices of some, or all, of `n_layers` layers."""
+def is_index_list(name: str, value: Any, n_layers: int, n_beyond: Collection[int] = ()) -> bool:
+    """Whether a field holds the indices of some, or all, of `n_layers` layers, and of `n_beyond` more behind them."""
     if not isinstance(value, list | tuple) or name in (*_ONE_BASED_INDEX_LISTS, *_SOURCE_LISTS):
         return False
     if _INDEX_LIST_NAME.search(name) is None or _OTHER_INDICES.search(name) is not None:
@@ -105,7 +120,8 @@ def is_index_list(name: str, value: Any, n_layers: int) -> bool:
     if not all(type(i) is int and i >= 0 for i in value):
         return False
     # As long as the depth: either all the layers, or a number for each. Of two layers [0, 1] may be flags as well.
-    return len(value) != n_layers or (n_layers > 2 and sorted(value) == list(range(n_layers)))
+    lengths = {n_layers, *(n_layers + more for more in n_beyond)}
+    return len(value) not in lengths or (n_layers > 2 and sorted(value) == list(range(len(value))))
 
 
 def speaks_of_layers(name: str) -> bool:
@@ -124,16 +140,17 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, t
     """
     stored = dict(vars(config))
     place = {old: new for new, old in enumerate(kept)}
+    n_beyond = _entries_beyond(stored, n_layers)
+    behind = {n_layers + i: len(kept) + i for i in range(max(n_beyond, default=0))}
     new: dict[str, Any] = {}
     for name, value in stored.items():
         if name in _SOURCE_LISTS and isinstance(value, list | tuple) and all(value[i] in place for i in kept):
             new[name] = type(value)(place[value[i]] for i in kept)
-        elif is_per_layer(name, value, n_layers):
-            new[name] = type(value)(value[i] for i in kept)
-        elif _has_entries_beyond(name, value, n_layers):
+        elif is_per_layer(name, value, n_layers, n_beyond):
             new[name] = type(value)([*(value[i] for i in kept), *value[n_layers:]])
-        elif is_index_list(name, value, n_layers):
-            new[name] = type(value)(place[i] for i in value if i in place)
+        elif is_index_list(name, value, n_layers, n_beyond):
+            moved = place | behind
+            new[name] = type(value)(moved[i] for i in value if i in moved)
         elif name in _ONE_BASED_INDEX_LISTS and isinstance(value, list | tuple):
             new[name] = type(value)(place[i - 1] + 1 for i in value if i - 1 in place)
         elif name in _PREFIX_COUNTS and isinstance(value, int) and value < n_layers:
@@ -162,8 +179,8 @@ def layer_kinds(model: nn.Module, path: str, n_layers: int) -> list[str]:
     parent = model.get_submodule(path.rpartition(".")[0]) if path else model
     for config in decoder_configs(model, parent, n_layers):
         kinds: Any = getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None)
-        if isinstance(kinds, list | tuple) and len(kinds) == n_layers:
-            return [str(kind) for kind in kinds]
+        if isinstance(kinds, list | tuple) and len(kinds) >= n_layers:
+            return [str(kind) for kind in kinds[:n_layers]]  # those behind are of multi-token prediction
     return []
 
 
