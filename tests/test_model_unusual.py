@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForCausalLM,
-    BartForConditionalGeneration,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -48,13 +47,11 @@ def test_negative_indices_count_from_the_end():
 
 
 @pytest.mark.parametrize("use", [find_layers, lambda m: remove_layers(m, [0]), lambda m: LayerGame(m, token_ids())])
-def test_an_encoder_decoder_is_refused_and_its_decoder_served(use):
+def test_the_decoder_of_an_encoder_decoder_is_served_by_itself(use):
     config = BartConfig(
         vocab_size=128, d_model=16, encoder_layers=2, decoder_layers=4, encoder_ffn_dim=16, decoder_ffn_dim=16,
         encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match="BartForCausalLM"):
-        use(BartForConditionalGeneration(config))
     use(BartForCausalLM(config))
 
 

@@ -5,6 +5,7 @@ from layershap.calibration.blocks import BosPolicy, Calibration
 from layershap.calibration.convert import as_calibration
 from layershap.calibration.mixed import mixed_texts
 from layershap.calibration.perplexity_protocol import PERPLEXITY_PROTOCOLS, PerplexityProtocol, resolve_protocol
+from layershap.calibration.targets import from_targets
 
 __all__ = [
     "IGNORE",
@@ -13,6 +14,7 @@ __all__ = [
     "Calibration",
     "PerplexityProtocol",
     "as_calibration",
+    "from_targets",
     "mixed_texts",
     "resolve_protocol",
 ]

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.io import input_device, token_logits, vocabulary_size
+from layershap.model.io import input_device, vocabulary_size
 from layershap.model.patching import evaluation_mode
 from layershap.model.patching import patched as patched
+from layershap.model.samples import sample_logits
 from layershap.model.skeleton import on_meta_device, shapes_only
 
 ArgumentKey: TypeAlias = "int | str"
@@ -110,7 +111,7 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
 
     with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
         try:
-            logits_BTV = token_logits(model, ids_BT)
+            logits = sample_logits(model, ids_BT)
         except RuntimeError as error:
             if not on_meta_device(model):
                 raise
@@ -125,11 +126,16 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
         raise ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
     # On the meta device there is nothing to compare: the shapes have to do.
-    if causal and logits_BTV.device.type != "meta" and not _is_causal(logits_BTV):
+    if causal and (logits.dim() != 3 or logits.shape[:2] != ids_BT.shape):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} predicts no tokens: it gives logits of shape {tuple(logits.shape)} for ids of "
+            f"shape {tuple(ids_BT.shape)}. Its layers can be removed, and be scored by a utility that is a callable "
+        )
+    if causal and logits.device.type != "meta" and not _is_causal(logits):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
-            "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
-            "the LMHead class with config.is_decoder=True)."
+            "is an encoder or a masked language model. Score it by a utility that is a callable f(model), or pass a "
+            "causal language model (for BERT-like models, the LMHead class with config.is_decoder=True)."
         )
     learned: dict[int, CallForm] = {}
     for position, (index, args, kwargs, output) in enumerate(calls):

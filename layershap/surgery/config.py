@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from layershap.model.io import base_model, is_encoder_decoder, part_of
+
 # A decoder's own count comes first: in encoder-decoder families `num_hidden_layers` is the encoder's.
 _DECODER_COUNTS = ("decoder_layers", "num_decoder_layers")
+_ENCODER_COUNTS = ("encoder_layers", "num_encoder_layers")
 _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_blocks", "n_blocks")
 _PREFIX_COUNTS = ("first_k_dense_replace", "num_dense_layers", "max_window_layers", "num_hash_layers")
 _SUFFIX_COUNTS = ("num_kv_shared_layers",)
@@ -45,16 +48,40 @@ _NUMBERS_PER_LAYER = (
 _LAYERWISE_NAME = re.compile(r"(^|_)(layers?|blocks?)(_|$)|(^|_)types$")
 
 
+Side = Literal["encoder", "decoder"]
+"""Which stack of an encoder-decoder model; the layers of any other model are a decoder's here."""
+
+
+def side_of(model: nn.Module, parent: nn.Module) -> Side:
+    """On which side the layers are that `parent` holds."""
+    if not is_encoder_decoder(model):
+        return "decoder"
+    encoder = part_of(base_model(model), "get_encoder")
+    return "encoder" if encoder is not None and any(module is parent for module in encoder.modules()) else "decoder"
+
+
 def decoder_configs(model: nn.Module, parent: nn.Module, n_layers: int) -> list[Any]:
-    """The config objects (several if the model holds copies) that describe the decoder whose layers `parent` holds."""
+    """The config objects (several if the model holds copies) that describe the stack whose layers `parent` holds."""
     primary = getattr(parent, "config", None) or getattr(model, "config", None)
     if primary is None or not hasattr(primary, "to_dict"):
         return []
+    side = side_of(model, parent)
+    others = _configs_of_the_other_side(model, side)
     found: dict[int, Any] = {}
     for config in all_configs(model):
-        if type(config) is type(primary) and (config is primary or layer_count_fields(config, n_layers)):
+        alike = type(config) is type(primary) and id(config) not in others
+        if config is primary or (alike and layer_count_fields(config, n_layers, side)):
             found.setdefault(id(config), config)
     return list(found.values())
+
+
+def _configs_of_the_other_side(model: nn.Module, side: Side) -> set[int]:
+    """Ids of the configs that an encoder-decoder model's other stack has for itself (t5, t5gemma)."""
+    base = base_model(model)
+    if not is_encoder_decoder(model):
+        return set()
+    other = part_of(base, "get_decoder" if side == "encoder" else "get_encoder")
+    return set() if other is None else {id(config) for config in all_configs(other)} - {id(base.config)}
 
 
 def all_configs(model: nn.Module) -> Iterator[Any]:
@@ -66,9 +93,9 @@ def all_configs(model: nn.Module) -> Iterator[Any]:
             yield from (value for value in vars(config).values() if hasattr(value, "to_dict"))
 
 
-def layer_count_fields(config: Any, n_layers: int) -> list[str]:
-    """Names of the stored fields that hold the number of decoder layers."""
-    for names in (_DECODER_COUNTS, _COUNTS):
+def layer_count_fields(config: Any, n_layers: int, side: Side = "decoder") -> list[str]:
+    """Names of the stored fields that hold the number of layers of one side."""
+    for names in (_DECODER_COUNTS, _COUNTS) if side == "decoder" else ((*_ENCODER_COUNTS, *_COUNTS),):
         fields = [name for name in names if vars(config).get(name) == n_layers]
         if fields:
             return fields
@@ -80,7 +107,7 @@ def layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     for name, value in config.items():
         if isinstance(value, dict):
             yield from layer_counts(value)
-        elif name in (*_DECODER_COUNTS, *_COUNTS, "encoder_layers", "depth") and isinstance(value, int):
+        elif name in (*_DECODER_COUNTS, *_ENCODER_COUNTS, *_COUNTS, "depth") and isinstance(value, int):
             yield name, value
 
 
@@ -130,8 +157,8 @@ def speaks_of_layers(name: str) -> bool:
     return by_name is not None or name in (*_ONE_BASED_INDEX_LISTS, *_NUMBERS_PER_LAYER)
 
 
-def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, tuple[Any, Any]]:
-    """Rewrite `config` in place so that it describes the `kept` ones of `n_layers` layers.
+def prune_config(config: Any, n_layers: int, kept: Sequence[int], side: Side = "decoder") -> dict[str, tuple[Any, Any]]:
+    """Rewrite `config` in place so that it describes the `kept` ones of the `n_layers` layers on one `side`.
 
     Returns
     -------
@@ -157,7 +184,7 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int]) -> dict[str, t
             new[name] = sum(i < value for i in kept)
         elif name in _SUFFIX_COUNTS and isinstance(value, int):
             new[name] = sum(i >= n_layers - value for i in kept)
-    for name in layer_count_fields(config, n_layers):
+    for name in layer_count_fields(config, n_layers, side):
         if isinstance(stored[name], int):
             new[name] = len(kept)
     if isinstance(stored.get("decoder_sparse_step"), int) and stored["decoder_sparse_step"] > 1:
