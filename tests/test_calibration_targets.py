@@ -107,8 +107,8 @@ def test_images_that_nobody_asked_for_are_not_dropped_silently():
             read()
     with pytest.raises(ValueError, match="must have the inputs"):
         Calibration.from_batches([{"input_ids": TEXT}], inputs=("pixel_values",))
+    wider = {"input_ids": TEXT, "pixel_values": torch.zeros(2, 5)}
     with pytest.raises(ValueError, match="one shape for all"):
-        wider = {"input_ids": TEXT, "pixel_values": torch.zeros(2, 5)}
         Calibration.from_batches([batch, wider], inputs=("pixel_values",))
     with pytest.raises(TypeError, match="must be a tensor"):
         Calibration(TEXT, TEXT, inputs={"pixel_values": [1, 2]})

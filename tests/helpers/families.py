@@ -1,4 +1,4 @@
-"""Tiny random models that read more than one sequence of tokens, and batches for them."""
+"""Tiny random models that don't continue one sequence of tokens, and batches for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from torch import Tensor, nn
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     T5Config,
     T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -67,3 +74,43 @@ def seq2seq_batches(model: nn.Module, sizes: tuple[int, ...] = (4, 2)) -> list[d
             read = {"input_ids": text * mask, "attention_mask": mask}
         batches.append({**read, "labels": labels})
     return batches
+
+
+# transformers would write the kind of problem into the config at the first loss: another fingerprint from then on.
+_CLASSES = {"num_labels": 3, "problem_type": "single_label_classification"}
+_SIZES = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+def tiny_bert() -> BertForMaskedLM:
+    torch.manual_seed(0)
+    return perturbed(BertForMaskedLM(BertConfig(vocab_size=VOCABULARY, **_SIZES)))
+
+
+def tiny_bert_classifier() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return perturbed(BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, **_CLASSES, **_SIZES)))
+
+
+def tiny_modernbert() -> ModernBertForMaskedLM:
+    torch.manual_seed(0)
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+    config = ModernBertConfig(vocab_size=VOCABULARY, global_attn_every_n_layers=2, local_attention=4, **ids, **_SIZES)
+    return perturbed(ModernBertForMaskedLM(config))
+
+
+def tiny_vit() -> ViTForImageClassification:
+    torch.manual_seed(0)
+    return perturbed(ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **_CLASSES, **_SIZES)))
+
+
+def labelled_batch(model: nn.Module) -> dict[str, Tensor]:
+    """Masked tokens to restore, or inputs with a class each."""
+    generator = torch.Generator().manual_seed(1)
+    if isinstance(model, ViTForImageClassification):
+        pixels = torch.randn(6, 3, 16, 16, generator=generator)
+        return {"pixel_values": pixels, "labels": torch.randint(3, (6,), generator=generator)}
+    ids = torch.randint(5, 120, (6, 9), generator=generator)
+    if isinstance(model, BertForSequenceClassification):
+        return {"input_ids": ids, "labels": torch.randint(3, (6,), generator=generator)}
+    masked = torch.rand(ids.shape, generator=generator) < 0.3
+    return {"input_ids": ids.masked_fill(masked, 3), "labels": ids.masked_fill(~masked, -100)}
