@@ -12,8 +12,16 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -114,3 +122,72 @@ def labelled_batch(model: nn.Module) -> dict[str, Tensor]:
         return {"input_ids": ids, "labels": torch.randint(3, (6,), generator=generator)}
     masked = torch.rand(ids.shape, generator=generator) < 0.3
     return {"input_ids": ids.masked_fill(masked, 3), "labels": ids.masked_fill(~masked, -100)}
+
+
+def tiny_llava() -> LlavaForConditionalGeneration:
+    """Vision tower and text decoder are equally deep."""
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(**_SIZES, image_size=8, patch_size=4)
+    text = LlamaConfig(**_SIZES, num_key_value_heads=2, vocab_size=128)
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_index=5, vision_feature_layer=-2)
+    ).eval()
+
+
+def tiny_qwen3_vl(kind: str) -> nn.Module:
+    """Six text layers; features of two vision layers are added after text layers 0 and 1."""
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 200,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4},
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 4,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 1,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    ids = {"image_token_id": 190, "video_token_id": 191, "vision_start_token_id": 192, "vision_end_token_id": 193}
+    if kind == "moe":
+        text |= {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+        config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, **ids)
+        return Qwen3VLMoeForConditionalGeneration(config).eval()
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids)).eval()
+
+
+def image_batches(model: nn.Module, sizes: tuple[int, ...] = (3, 2)) -> list[dict[str, Tensor]]:
+    """Texts with an image each, as a processor makes them, padded on the left; labels leave the image's tokens out."""
+    generator = torch.Generator().manual_seed(1)
+    batches = []
+    for number, size in enumerate(sizes):
+        words = torch.randint(6, 120, (size, 6 + number), generator=generator)
+        if isinstance(model, LlavaForConditionalGeneration):
+            image = torch.full((size, 4), 5)
+            read = {"pixel_values": torch.randn(size, 3, 8, 8, generator=generator)}
+        else:
+            image = torch.tensor([192, 190, 190, 190, 190, 193]).expand(size, -1)
+            read = {"pixel_values": torch.randn(16 * size, 48, generator=generator)}
+            read["image_grid_thw"] = torch.tensor([[1, 4, 4]]).expand(size, -1)
+        ids = torch.cat([words[:, :2], image, words[:, 2:]], dim=1)
+        mask = torch.ones_like(ids)
+        ids[0, 0] = mask[0, 0] = 0
+        if not isinstance(model, LlavaForConditionalGeneration):
+            read["mm_token_type_ids"] = (ids == 190).long()
+        labels = ids.masked_fill((mask == 0) | torch.isin(ids, torch.tensor([5, 190, 192, 193])), -100)
+        labels[0, 1] = -100  # nothing but padding is before it
+        batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels, **read})
+    return batches
