@@ -8,18 +8,31 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import (
+    LEDConfig,
+    LEDForConditionalGeneration,
+    NllbMoeConfig,
+    NllbMoeForConditionalGeneration,
+    T5GemmaConfig,
+    T5GemmaForConditionalGeneration,
+)
 
 from layershap import LayerGame, LayerPruner, find_layers, inspect, remove_layers, skip_layers
 from layershap.baselines import SLEB, ShortGPT
 from layershap.calibration import Calibration, from_targets
 from layershap.checkpoint import load_pruned, save_pruned
-from layershap.exceptions import GenerationCacheWarning, LayerNotRemovableError, UnsupportedModelError
+from layershap.exceptions import (
+    CheckpointWarning,
+    GenerationCacheWarning,
+    LayerNotRemovableError,
+    UnsupportedModelError,
+)
 from layershap.forward.unmasked import sequence_statistics
 from layershap.model.split import find_sublayers
 from layershap.surgery import unremovable_layers
 from layershap.surgery.recipe import keep_recipe, pruning_recipe
 
-from .helpers.families import START, seq2seq_batches, tiny_bart, tiny_t5, tiny_whisper
+from .helpers.families import START, perturbed, seq2seq_batches, tiny_bart, tiny_t5, tiny_whisper
 
 DECODERS = {tiny_t5: "decoder.block", tiny_bart: "model.decoder.layers", tiny_whisper: "model.decoder.layers"}
 ENCODERS = {tiny_t5: "encoder.block", tiny_bart: "model.encoder.layers", tiny_whisper: "model.encoder.layers"}
@@ -164,6 +177,57 @@ def test_a_ledger_knows_what_the_encoder_read(tmp_path):
 def test_targets_without_the_encoders_input_are_refused(use):
     with pytest.raises(UnsupportedModelError, match=r"from_targets"):
         use(tiny_bart(), torch.randint(5, 120, (2, 6)))
+
+
+def test_lists_of_the_encoder_go_with_the_encoder(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 4, "decoder_layers": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = LEDConfig(
+        vocab_size=128, **sizes, **heads, attention_window=[4, 8, 4, 16], max_encoder_position_embeddings=64
+    )
+    model = perturbed(LEDForConditionalGeneration(config))
+    small = remove_layers(model, [1], stack="led.decoder.layers")
+    assert small.config.attention_window == [4, 8, 4, 16]
+    with skip_layers(small, [2], stack="led.encoder.layers"):
+        expected = logits_of_first_batch(small)
+    small = remove_layers(small, [2], stack="led.encoder.layers")
+    assert small.config.attention_window == [4, 8, 16]
+    assert torch.equal(logits_of_first_batch(small), expected)
+    small.save_pretrained(tmp_path)
+    again = LEDForConditionalGeneration.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits_of_first_batch(again), expected)
+
+
+@pytest.mark.parametrize("layers", ["model.encoder.layers", "model.decoder.layers"])
+def test_two_configs_of_one_kind_are_told_apart(layers, tmp_path):
+    torch.manual_seed(0)
+    part = {"vocab_size": 128, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "head_dim": 8}
+    part |= {"num_attention_heads": 2, "num_key_value_heads": 2, "sliding_window": 4}
+    model = perturbed(T5GemmaForConditionalGeneration(T5GemmaConfig(encoder=part, decoder=part, vocab_size=128)))
+    small = remove_layers(model, [1], stack=layers)
+    depths = {side: getattr(small.config, side).num_hidden_layers for side in ("encoder", "decoder")}
+    assert depths == {side: 3 if side in layers else 4 for side in depths}
+    assert len(small.config.decoder.layer_types) == depths["decoder"]
+    expected = logits_of_first_batch(small)
+    small.save_pretrained(tmp_path)
+    assert torch.equal(logits_of_first_batch(type(small).from_pretrained(tmp_path).eval()), expected)
+
+
+def test_a_period_of_sparse_layers_that_doesnt_survive_is_warned_of(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 4, "decoder_layers": 4, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_experts": 4}
+    config = NllbMoeConfig(vocab_size=128, **sizes, **heads, encoder_sparse_step=2, decoder_sparse_step=2)
+    model = NllbMoeForConditionalGeneration(config).eval()
+    with skip_layers(model, [0]):
+        expected = logits_of_first_batch(model)
+    with pytest.warns(CheckpointWarning, match="is_sparse"):
+        small = remove_layers(model, [0], check=True)
+    assert small.config.decoder_sparse_step == 2
+    assert torch.allclose(logits_of_first_batch(small), expected, atol=1e-6)
+    again = load_pruned(save_pruned(small, tmp_path))
+    assert torch.allclose(logits_of_first_batch(again), expected, atol=1e-6)
 
 
 def test_a_name_that_nothing_in_the_model_takes_is_refused():

@@ -44,7 +44,10 @@ _NUMBERS_PER_LAYER = (
     "partial_rotary_factors",
     "swiglu_limits",
     "swiglu_limits_shared",
+    "attention_window",
 )
+# Of these, in encoder-decoder families, the encoder's (led).
+_ENCODER_LISTS = ("attention_window",)
 _LAYERWISE_NAME = re.compile(r"(^|_)(layers?|blocks?)(_|$)|(^|_)types$")
 
 
@@ -171,6 +174,8 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int], side: Side = "
     behind = {n_layers + i: len(kept) + i for i in range(max(n_beyond, default=0))}
     new: dict[str, Any] = {}
     for name, value in stored.items():
+        if name in _ENCODER_LISTS and side == "decoder" and stored.get("is_encoder_decoder"):
+            continue
         if name in _SOURCE_LISTS and isinstance(value, list | tuple) and all(value[i] in place for i in kept):
             new[name] = type(value)(place[value[i]] for i in kept)
         elif is_per_layer(name, value, n_layers, n_beyond):
@@ -187,9 +192,10 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int], side: Side = "
     for name in layer_count_fields(config, n_layers, side):
         if isinstance(stored[name], int):
             new[name] = len(kept)
-    if isinstance(stored.get("decoder_sparse_step"), int) and stored["decoder_sparse_step"] > 1:
+    step = stored.get("decoder_sparse_step")
+    if isinstance(step, int) and step > 1 and "mlp_only_layers" in stored:
         # Every n-th layer is a mixture of experts: a period does not survive a removal, a list of the others does.
-        step, dense = stored["decoder_sparse_step"], stored.get("mlp_only_layers") or []
+        dense = stored["mlp_only_layers"] or []
         new["mlp_only_layers"] = [place[i] for i in kept if i in dense or (i + 1) % step]
         new["decoder_sparse_step"] = 1
     spec = stored.get("_heterogeneity_spec")
