@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import ViTModel, Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import (
+    MobileNetV1Config,
+    MobileNetV1ForImageClassification,
+    ViTModel,
+    Wav2Vec2Config,
+    Wav2Vec2ForCTC,
+)
 
 from layershap import LayerGame, LayerPruner, find_layers, inspect, remove_layers, skip_layers
 from layershap.checkpoint import load_pruned, save_pruned
@@ -128,3 +134,9 @@ def test_what_cant_be_probed_is_refused():
     )  # fmt: skip
     with pytest.raises(UnsupportedModelError, match="reads input_values"):
         remove_layers(Wav2Vec2ForCTC(config), [1])
+
+
+def test_layers_that_change_the_shape_of_their_states_are_refused():
+    config = MobileNetV1Config(image_size=32, depth_multiplier=0.25, min_depth=4)
+    with pytest.raises(UnsupportedModelError, match="none can be left out"):
+        remove_layers(MobileNetV1ForImageClassification(config), [1])

@@ -135,7 +135,8 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     if causal and (logits.dim() != 3 or logits.shape[:2] != ids_BT.shape):
         raise UnsupportedModelError(
             f"{type(model).__name__} predicts no tokens: it gives logits of shape {tuple(logits.shape)} for ids of "
-            f"shape {tuple(ids_BT.shape)}. Its layers can be removed, and be scored by a utility that is a callable "
+            f"shape {tuple(ids_BT.shape)}. Its layers can be removed, and scored by a utility that is "
+            "a callable f(model)"
         )
     if causal and logits.device.type != "meta" and not _is_causal(logits):
         raise UnsupportedModelError(

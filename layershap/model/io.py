@@ -155,7 +155,8 @@ def check_takes(model: nn.Module, inputs: Inputs) -> None:
     if is_encoder_decoder(model) and not inputs:
         raise UnsupportedModelError(
             f"{type(model).__name__} is an encoder-decoder model: target tokens are scored given what its encoder "
-            "reads. Give both (layershap.calibration.from_targets), or pass the decoder's causal class "
+            "reads. Give both (layershap.calibration.from_targets), or pass the decoder's causal class (as "
+            "BartForCausalLM)"
         )
     kinds = {type(module) for module in model.modules()} if inputs else set()
     unknown = sorted(set(inputs) - {name for kind in kinds for name in inspect.signature(kind.forward).parameters})

@@ -96,4 +96,5 @@ def _shape(base: Any, name: str) -> tuple[int, ...]:
     raise UnsupportedModelError(
         f"{type(base).__name__} reads {name}, and its config doesn't tell the shape of it: such a model can't be "
         "probed. Served are encoders of token ids, images (config.image_size) and log-mel features "
+        "(config.num_mel_bins)"
     )
