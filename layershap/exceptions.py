@@ -101,6 +101,10 @@ class UncheckedInputWarning(UserWarning):
     """The self-check of a removal read text only, and the model takes images or sound too."""
 
 
+class GenerationCacheWarning(UserWarning):
+    """The pruned model can generate only without a key-value cache."""
+
+
 class CheckpointWarning(UserWarning):
     """The pruned model needs more than plain ``save_pretrained`` and ``from_pretrained``."""
 

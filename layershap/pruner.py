@@ -263,7 +263,7 @@ class LayerPruner(FittedPruner):
 
     def _open(self, model: nn.Module, text: TextParts, utility: UtilityLike, ledger: Any) -> TextGame:
         """The game on the text in parts; the only place where `fit` looks for the layers."""
-        found = GameModel.of(model, self.layers, self.granularity)
+        found = GameModel.of(model, self.layers, self.granularity, utility=utility)
         first = LayerGame(
             found.scaled(skip_scales_of(self.compensation, model, found.players, text.given)),
             text.parts[0],

@@ -303,7 +303,7 @@ def test_streams_without_an_end_are_read_as_far_as_needed(gpt2):
 
 def test_all_of_what_has_no_end_is_refused(gpt2, monkeypatch):
     monkeypatch.setattr("layershap.calibration.sources.MOST_CHARACTERS", 100_000)
-    monkeypatch.setattr("layershap.calibration.blocks.MOST_TOKENS", 1000)
+    monkeypatch.setattr("layershap.calibration.reading.MOST_TOKENS", 1000)
     with pytest.raises(ValueError, match=r"no end after 10.,... characters; give n_sequences"):
         Calibration.from_texts(itertools.cycle(TEXTS), gpt2[1], n_sequences=None)
     with pytest.raises(ValueError, match="no end after 1,010 tokens; give a part of it"):

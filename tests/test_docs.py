@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.pipeline import Pipeline
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5ForConditionalGeneration,
+    ViTForImageClassification,
+)
 
 import layershap
 from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, remove_layers
@@ -133,6 +139,20 @@ def test_the_answers_to_common_questions_hold(here, capsys):
     assert "--prune-layers 2,4" in printed
     assert len(names["small"].model.layers) == len(names["again"].model.layers) == 5
     assert names["without"].config.layer_types.count("full_attention") == 2
+
+
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.SurrogateQualityWarning")
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.ValueQualityWarning")
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.PlainForwardWarning")
+@pytest.mark.filterwarnings("error::layershap.exceptions.GenerationCacheWarning")
+def test_models_that_read_more_than_one_sequence_are_pruned_as_the_page_says(here):
+    torch.manual_seed(0)
+    names = follow("other_models.md")
+    smallest = names["smallest"]
+    assert (len(smallest.encoder.block), len(smallest.decoder.block)) == (3, 3)
+    assert len(T5ForConditionalGeneration.from_pretrained("small-t5").decoder.block) == 3
+    assert ViTForImageClassification.from_pretrained("small-vit").config.num_hidden_layers == 3
+    assert names["pruner"].contributions_.shape == (4,)
 
 
 @pytest.mark.filterwarnings("ignore::layershap.CalibrationWarning")

@@ -6,34 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    BartConfig,
-    BartForCausalLM,
-    BartForConditionalGeneration,
-    CLIPVisionConfig,
-    LlamaConfig,
-    LlavaConfig,
-    LlavaForConditionalGeneration,
-)
+from transformers import BartConfig, BartForCausalLM, LlavaForConditionalGeneration
 
 from layershap import LayerGame, LayerPruner, find_layers, remove_layers, skip_layers
 from layershap.exceptions import UnsupportedModelError
 
 from .architectures.build import build, token_ids
+from .helpers.families import tiny_llava
 from .helpers.models import Block, Unknown, load_stories
 from .helpers.surgery import logits, state
-
-SIZES = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
-
-
-def tiny_llava() -> LlavaForConditionalGeneration:
-    """Vision tower and text decoder are equally deep."""
-    torch.manual_seed(0)
-    vision = CLIPVisionConfig(**SIZES, image_size=8, patch_size=4)
-    text = LlamaConfig(**SIZES, num_key_value_heads=2, vocab_size=128)
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=5, vision_feature_layer=-2)
-    ).eval()
 
 
 def test_negative_indices_count_from_the_end():
@@ -48,13 +29,11 @@ def test_negative_indices_count_from_the_end():
 
 
 @pytest.mark.parametrize("use", [find_layers, lambda m: remove_layers(m, [0]), lambda m: LayerGame(m, token_ids())])
-def test_an_encoder_decoder_is_refused_and_its_decoder_served(use):
+def test_the_decoder_of_an_encoder_decoder_is_served_by_itself(use):
     config = BartConfig(
         vocab_size=128, d_model=16, encoder_layers=2, decoder_layers=4, encoder_ffn_dim=16, decoder_ffn_dim=16,
         encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64,
     )  # fmt: skip
-    with pytest.raises(UnsupportedModelError, match="BartForCausalLM"):
-        use(BartForConditionalGeneration(config))
     use(BartForCausalLM(config))
 
 

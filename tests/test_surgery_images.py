@@ -5,57 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import (
-    Granite4VisionConfig,
-    Granite4VisionForConditionalGeneration,
-    Qwen3VLConfig,
-    Qwen3VLForConditionalGeneration,
-    Qwen3VLMoeConfig,
-    Qwen3VLMoeForConditionalGeneration,
-)
+from transformers import Granite4VisionConfig, Granite4VisionForConditionalGeneration
 
 from layershap import LayerNotRemovableError, UncheckedInputWarning, find_layers, inspect, remove_layers, skip_layers
 from layershap.surgery import unremovable_layers
 
 from .architectures.build import build
+from .helpers.families import tiny_qwen3_vl as sees
 from .helpers.models import load_stories
 
 TAPPED = [0, 1]
-
-
-def sees(kind: str) -> nn.Module:
-    """Six text layers; features of two vision layers are added after text layers 0 and 1."""
-    torch.manual_seed(0)
-    text = {
-        "vocab_size": 200,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 128,
-        "pad_token_id": 0,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4},
-    }
-    vision = {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_heads": 4,
-        "patch_size": 4,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 1,
-        "out_hidden_size": 32,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": TAPPED,
-    }
-    ids = {"image_token_id": 190, "video_token_id": 191, "vision_start_token_id": 192, "vision_end_token_id": 193}
-    if kind == "moe":
-        text |= {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
-        config = Qwen3VLMoeConfig(text_config=text, vision_config=vision, **ids)
-        return Qwen3VLMoeForConditionalGeneration(config).eval()
-    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **ids)).eval()
 
 
 def on_an_image(model: nn.Module) -> Tensor:

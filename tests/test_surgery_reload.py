@@ -66,6 +66,27 @@ def test_lists_are_read_by_name_and_values(name, before, after):
     assert config.num_hidden_layers == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("layer_types", list("abcdexy"), list("acexy")),
+        ("layer_types", list("abcde"), list("ace")),
+        ("no_rope_layers", [1, 0, 1, 0, 1, 0, 0], [1, 1, 1, 0, 0]),
+        ("partial_rotary_factors", [0.5, 1.0, 0.25, 1.0, 0.75, 1.0, 1.0], [0.5, 0.25, 0.75, 1.0, 1.0]),
+        ("swiglu_limits", [None, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [None, 2.0, 4.0, 5.0, 6.0]),
+        ("moe_layers", [1, 2, 3, 4, 5, 6], [1, 2, 3, 4]),
+        ("mtp_layer_types", ["a", "b"], ["a", "b"]),
+        ("eos_token_id", [1, 2, 3, 4, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7]),
+    ],
+)
+@pytest.mark.parametrize("told", [{"num_nextn_predict_layers": 2}, {"mlp_layer_types": list("abcdexy")}], ids=str)
+def test_entries_of_layers_behind_the_decoders_own_stay_at_the_end(name, before, after, told):
+    config = Fields(num_hidden_layers=5, **told, **{name: before})
+    prune_config(config, 5, [0, 2, 4])
+    assert getattr(config, name) == after
+    assert config.num_hidden_layers == 3
+
+
 def molmo(scaled: list[int] | None) -> nn.Module:
     torch.manual_seed(0)
     part = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "head_dim": 8}
@@ -225,6 +246,57 @@ def test_a_hybrid_that_loses_a_kind_is_a_warning_and_a_recipe(tmp_path):
         pruned = remove_layers(model, [0, 2])
     assert torch.allclose(logits(pruned), expected, atol=1e-6)
     assert torch.equal(logits(load_pruned(save_pruned(pruned, tmp_path))), logits(pruned))
+
+
+class PaddedConfig(PretrainedConfig):
+    """Lists per layer have entries for two layers of multi-token prediction too (transformers refuses to save that of a
+    list named layer_types).
+    """
+
+    model_type = "padded"
+    num_hidden_layers: int = 5
+    num_nextn_predict_layers: int = 2
+    layers_block_type: list[str] | None = None
+    swiglu_limits: list[float] | None = None
+
+
+class PaddedLayer(nn.Module):
+    def __init__(self, config: PaddedConfig, index: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+        self.limit = config.swiglu_limits[index]
+        self.kind = config.layers_block_type[index]
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        update = self.linear(hidden_states).clamp(max=self.limit)
+        return hidden_states + (update.tanh() if self.kind == "attention" else update)
+
+
+class PaddedModel(DepthModel):
+    """Its layers read limits and kinds by their indices; those of multi-token prediction are not built."""
+
+    config_class = PaddedConfig
+
+    def __init__(self, config: PaddedConfig) -> None:
+        PreTrainedModel.__init__(self, config)
+        self.embed, self.head = nn.Embedding(128, 16), nn.Linear(16, 128)
+        self.layers = nn.ModuleList(PaddedLayer(config, index) for index in range(config.num_hidden_layers))
+        self.post_init()
+
+
+def test_a_model_with_entries_for_layers_of_multi_token_prediction_is_cut_and_reloaded(tmp_path):
+    torch.manual_seed(0)
+    kinds = ["attention", "mamba"] * 3 + ["mamba"]
+    config = PaddedConfig(layers_block_type=kinds, swiglu_limits=[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0])
+    model = PaddedModel(config).eval()
+    with skip_layers(model, [0, 3]):
+        expected = logits(model)
+    pruned = remove_layers(model, [0, 3], check=False)
+    assert torch.equal(logits(pruned), expected)
+    assert pruned.config.layers_block_type == ["mamba", "attention", "attention", *kinds[5:]]
+    assert pruned.config.swiglu_limits == [0.02, 0.05, 0.2, 0.5, 1.0]
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(logits(PaddedModel.from_pretrained(tmp_path).eval()), expected)
 
 
 @pytest.mark.parametrize("check", ["auto", False])

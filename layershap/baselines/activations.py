@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
+from layershap.calibration.inputs import refuse_inputs
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.io import evaluation_mode, input_device
 from layershap.model.states import states_at
@@ -21,6 +22,7 @@ _BLOCK_TOKENS = 2048
 
 def token_blocks(calibration: Calibration, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and labels [B, T] of a few sequences at a time, on a device."""
+    refuse_inputs(calibration.inputs, "this method")
     rows = max(1, _BLOCK_TOKENS // calibration.seq_len)
     for ids_BT, labels_BT in zip(calibration.ids_ST.split(rows), calibration.labels_ST.split(rows), strict=True):
         yield ids_BT.to(device), labels_BT.to(device)

@@ -7,6 +7,7 @@ from layershap.calibration.chats import chat_answers
 from layershap.calibration.convert import as_calibration
 from layershap.calibration.mixed import mixed_texts
 from layershap.calibration.perplexity_protocol import PERPLEXITY_PROTOCOLS, PerplexityProtocol, resolve_protocol
+from layershap.calibration.targets import from_targets
 
 __all__ = [
     "IGNORE",
@@ -16,6 +17,7 @@ __all__ = [
     "PerplexityProtocol",
     "as_calibration",
     "chat_answers",
+    "from_targets",
     "mixed_texts",
     "own_answers",
     "resolve_protocol",

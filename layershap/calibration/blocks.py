@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from layershap.calibration.batches import IGNORE, PadToken, check_labels, no_record, rows_of
+from layershap.calibration.batches import IGNORE, check_labels
+from layershap.calibration.inputs import Inputs, add_inputs, check_inputs, input_rows, joined_inputs
 from layershap.calibration.packing import check_sizes, pack
-from layershap.calibration.sources import MOST_TOKENS, is_sized, read_texts, source_of, text_tokenizer, token_ids
+from layershap.calibration.reading import read_batches
+from layershap.calibration.sources import read_texts, source_of, text_tokenizer, token_ids
 from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
 from layershap.places import tokenizer_name
@@ -45,11 +47,15 @@ class Calibration:
         Equal to `ids_ST` where the token is scored, `IGNORE` where it isn't.
     provenance : dict
         Origin of the tokens as plain JSON values: source, tokenizer, BOS policy, texts used.
+    inputs : mapping of str to Tensor [S * k, ...]
+        What the model takes beside the tokens, by the names of its forward's arguments (``pixel_values`` of images, the
+        ``input_ids`` that an encoder reads): k rows for each sequence.
     """
 
     ids_ST: Tensor
     labels_ST: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         ids, labels = self.ids_ST, self.labels_ST
@@ -66,6 +72,7 @@ class Calibration:
                 "of them scored. Give more text, or a smaller seq_len."
             )
         check_labels(ids, labels)
+        check_inputs(self.inputs, len(ids))
 
     @property
     def n_sequences(self) -> int:
@@ -92,23 +99,25 @@ class Calibration:
 
     def __repr__(self) -> str:
         origin = one_line(", ".join(f"{name} {value}" for name, value in self.provenance.items()))
-        scored = f"{int(self.counts_S.sum()):,} scored"
+        scored = f"{int(self.counts_S.sum()):,} scored{''.join(f', {name}' for name in self.inputs)}"
         return f"Calibration({self.n_sequences} x {self.seq_len} tokens, {scored}{'; ' if origin else ''}{origin})"
 
     def _repr_html_(self) -> str:
         rows = {
             "sequences": f"{self.n_sequences:,} of {self.seq_len:,} tokens",
             "scored tokens": f"{int(self.counts_S.sum()):,}",
+            **{name: str(tuple(value.shape)) for name, value in self.inputs.items()},
             **self.provenance,
         }
         return html_fields("Calibration", rows)
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of ids and labels: part of the ledger's fingerprint."""
+        """SHA-256 of ids, labels and inputs: part of the ledger's fingerprint."""
         sha = hashlib.sha256(json.dumps(list(self.ids_ST.shape)).encode())
         for tensor in (self.ids_ST, self.labels_ST):
             sha.update(tensor.to("cpu", torch.int64).contiguous().numpy().tobytes())
+        add_inputs(sha.update, self.inputs)
         return sha.hexdigest()
 
     def check_vocabulary(self, size: int | None) -> None:
@@ -128,7 +137,8 @@ class Calibration:
 
     def take(self, rows: Tensor) -> Calibration:
         """Some of the sequences: those at `rows`, which are indices or a mask [S] of bool."""
-        return Calibration(self.ids_ST[rows], self.labels_ST[rows], self.provenance)
+        inputs = input_rows(self.inputs, rows, self.n_sequences)
+        return Calibration(self.ids_ST[rows], self.labels_ST[rows], self.provenance, inputs)
 
     @classmethod
     def from_texts(
@@ -226,7 +236,7 @@ class Calibration:
         return cls(found.ids_ST, found.labels_ST, found.provenance | source.provenance)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[Any], tokenizer: Any = None) -> Calibration:
+    def from_batches(cls, batches: Iterable[Any], tokenizer: Any = None, *, inputs: Sequence[str] = ()) -> Calibration:
         """Stack batches of token ids: mappings with `input_ids`, tensors or lists.
 
         Padding on either side is moved to the right end and never scored. Shorter rows are padded to the longest, empty
@@ -238,33 +248,21 @@ class Calibration:
             Mappings may have an `attention_mask`, 0 where padding is, and `labels`: equal to `input_ids`, `IGNORE`
             where a token isn't scored.
         tokenizer : PreTrainedTokenizerBase, optional
-            Asked for its pad token, which tells padding where there is no attention mask.
+            Asked for its pad token, which tells padding where there is no attention mask. A processor's tokens that
+            stand for images, videos or sound aren't scored.
+        inputs : sequence of str, default=()
+            Names of the fields that the model takes beside the tokens: ``("pixel_values",)`` of images, say. Those of
+            the shape of the ids lose their padding as these do.
 
         Raises
         ------
         ValueError
             No batches, or without an end; an attention mask with holes; labels that aren't the token ids; several
-            arrays without names, of which one may be the mask of another (a tuple, or what holds 0 and 1 only).
+            arrays without names, of which one may be the mask of another (a tuple, or what holds 0 and 1 only); images
+            or sound that `inputs` doesn't name.
         """
-        pad = None if tokenizer is None else PadToken.of(text_tokenizer(tokenizer))
-        endless = not is_sized(batches)
-        rows: list[tuple[Tensor, Tensor]] = []
-        n_tokens = n_empty = 0
-        for batch in no_record(batches):
-            found = rows_of(batch, pad)
-            rows.extend(row for row in found if len(row[0]))
-            n_empty += sum(not len(ids) for ids, _ in found)
-            n_tokens += sum(len(ids) for ids, _ in found)
-            if endless and n_tokens > MOST_TOKENS:
-                raise ValueError(
-                    f"a stream of batches has no end after {n_tokens:,} tokens; give a part of it, such as "
-                    "stream.take(1000) or itertools.islice(batches, 100)"
-                )
-        if not rows:
-            empty = f": all its {n_empty} rows are" if n_empty else ": the iterable gave no batches"
-            raise ValueError(f"calibration is empty{empty}")
-        provenance: dict[str, Any] = {"source": "batches", "bos": "as given"}
-        return cls.from_rows(rows, provenance | ({"empty_rows": n_empty} if n_empty else {}))
+        rows, stacked, provenance = read_batches(batches, tokenizer, tuple(inputs))
+        return replace(cls.from_rows(rows, provenance), inputs=stacked)
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[Tensor, Tensor]], provenance: dict[str, Any]) -> Calibration:
@@ -281,7 +279,8 @@ class Calibration:
     def concatenate(cls, parts: Sequence[Calibration]) -> Calibration:
         """The sequences of several calibrations (`parts`) in order, shorter ones padded on the right."""
         rows = [row for part in parts for row in zip(part.ids_ST, part.labels_ST, strict=True)]
-        return cls.from_rows(rows, {"source": "several", "parts": [part.provenance for part in parts]})
+        found = cls.from_rows(rows, {"source": "several", "parts": [part.provenance for part in parts]})
+        return replace(found, inputs=joined_inputs([(part.n_sequences, part.inputs) for part in parts]))
 
 
 def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | None) -> int | None:

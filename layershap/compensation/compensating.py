@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.inputs import refuse_inputs
 from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, record_from
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
@@ -69,6 +70,7 @@ class Compensating:
                 "a compensation changes weights in place, and some of this model's layers are offloaded; load the "
                 "model whole (on a CPU, say), or onto several devices"
             )
+        refuse_inputs(self.calibration.inputs, "a compensation")
         self.calibration.check_vocabulary(vocabulary_size(model))
         return self.compensation.measure(Removal(model, players, tuple(removed), self.calibration))
 

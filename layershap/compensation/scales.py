@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.inputs import refuse_inputs
 from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
@@ -39,6 +40,7 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
     ----------
     Prune&Comp, 2025, arXiv 2507.18212: magnitude compensation.
     """
+    refuse_inputs(calibration.inputs, "a compensation")
     tokens = in_blocks(model, calibration)
     sums = np.zeros(len(stack) + 1)
     with quiet(model):

@@ -14,9 +14,11 @@ import transformers
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.inputs import input_rows
 from layershap.fingerprint.attributes import config_values, module_values
 from layershap.fingerprint.weights import weights_digest
-from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.io import evaluation_mode, input_device, logits_of
+from layershap.model.samples import sample_logits
 from layershap.model.sublayers import Players, SublayerStack
 
 _ORDER = (
@@ -95,14 +97,19 @@ def behaviour(
     """Some logits after the first calibration tokens, with all players and with half of them: what no list of
     attributes can promise to hold.
     """
-    ids_BT = calibration.ids_ST[:1, :_PROBE_TOKENS].to(input_device(model))
+    device = input_device(model)
+    first = input_rows(calibration.inputs, slice(0, 1), calibration.n_sequences)
+    inputs = {name: value.to(device) for name, value in first.items()}
+    # Where images stand for some of the tokens, none may go.
+    ids_BT = calibration.ids_ST[:1, : None if inputs else _PROBE_TOKENS].to(device)
     skipped = np.flatnonzero(np.random.default_rng(0).permutation(len(stack)) % 2)
     found: list[list[float]] = []
     with evaluation_mode(model), torch.inference_mode():
         for players in ([], [int(player) for player in skipped if player not in always_kept]):
             try:
                 with stack.skip(players):
-                    logits_V = token_logits(model, ids_BT)[0, -1].double().cpu()
+                    logits = logits_of(model, ids_BT, inputs) if inputs else sample_logits(model, ids_BT)
+                    logits_V = logits[0].reshape(-1, logits.shape[-1])[-1].double().cpu()
             except (TypeError, RuntimeError, IndexError, KeyError):
                 found.append([])  # a model that can't do without some layer of this half
                 continue

@@ -121,7 +121,7 @@ class FittedPruner(ModelPruner):
         self.calibration_ = result.calibration
 
     def _players(self, model: nn.Module) -> Players:
-        return find_players(model, self.layers, self.granularity)
+        return find_players(model, self.layers, self.granularity, causal=False)
 
     @property
     @abstractmethod

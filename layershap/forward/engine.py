@@ -123,6 +123,10 @@ class Engine:
     @cached_property
     def forward(self) -> Forward:
         """The forward that serves this model."""
+        inputs = self.tokens.blocks[0].inputs
+        if inputs:
+            self.note = f"the calibration has inputs beside tokens ({', '.join(inputs)})"
+            return self._plain(self.tokens)
         with self.inference():
             try:
                 fused = self._fused()

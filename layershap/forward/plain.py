@@ -33,10 +33,10 @@ class PlainForward(Forward):
         blocks = self.tokens.blocks[:n_blocks]
         sums = empty_sums(self.statistics, len(masks_UL), sum(len(block.ids_BT) for block in blocks))
         for block in blocks:
-            dense_BTV = token_logits(self.model, block.ids_BT) if needs_dense(self.statistics) else None
+            dense_BTV = token_logits(self.model, block.ids_BT, block.inputs) if needs_dense(self.statistics) else None
             for u, mask_L in enumerate(masks_UL):
                 with self.stack.skip(np.flatnonzero(~mask_L)):
-                    logits_BTV = token_logits(self.model, block.ids_BT)
+                    logits_BTV = token_logits(self.model, block.ids_BT, block.inputs)
                 for name, value_B in sequence_sums(logits_BTV, block.labels_BT, self.statistics, dense_BTV).items():
                     sums[name][u, block.rows] = value_B.cpu().numpy()
                 progress((float(mask_L.sum()) + self.settings.head_cost) / len(blocks))

@@ -6,13 +6,14 @@ Shapes: M masks, S calibration sequences, B sequences of a block, T tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
+from layershap.calibration.inputs import Inputs, input_rows
 from layershap.forward.head import shifted_labels
 from layershap.forward.memory import host_memory
 from layershap.forward.offload import is_offloaded
@@ -94,12 +95,15 @@ class Block:
         The token that follows each position.
     first_scored : int
         The first position at which a sequence of the block is scored: the head can begin here.
+    inputs : mapping of str to Tensor
+        What the model takes beside the tokens of these sequences. Where there is anything, nothing is cut.
     """
 
     rows: slice
     ids_BT: Tensor
     labels_BT: Tensor
     first_scored: int
+    inputs: Inputs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,13 @@ class Tokens:
         tasks two thirds of a rectangle of tokens are padding.
         """
         lengths_S = np.maximum(calibration.lengths_S.numpy(), 2)
+        if calibration.inputs:  # a value for each token may be among them
+            lengths_S[:] = calibration.seq_len
         order_S = np.argsort(-lengths_S, kind="stable")
         ids_ST = calibration.ids_ST[order_S].to(device)
+        inputs = {
+            name: value.to(device) for name, value in input_rows(calibration.inputs, order_S, len(order_S)).items()
+        }
         labels_ST = shifted_labels(calibration.labels_ST)[order_S]
         blocks = []
         start = 0
@@ -138,7 +147,8 @@ class Tokens:
             rows = slice(start, min(start + max(1, batch_tokens // length), len(order_S)))
             labels_BT = labels_ST[rows, :length]
             first = int((labels_BT != IGNORE).any(dim=0).int().argmax())
-            blocks.append(Block(rows, ids_ST[rows, :length], labels_BT.to(device), first))
+            own = input_rows(inputs, rows, len(order_S))
+            blocks.append(Block(rows, ids_ST[rows, :length], labels_BT.to(device), first, own))
             start = rows.stop
         return cls(ids_ST, blocks, np.argsort(order_S, kind="stable"))
 
@@ -146,7 +156,9 @@ class Tokens:
         """The first sequences of the first block, at most so many, and nothing else."""
         block = self.blocks[0]
         ids_BT = block.ids_BT[:n_sequences]
-        few = Block(slice(0, len(ids_BT)), ids_BT, block.labels_BT[:n_sequences], block.first_scored)
+        rows = slice(0, len(ids_BT))
+        inputs = input_rows(block.inputs, rows, len(block.ids_BT))
+        few = Block(rows, ids_BT, block.labels_BT[rows], block.first_scored, inputs)
         return Tokens(self.ids_ST[: len(ids_BT)], [few], np.arange(len(ids_BT)))
 
     @property

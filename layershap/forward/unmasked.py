@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.inputs import input_rows
 from layershap.forward.head import sequence_sums, shifted_labels
 from layershap.forward.settings import EngineSettings
 from layershap.model.io import (
     check_is_model,
+    check_takes,
     evaluation_mode,
     input_device,
     maximum_length,
@@ -55,6 +57,7 @@ def sequence_statistics(
     """
     check_is_model(model)
     refuse_skeleton(model, "it can't be evaluated")
+    check_takes(model, calibration.inputs)
     calibration.check_vocabulary(vocabulary_size(model))
     limit = maximum_length(model)
     if limit is not None and calibration.seq_len > limit:
@@ -66,6 +69,8 @@ def sequence_statistics(
     budget = EngineSettings.resolve(batch_tokens, "auto", device).batch_tokens
     labels_ST = shifted_labels(calibration.labels_ST)
     lengths_S = calibration.lengths_S.numpy()
+    if calibration.inputs:  # a value for each token may be among them
+        lengths_S = np.full_like(lengths_S, calibration.seq_len)
     order_S = np.argsort(-lengths_S, kind="stable")
     sums: dict[Statistic, np.ndarray] = {name: np.zeros((1, len(order_S))) for name in statistics}
     start = 0
@@ -73,7 +78,9 @@ def sequence_statistics(
         while start < len(order_S):
             length = max(2, int(lengths_S[order_S[start]]))
             rows = order_S[start : start + max(1, budget // length)]
-            logits_BTV = token_logits(model, calibration.ids_ST[rows, :length].to(device))
+            own = input_rows(calibration.inputs, rows, len(order_S))
+            inputs = {name: value.to(device) for name, value in own.items()}
+            logits_BTV = token_logits(model, calibration.ids_ST[rows, :length].to(device), inputs)
             found = sequence_sums(logits_BTV, labels_ST[rows, :length].to(logits_BTV.device), statistics)
             for name, value_B in found.items():
                 sums[name][0, rows] = value_B.cpu().numpy()

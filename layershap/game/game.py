@@ -25,7 +25,7 @@ from layershap.game.players import GameModel
 from layershap.game.progress import Progress
 from layershap.ledger import LedgerOfRanks, RowShape
 from layershap.masks import is_among
-from layershap.model.io import maximum_length, vocabulary_size
+from layershap.model.io import check_takes, maximum_length, vocabulary_size
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.ranks.together import Ranks
@@ -102,10 +102,15 @@ class LayerGame:
         memory_budget: int | str = "auto",
         verbose: int = 0,
     ) -> None:
-        self.found = model if isinstance(model, GameModel) else GameModel.of(model, layers, granularity)
-        self.stack: Players = self.found.players
         self.calibration, self.utility = sequences_and_utility(calib_data, tokenizer, utility)
+        if isinstance(model, GameModel):
+            self.found = model
+        else:
+            self.found = GameModel.of(model, layers, granularity, utility=self.utility)
+        self.stack: Players = self.found.players
         self.calibration.check_vocabulary(vocabulary_size(self.found.model))
+        if isinstance(self.utility, Utility):
+            check_takes(self.found.model, self.calibration.inputs)
         limit = maximum_length(self.found.model)
         if limit is not None and self.calibration.seq_len > limit:
             raise ValueError(

@@ -14,8 +14,9 @@ from layershap.fingerprint import model_fields
 from layershap.model.split import find_players
 from layershap.model.stack import LayerStack, check_layer_indices
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
-from layershap.protocols import FloatArray, MaskArray
+from layershap.protocols import FloatArray, MaskArray, Utility
 from layershap.surgery import keep_one_of, unremovable_players
+from layershap.tasks.data import UtilityLike
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,20 @@ class GameModel:
     players: Players
 
     @classmethod
-    def of(cls, model: nn.Module, layers: PlayersArgument = None, granularity: Granularity = "layer") -> GameModel:
-        """Find the players (`layershap.model.split.find_players`)."""
-        return cls(model, find_players(model, layers, granularity))
+    def of(
+        cls,
+        model: nn.Module,
+        layers: PlayersArgument = None,
+        granularity: Granularity = "layer",
+        *,
+        utility: UtilityLike | None = None,
+    ) -> GameModel:
+        """Find the players (`layershap.model.split.find_players`).
+
+        A utility that is a plain callable may score what it likes, so nothing says that the model must be causal.
+        """
+        causal = utility is None or isinstance(utility, Utility)
+        return cls(model, find_players(model, layers, granularity, causal=causal))
 
     def scaled(self, scales: FloatArray | None) -> GameModel:
         """The model whose skipped layers multiply the states by `scales` [L]; itself if there are none."""

@@ -165,7 +165,6 @@ def _rows_of(files: Sequence[Path], shape: RowShape, fingerprint: Mapping[str, A
 
 def _recorded(rows: Mapping[bytes, MaskRow], shape: RowShape, fingerprint: dict[str, Any]) -> RecordedMasks:
     packed = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -(-shape.n_players // 8))
-    packed = np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -(-shape.n_players // 8))
     masks_ML = np.unpackbits(packed, axis=1, count=shape.n_players).astype(bool)
     sums = {
         name: np.array([row[name] for row in rows.values()]).reshape(len(rows), shape.n_sequences)

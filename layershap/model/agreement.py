@@ -9,7 +9,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from layershap.model.io import evaluation_mode, input_device, token_logits, vocabulary_size, weights_precision
+from layershap.model.io import evaluation_mode, input_device, vocabulary_size, weights_precision
+from layershap.model.samples import sample_logits
 
 _PROBE_ROWS, _PROBE_TOKENS = 2, 12
 
@@ -38,9 +39,9 @@ def probe_ids(model: nn.Module) -> Tensor:
 
 
 def plain_logits(model: nn.Module) -> Tensor:
-    """Logits [B, T, V] of the probe, on the CPU."""
+    """Logits [B, T, V] of the probe ([B, ...] of a model that predicts no tokens), on the CPU."""
     with evaluation_mode(model), torch.inference_mode():
-        return token_logits(model, probe_ids(model)).float().cpu().clone()
+        return sample_logits(model, probe_ids(model)).float().cpu().clone()
 
 
 def tolerance(model: nn.Module) -> float:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
-from layershap.model.io import input_device, token_logits, vocabulary_size
+from layershap.model.agreement import MODEL_ERRORS
+from layershap.model.io import input_device, is_encoder_decoder, vocabulary_size
 from layershap.model.patching import evaluation_mode
 from layershap.model.patching import patched as patched
+from layershap.model.samples import reads_tokens, sample_logits
 from layershap.model.skeleton import on_meta_device, shapes_only
 
 ArgumentKey: TypeAlias = "int | str"
@@ -110,13 +112,18 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
 
     with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
         try:
-            logits_BTV = token_logits(model, ids_BT)
-        except RuntimeError as error:
-            if not on_meta_device(model):
+            logits = sample_logits(model, ids_BT)
+        except MODEL_ERRORS as error:
+            if isinstance(error, RuntimeError) and on_meta_device(model):
+                raise UnsupportedModelError(
+                    f"this {type(model).__name__} is on the meta device, where its forward fails ({error}): it asks "
+                    "for values. Load the weights, or (experts) choose another implementation or dtype"
+                ) from error
+            if isinstance(error, UnsupportedModelError) or (reads_tokens(model) and not is_encoder_decoder(model)):
                 raise
             raise UnsupportedModelError(
-                f"this {type(model).__name__} is on the meta device, where its forward fails ({error}): it asks for "
-                "values. Load the weights, or (experts) choose another implementation or dtype"
+                f"{type(model).__name__} can't be probed: its forward fails on an input made up by its config "
+                f"({type(error).__name__}: {error})"
             ) from error
     order = [index for index, *_ in calls]
     called_types = {type(modules[index]) for index in order}
@@ -125,16 +132,27 @@ def probe_calls(model: nn.Module, modules: tuple[nn.Module, ...], causal: bool) 
     if any(type(modules[index]) in called_types for index in silent) or not order or order != sorted(set(order)):
         raise ProbeMismatch(f"its {len(modules)} modules are called in the order {order}, not once each in turn")
     # On the meta device there is nothing to compare: the shapes have to do.
-    if causal and logits_BTV.device.type != "meta" and not _is_causal(logits_BTV):
+    if causal and (logits.dim() != 3 or logits.shape[:2] != ids_BT.shape):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} predicts no tokens: it gives logits of shape {tuple(logits.shape)} for ids of "
+            f"shape {tuple(ids_BT.shape)}. Its layers can be removed, and scored by a utility that is "
+            "a callable f(model)"
+        )
+    if causal and logits.device.type != "meta" and not _is_causal(logits):
         raise UnsupportedModelError(
             f"{type(model).__name__} is not causal: changing the last token changes the logits of earlier ones, so it "
-            "is an encoder or a masked language model. Pass a causal language model (for BERT-like models, "
-            "the LMHead class with config.is_decoder=True)."
+            "is an encoder or a masked language model. Score it by a utility that is a callable f(model), or pass a "
+            "causal language model (for BERT-like models, the LMHead class with config.is_decoder=True)."
         )
     learned: dict[int, CallForm] = {}
     for position, (index, args, kwargs, output) in enumerate(calls):
         following = calls[position + 1] if position + 1 < len(calls) else None
-        learned[index] = call_form(modules[index], args, kwargs, output, following)
+        form = learned[index] = call_form(modules[index], args, kwargs, output, following)
+        before, after = form.hidden_from(args, kwargs).shape, form.hidden_of(output).shape
+        if before != after:
+            raise ProbeMismatch(
+                f"layer {index} makes states of shape {tuple(after)} of {tuple(before)}: none can be left out"
+            )
     forms = [learned.get(index, learned[order[0]]) for index in range(len(modules))]
     if forms and len(forms) > 1 and forms[-1].container is not None:
         forms[-1] = replace(forms[-1], carried=forms[-2].carried)

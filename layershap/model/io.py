@@ -6,11 +6,13 @@ Shapes: B rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from layershap.calibration.inputs import SENSES, Inputs
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.patching import evaluation_mode as evaluation_mode
 from layershap.model.skeleton import on_meta_device
@@ -25,13 +27,13 @@ def check_is_model(model: object) -> nn.Module:
         elif isinstance(model, type):
             hint = " This is the class; pass an instance."
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}.{hint}")
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} is an encoder-decoder model; layershap prunes causal language models "
-            "(token ids -> next-token logits). Pass the decoder's causal class (e.g. BartForCausalLM)."
-        )
     return model
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    """Whether the model predicts target tokens (``decoder_input_ids``) from what its encoder reads."""
+    takes = inspect.signature(type(base_model(model)).forward).parameters
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) and "decoder_input_ids" in takes
 
 
 def base_model(model: nn.Module) -> Any:
@@ -121,12 +123,9 @@ def accepts_argument(model: nn.Module, name: str) -> bool:
     return name in parameters or passes_on
 
 
-_OTHER_INPUTS = ("pixel_values", "pixel_values_videos", "images", "input_features", "input_values", "audio_values")
-
-
 def other_inputs(model: nn.Module) -> list[str]:
     """Arguments by which the model takes images or sound beside token ids."""
-    return [name for name in _OTHER_INPUTS if name in inspect.signature(type(model).forward).parameters]
+    return [name for name in SENSES if name in inspect.signature(type(model).forward).parameters]
 
 
 def _check_takes_text_alone(model: nn.Module, error: Exception) -> None:
@@ -136,15 +135,57 @@ def _check_takes_text_alone(model: nn.Module, error: Exception) -> None:
     missing = [name for name in names if name in str(error)]
     if missing:
         raise UnsupportedModelError(
-            f"{type(model).__name__} can't run on token ids alone, it needs {missing[0]}; layershap scores models on "
-            "text. Pass its language model (often model.language_model), if that is a causal model with a head"
+            f"{type(model).__name__} can't run on token ids alone, it needs {missing[0]}. Pass its language model "
+            "(often model.language_model), if that is a causal model with a head"
         ) from error
 
 
-def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
-    """Run the model's own forward, without a cache, and return its logits [B, T, V]."""
-    if hasattr(model, "config") and accepts_argument(model, "input_ids"):
-        arguments: dict[str, Any] = {"input_ids": ids_BT}
+_NOTHING: Inputs = MappingProxyType({})
+
+
+def check_takes(model: nn.Module, inputs: Inputs) -> None:
+    """Raise unless the model takes these inputs beside tokens, and needs no others.
+
+    Raises
+    ------
+    UnsupportedModelError
+        An encoder-decoder model without its encoder's input; or a name that no module of the model takes, which
+        transformers' forwards would pass on and drop.
+    """
+    if is_encoder_decoder(model) and not inputs:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model: target tokens are scored given what its encoder "
+            "reads. Give both (layershap.calibration.from_targets), or pass the decoder's causal class (as "
+            "BartForCausalLM)"
+        )
+    kinds = {type(module) for module in model.modules()} if inputs else set()
+    unknown = sorted(set(inputs) - {name for kind in kinds for name in inspect.signature(kind.forward).parameters})
+    if unknown:
+        raise UnsupportedModelError(
+            f"calibration inputs must be arguments of the model's forward; {type(model).__name__} takes no {unknown}. "
+            "Leave them out of the batches"
+        )
+
+
+def logits_of(model: nn.Module, ids_BT: Tensor, inputs: Inputs = _NOTHING) -> Tensor:
+    """Run the model's own forward, without a cache, and return its logits, [B, T, V] or not.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module that takes token ids.
+    ids_BT : Tensor [B, T]
+        Token ids on its device: the decoder's of an encoder-decoder model.
+    inputs : mapping of str to Tensor
+        Its forward's other arguments.
+    """
+    if is_encoder_decoder(model):
+        if not inputs:
+            check_takes(model, inputs)  # which says what is missing
+        arguments: dict[str, Any] = {**inputs, "decoder_input_ids": ids_BT, "use_cache": False}
+        output = model(**arguments)
+    elif hasattr(model, "config") and accepts_argument(model, "input_ids"):
+        arguments = {"input_ids": ids_BT, **inputs}
         if accepts_argument(model, "use_cache"):
             arguments["use_cache"] = False
         try:
@@ -153,13 +194,30 @@ def token_logits(model: nn.Module, ids_BT: Tensor) -> Tensor:
             _check_takes_text_alone(model, error)
             raise
     else:
-        output = model(ids_BT)
+        output = model(ids_BT, **inputs)
     logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if not isinstance(logits, Tensor) or logits.dim() != 3 or logits.shape[:2] != ids_BT.shape:
-        got = f"{type(output).__name__}" if logits is None else f"a tensor of shape {tuple(logits.shape)}"
-        raise UnsupportedModelError(
-            f"{type(model).__name__} must map token ids [B, T] to logits [B, T, V] (a tensor, or an output with "
-            f".logits), got {got} for ids of shape {tuple(ids_BT.shape)}. "
-            "Pass a causal language model (AutoModelForCausalLM), not a bare encoder, decoder or classifier."
-        )
+    if not isinstance(logits, Tensor):
+        raise _no_logits(model, type(output).__name__, ids_BT)
     return logits
+
+
+def token_logits(model: nn.Module, ids_BT: Tensor, inputs: Inputs = _NOTHING) -> Tensor:
+    """`logits_of` a model that predicts tokens [B, T, V].
+
+    Raises
+    ------
+    UnsupportedModelError
+        It predicts something else, or can't run on these inputs.
+    """
+    logits = logits_of(model, ids_BT, inputs)
+    if logits.dim() != 3 or logits.shape[:2] != ids_BT.shape:
+        raise _no_logits(model, f"a tensor of shape {tuple(logits.shape)}", ids_BT)
+    return logits
+
+
+def _no_logits(model: nn.Module, got: str, ids_BT: Tensor) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{type(model).__name__} must map token ids [B, T] to logits [B, T, V] (a tensor, or an output with "
+        f".logits), got {got} for ids of shape {tuple(ids_BT.shape)}. "
+        "Pass a causal language model (AutoModelForCausalLM), not a bare encoder, decoder or classifier."
+    )

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.calls import ProbeMismatch, argument_named, call_form, patched, probe_ids
-from layershap.model.io import evaluation_mode, token_logits
+from layershap.model.io import evaluation_mode, is_encoder_decoder
+from layershap.model.samples import sample_logits
 from layershap.model.skeleton import shapes_only
 from layershap.model.stack import LayersArgument, LayerStack, find_layers
 from layershap.model.sublayers import (
@@ -73,6 +74,11 @@ def find_sublayers(model: nn.Module, layers: LayersArgument = None, *, causal: b
     >>> find_sublayers(model).names[:3]
     ('0.mixer', '0.feed_forward', '1.mixer')
     """
+    if is_encoder_decoder(model):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} is an encoder-decoder model, whose layers are players as a whole: a decoder layer "
+            "has a cross-attention between its two sublayers. Use granularity='layer'"
+        )
     stack = find_layers(model, layers, causal=causal)
     split, problems = _split(model, stack)
     problems = {**_not_the_identity(model, stack, split), **problems}
@@ -150,7 +156,7 @@ def _split(model: nn.Module, stack: LayerStack) -> tuple[dict[int, list[Sublayer
 
     modules = [module for *_, module in places]
     with evaluation_mode(model), torch.inference_mode(), shapes_only(model), patched(modules, record):
-        token_logits(model, probe_ids(model))
+        sample_logits(model, probe_ids(model))
     split: dict[int, list[Sublayer]] = {}
     problems: dict[int, str] = {}
     for index in range(len(stack)):
@@ -231,7 +237,7 @@ def _not_the_identity(model: nn.Module, stack: LayerStack, split: dict[int, list
         context.enter_context(patched(stack.layers, compare))
         context.enter_context(patched([part.module for part in parts], lambda i, _: parts[i].nothing))
         try:
-            token_logits(model, probe_ids(model))
+            sample_logits(model, probe_ids(model))
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
             reason = f"with all sublayers off its forward fails ({type(error).__name__}: {error})"
             return dict.fromkeys(range(len(stack)), reason)

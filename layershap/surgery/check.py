@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from layershap.exceptions import SurgeryCheckError
+from layershap.exceptions import GenerationCacheWarning, SurgeryCheckError
 from layershap.model.agreement import MODEL_ERRORS, plain_logits, probe_ids, relative_difference, tolerance
-from layershap.model.io import evaluation_mode, token_logits
+from layershap.model.io import base_model, evaluation_mode, is_encoder_decoder, text_config
+from layershap.model.samples import sample_inputs, sample_logits
 from layershap.model.sublayers import Players
+from layershap.warning import warn_user
 
 Check = Literal["auto", True, False]
 
@@ -48,7 +50,7 @@ def check_depth(model: nn.Module, check: Check) -> Depth:
 def skipped_logits(model: nn.Module, players: Players, removed: Sequence[int]) -> Tensor:
     """Logits [B, T, V] of the probe with the players skipped, on the CPU."""
     with evaluation_mode(model), torch.inference_mode(), players.skip(removed):
-        return token_logits(model, probe_ids(model)).float().cpu().clone()
+        return sample_logits(model, probe_ids(model)).float().cpu().clone()
 
 
 def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> Tensor:
@@ -95,12 +97,14 @@ def cache_disagreement(model: nn.Module) -> float | None:
 def _greedy_logits(model: nn.Module, *, use_cache: bool) -> list[tuple[Tensor, Tensor]] | None:
     caller: Any = model
     ids_BT = probe_ids(model)
+    prompt = {"input_ids": ids_BT, "attention_mask": torch.ones_like(ids_BT)}
     try:
         with warnings.catch_warnings(), evaluation_mode(model), torch.inference_mode():
             warnings.simplefilter("ignore")
+            if is_encoder_decoder(model):
+                prompt = sample_inputs(model, len(ids_BT))
             output = caller.generate(
-                input_ids=ids_BT,
-                attention_mask=torch.ones_like(ids_BT),
+                **prompt,
                 max_new_tokens=_GENERATED,
                 min_new_tokens=_GENERATED,
                 do_sample=False,
@@ -112,8 +116,27 @@ def _greedy_logits(model: nn.Module, *, use_cache: bool) -> list[tuple[Tensor, T
             )
     except MODEL_ERRORS:
         return None
-    tokens_BG = output.sequences[:, ids_BT.shape[1] :]
+    tokens_BG = output.sequences[:, -len(output.logits) :]
     return [(tokens_BG[:, step].cpu(), logits.float().cpu()) for step, logits in enumerate(output.logits)]
+
+
+def lacks_cache_slots(pruned: nn.Module, what: str) -> bool:
+    """Whether an encoder-decoder model's cache has fewer slots than its decoder has layers, and warn of it.
+
+    transformers 5.24 makes as many as the encoder has layers where the decoder's count is ``num_decoder_layers``.
+    """
+    config = getattr(base_model(pruned), "config", None)
+    n_layers = vars(config).get("num_decoder_layers") if is_encoder_decoder(pruned) else None
+    slots = getattr(text_config(config), "num_hidden_layers", None)
+    if not isinstance(n_layers, int) or not isinstance(slots, int) or n_layers <= slots:
+        return False
+    warn_user(
+        f"{type(pruned).__name__} without {what} has {n_layers} decoder layers, and transformers makes as many cache "
+        f"slots as the encoder has layers, {slots}: it generates with use_cache=False only. Remove {n_layers - slots} "
+        "layers of the decoder too, and the cache serves again.",
+        GenerationCacheWarning,
+    )
+    return True
 
 
 def check_generation(pruned: nn.Module, intact: float | None, what: str) -> None:

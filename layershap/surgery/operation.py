@@ -16,7 +16,7 @@ from layershap.model.io import base_model
 from layershap.model.stack import LayerStack
 from layershap.model.sublayers import AbsentSublayer, Sublayer
 from layershap.surgery import adapters, cache_slots, families, indices, quantization
-from layershap.surgery.config import decoder_configs, layer_kinds, prune_config
+from layershap.surgery.config import decoder_configs, layer_kinds, prune_config, side_of
 from layershap.surgery.recipe import keep_recipe, new_recipe
 
 
@@ -109,7 +109,7 @@ def delete_layers(pruned: nn.Module, site: Location, removed: Sequence[int]) -> 
     changes: dict[str, tuple[Any, Any]] = {}
     for config in configs:
         families.spell_out_config(config, site.n_places)
-        changes.update(prune_config(config, site.n_places, kept))
+        changes.update(prune_config(config, site.n_places, kept, side_of(pruned, parent)))
         families.finish_config(config, site.n_places, kept)
     indices.mend_stale_attributes(pruned, layers, changes, site.n_places, kept)
     families.finish_model(pruned, layers)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from layershap.exceptions import UnsupportedModelError
 from layershap.model.io import base_model
 from layershap.surgery.config import speaks_of_layers
 
@@ -106,14 +107,28 @@ def keep_recipe(model: nn.Module, recipe: PruningRecipe) -> None:
 
 
 def new_recipe(model: nn.Module, path: str, n_layers: int) -> PruningRecipe | None:
-    """The recipe that a model has, or that of a whole one; None for a model without a transformers config."""
+    """The recipe that a model has, or that of a whole one; None for a model without a transformers config.
+
+    A recipe is about one stack. A model that its config describes counts as whole where another stack is pruned next.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Another stack was pruned before, and the config doesn't describe what is left of it.
+    """
     base = base_model(model)
     if not hasattr(base, "save_pretrained") or not hasattr(base, "config"):
         return None
     inner = path.removeprefix("base_model.model.") if base is not model else path
-    return current_recipe(model) or PruningRecipe(
-        type(base).__name__, config_fields(base), inner, n_layers, (), plain=True
-    )
+    found = current_recipe(model)
+    if found is not None and found.path != inner and not found.plain:
+        raise UnsupportedModelError(
+            f"a recipe is about one list of layers: {found.path} of this {type(base).__name__} was pruned before, "
+            f"which its config can't express, so {inner} can't be pruned now. Prune {inner} first"
+        )
+    if found is None or found.path != inner:
+        return PruningRecipe(type(base).__name__, config_fields(base), inner, n_layers, (), plain=True)
+    return found
 
 
 def current_recipe(model: nn.Module) -> PruningRecipe | None:

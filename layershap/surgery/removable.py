@@ -59,6 +59,8 @@ def unremovable_layers(model: nn.Module, stack: LayerStack) -> dict[int, str]:
             f"layers {shared_indexers} reuse the token choice of an earlier full indexer "
             "(glm_moe_dsa, hy_v4: a 'full' indexer must precede a 'shared' one)"
         )
+    if _owns_position_bias(stack):
+        reasons[0] = "it holds the relative position bias that all layers use (t5)"
     model_type = decoder_model_type(model)
     if model_type == "rwkv":
         reasons[0] = "it owns the norm of the embeddings (rwkv: pre_ln)"
@@ -110,6 +112,13 @@ def _layers_fed_by_place(model: nn.Module, stack: LayerStack) -> int:
         targets = [layer for _, layer in fields.get("deepstack_layer_map") or ()]
         counts += [layer + 1 for layer in [*targets, *(fields.get("spatial_target_layers") or ())]]
     return min(max(counts, default=0) or len(stack), len(stack))
+
+
+def _owns_position_bias(stack: LayerStack) -> bool:
+    """Whether the first layer alone has a table of relative positions, and hands on what it reads there."""
+    first, *others = [{name for name, _ in layer.named_modules()} for layer in stack.layers]
+    tables = {name for name in first if name.endswith("relative_attention_bias")}
+    return bool(tables) and not any(tables & names for names in others)
 
 
 def _reuses_keys_and_values(layer: nn.Module) -> bool:

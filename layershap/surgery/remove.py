@@ -14,7 +14,8 @@ from layershap.compensation.protocol import Compensation
 from layershap.exceptions import CheckpointWarning, UncheckedInputWarning
 from layershap.model.agreement import plain_logits
 from layershap.model.gguf import drop_gguf_quantizer
-from layershap.model.io import base_model, check_is_model, holds_adapters, other_inputs
+from layershap.model.io import base_model, check_is_model, holds_adapters
+from layershap.model.samples import unread_inputs
 from layershap.model.skeleton import refuse_skeleton
 from layershap.model.split import find_sublayers
 from layershap.model.stack import LayersArgument, check_layer_indices, find_layers
@@ -25,6 +26,7 @@ from layershap.surgery.check import (
     check_depth,
     check_generation,
     check_logits,
+    lacks_cache_slots,
     skipped_logits,
 )
 from layershap.surgery.operation import copy_with, delete_layers, delete_sublayers, kept_modules, locate
@@ -100,6 +102,8 @@ def remove_layers(
     -----
     CheckpointWarning
         The config can't express the result: save it with `layershap.checkpoint.save_pruned`.
+    GenerationCacheWarning
+        An encoder has fewer layers left than its decoder, in families whose cache is made by the encoder's count (t5).
     UncheckedInputWarning
         The model takes images or sound too, which the self-check doesn't.
 
@@ -225,14 +229,14 @@ def remove_players(
         delete_layers(pruned, site, whole)
     what = f"layers {removed}" if not isinstance(players, SublayerStack) else _names(players, removed)
     logits_BTV = check_logits(pruned, expected_BTV, what) if expected_BTV is not None else None
-    if logits_BTV is not None and other_inputs(base_model(model)):
+    if logits_BTV is not None and unread_inputs(model):
         warn_user(
-            f"{type(base_model(model)).__name__} takes {', '.join(other_inputs(base_model(model)))} beside text; the "
+            f"{type(base_model(model)).__name__} takes {', '.join(unread_inputs(model))} beside text; the "
             "self-check of the removal read text only. Compare the pruned model's output on such an input with that of "
             "layershap.skip_layers.",
             UncheckedInputWarning,
         )
-    if depth.generation:
+    if not lacks_cache_slots(pruned, what) and depth.generation:
         check_generation(pruned, intact, what)
     if compensating is None:
         forget_record(pruned)

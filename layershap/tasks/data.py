@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
@@ -13,6 +14,10 @@ from layershap.tasks.task import Task
 from layershap.utilities.language_modelling import PerplexityRatio
 
 UtilityLike: TypeAlias = Utility | Callable[[nn.Module], float]
+
+_ZEROS_ST = torch.zeros(1, 2, dtype=torch.int64)
+NO_TEXT = Calibration(_ZEROS_ST, _ZEROS_ST, {"source": "the utility's own data"})
+"""Stands for the calibration sequences where a utility has its own data, and none were given."""
 
 
 def sequences_and_utility(
@@ -23,7 +28,8 @@ def sequences_and_utility(
     Parameters
     ----------
     calib_data : Calibration, Tensor [S, T], texts, datasets.Dataset, DataLoader, iterable of batches or Task
-        See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility.
+        See `layershap.calibration.as_calibration`. A `Task` brings its own sequences and utility; a utility that is a
+        callable may bring its own data, and none are needed.
     tokenizer : PreTrainedTokenizerBase, optional
         The model's tokenizer, which texts need.
     utility : Utility or callable, optional
@@ -45,6 +51,8 @@ def sequences_and_utility(
             "utility must have `statistics` and `score` (the Utility protocol) or be a callable f(model) -> float, "
             f"got {type(chosen).__name__}"
         )
+    if calib_data is None and not isinstance(chosen, Utility):
+        return NO_TEXT, chosen
     return as_calibration(calib_data, tokenizer), chosen
 
 
