@@ -1,19 +1,35 @@
-"""To other tools: the game as a shapiq game, a set of removed layers for mergekit and llama.cpp.
+"""To other tools: the game as a shapiq game, a set of removed layers for mergekit and llama.cpp, a folder for a hub.
 
 Shapes: M masks, P players (layers that can be removed), L layers.
 """
 
 from __future__ import annotations
 
+import copy
+import json
+import re
 from collections.abc import Iterable
+from os import PathLike
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from huggingface_hub import HfApi
 
+from layershap.exceptions import CheckpointWarning
 from layershap.extras import require
 from layershap.masks import over_layers, without
 from layershap.model.stack import check_layer_indices
 from layershap.protocols import FloatArray, MaskArray
+from layershap.surgery.config import prune_config
+from layershap.surgery.recipe_file import RECIPE_FILE
+from layershap.warning import warn_user
+
+_ARRAYS_FROM_WEIGHTS = {"apertus": "the activation's parameters"}
+"""Model types whose GGUF holds per-layer arrays that no field of the config tells of."""
+_CARD = "README.md"
+_WEIGHTS = re.compile(r"[\w.-]+\.(safetensors|gguf)")
+_MODEL_FILES = re.compile(r"[\w.-]+\.(json|jinja|model|txt|py|safetensors|gguf)|README\.md|LICENSE[\w.-]*")
 
 
 class PlayableGame(Protocol):
@@ -113,7 +129,7 @@ def mergekit_config(removed: Iterable[int], n_layers: int, model: str, *, dtype:
     return "\n".join([*lines, "merge_method: passthrough", f"dtype: {dtype}", ""])
 
 
-def llama_cpp_arguments(removed: Iterable[int], n_layers: int) -> list[str]:
+def llama_cpp_arguments(removed: Iterable[int], n_layers: int, *, config: Any = None) -> list[str]:
     """Arguments that make llama.cpp's ``llama-quantize`` leave layers out: ``['--prune-layers', '3,7,11']``.
 
     They come before the input file, ``llama-quantize --prune-layers 3,7,11 model-f16.gguf pruned.gguf q4_k_m``, which
@@ -125,6 +141,10 @@ def llama_cpp_arguments(removed: Iterable[int], n_layers: int) -> list[str]:
         Layers to leave out (`LayerPruner.removed_layers`).
     n_layers : int
         Number of layers L of the model.
+    config : PretrainedConfig, optional
+        Config of the whole model. With it a `CheckpointWarning` says where ``--prune-layers`` isn't enough: what the
+        config says of single layers is in the GGUF file as a list with an entry for each layer, which llama.cpp leaves
+        uncut (its issue 27976), or is computed from a layer's index, which the removal changes.
 
     Returns
     -------
@@ -134,4 +154,94 @@ def llama_cpp_arguments(removed: Iterable[int], n_layers: int) -> list[str]:
     layers = check_layer_indices(removed, n_layers)
     if not 0 < len(layers) < n_layers:
         raise ValueError(f"between 1 and {n_layers - 1} layers must be removed, got {len(layers)}")
+    if config is not None and (said := _said_of_layers(config, layers, n_layers)):
+        warn_user(
+            f"llama.cpp's --prune-layers takes the layers' tensors out and leaves what the file says of single layers "
+            f"as it was (llama.cpp issue 27976); of this model that is {', '.join(said)}. Remove the layers here and "
+            "convert the saved folder with convert_hf_to_gguf.py instead",
+            CheckpointWarning,
+        )
     return ["--prune-layers", ",".join(map(str, layers))]
+
+
+def _said_of_layers(config: Any, removed: list[int], n_layers: int) -> list[str]:
+    """What besides the number of layers must change with the removal, and isn't the same for all layers."""
+    decoder = copy.deepcopy(config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config)
+    kept = [layer for layer in range(n_layers) if layer not in removed]
+    changed = prune_config(decoder, n_layers, kept)
+    said = [
+        name
+        for name, (old, new) in changed.items()
+        if old != n_layers and not (isinstance(new, list | tuple) and len({*map(str, old)}) == 1)
+    ]
+    by_weights = _ARRAYS_FROM_WEIGHTS.get(str(getattr(decoder, "model_type", "")).removesuffix("_text"))
+    return said + ([by_weights] if by_weights else [])
+
+
+def push_folder(
+    folder: str | PathLike[str],
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    dry_run: bool = False,
+) -> list[str]:
+    """Upload the folder of a pruned model to the Hugging Face hub, with its model card and its recipe.
+
+    ``model.push_to_hub`` of transformers uploads weights and config only: without the recipe of `save_pruned` a model
+    that its config can't express would come back as another one, and no card would say what was removed. Files are
+    uploaded as they are, in one commit. Subfolders, hidden files and files of other kinds (ledgers, checkpoints of a
+    training) stay where they are.
+
+    Parameters
+    ----------
+    folder : path
+        What ``save_pretrained`` or `save_pruned` wrote, with the card (``report.to_model_card(...).save(folder /
+        "README.md")``; the command ``layershap prune`` writes it).
+    repo_id : str
+        Repository, ``owner/name``; created if there is none.
+    private : bool, optional
+        Whether a repository that is created is private; None for the owner's default.
+    token : str or bool, optional
+        As in ``huggingface_hub``; None for the stored one.
+    dry_run : bool, default=False
+        Check the folder and tell what would be uploaded; nothing is sent.
+
+    Returns
+    -------
+    list of str
+        Names of the files, sorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder lacks the config, weights or the card, or weights that an index or a recipe names.
+    """
+    place = Path(folder)
+    names = sorted(path.name for path in place.iterdir() if path.is_file()) if place.is_dir() else []
+    names = [name for name in names if not name.startswith(".") and _MODEL_FILES.fullmatch(name)]
+    missing = [name for name in ("config.json", _CARD, *_named_files(place, names)) if name not in names]
+    if not any(_WEIGHTS.fullmatch(name) for name in names):
+        missing.append("weights (*.safetensors)")
+    if missing:
+        raise FileNotFoundError(
+            f"{place} must hold a whole pruned model with its card; it lacks {', '.join(dict.fromkeys(missing))}. Save "
+            f"with save_pretrained or save_pruned, and the card with report.to_model_card(n, name=...).save(...)"
+        )
+    if not dry_run:
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        message = "Pruned model, card and recipe" if RECIPE_FILE in names else "Pruned model and card"
+        api.upload_folder(repo_id=repo_id, folder_path=place, allow_patterns=names, commit_message=message)
+    return names
+
+
+def _named_files(place: Path, names: list[str]) -> list[str]:
+    """Files that an index of weights or a recipe says belong to the model."""
+    found: set[str] = set()
+    for name in names:
+        if name.endswith(".index.json"):
+            found |= set(json.loads((place / name).read_text(encoding="utf-8"))["weight_map"].values())
+        elif name == RECIPE_FILE:
+            found |= set(json.loads((place / name).read_text(encoding="utf-8")).get("files", {}))
+    return sorted(found)

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import json
+import os
 import pkgutil
 import re
+import shutil
+import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import layershap
+from layershap import shapley
 from layershap.baselines import SLEB
 
-from .helpers.models import STORIES
+from .helpers.models import STORIES, load_stories
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,7 +146,7 @@ def test_every_module_can_be_imported_and_every_script_is_listed_with_its_comman
     listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     names = [found.name for found in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")]
     scripts = [module for module in map(importlib.import_module, names) if hasattr(module, "main")]
-    assert len(scripts) == 16
+    assert len(scripts) == 20
     for script in scripts:
         assert f"python -m {script.__name__}" in script.__doc__
         assert f"python -m {script.__name__}" in listed
@@ -179,3 +187,156 @@ def test_what_a_fit_asked_for_counts_also_if_the_ledger_held_it(benchmarks, stor
     assert spent[0].masks == 5 + 4
     assert spent[0].layer_run_tokens % stories_calibration.ids_ST.numel() == 0
     assert spent[0].layer_run_tokens > 5 * stories_calibration.ids_ST.numel()
+
+
+def test_hours_follow_from_counts_and_what_is_assumed(benchmarks):
+    from benchmarks.speed import scale
+
+    given = scale.Assumptions(products=2e12, share=0.5, card_bytes=1e9, room=0.8, loading=1e8)
+    work = scale.Work(shared=3.6e16, alone=7.2e16, loads=36, weight_bytes=2e9)  # 10 hours at 1e12 FLOP/s
+    assert given.cards_of_a_copy(work.weight_bytes) == 3
+    assert scale.hours(work, 1, given) == pytest.approx((10, 10, True))  # 0.2 hours of loading meanwhile
+    assert scale.hours(replace(work, loads=3600), 1, given) == pytest.approx((20, 20, True))
+    assert scale.hours(replace(work, loads=3600), 3, given) == pytest.approx((10, 10, False))  # one of three at a time
+    assert scale.hours(work, 4, given) == pytest.approx((2.5, 5, True))  # shared evenly, or nothing shared
+    small = replace(work, weight_bytes=1e8)
+    assert scale.hours(small, 8, given) == pytest.approx((1.25, 2.5, False))
+
+
+def test_what_masks_cost_alone_is_counted_from_one_layer_and_the_head(benchmarks):
+    from benchmarks.speed import scale
+
+    game = layershap.LayerGame(load_stories(), scale.random_calibration(512, 2, 16))
+    masks = shapley.all_masks(5)
+    none, alone = (game.estimate_cost(part) for part in (masks[:1] & False, np.eye(5, dtype=bool)[:1]))
+    cost = game.estimate_cost(masks)
+    tokens = cost.n_tokens
+    work = scale.work_of(cost, (alone.flops - none.flops) / tokens, none.flops / tokens, 1.0, searches=False)
+    assert work.shared == pytest.approx(none.flops * 32 + (alone.flops - none.flops) * 31, rel=1e-6)
+    assert work.alone == pytest.approx(none.flops * 32 + (alone.flops - none.flops) * 5 * 16, rel=1e-6)
+    assert work.loads == 1
+
+
+def test_the_check_for_cards_runs_on_a_cpu(benchmarks, monkeypatch, capsys):
+    from benchmarks.speed import gpu_check
+
+    options = ["--masks", "6", "--compile", "eager", "--seconds", "2"]
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *options])
+    gpu_check.main()
+    printed = capsys.readouterr().out
+    for title in ("The whole evaluation", "Tokens of a layer call", "Four ways", "A fit"):
+        assert f"## {title}" in printed
+    for way in gpu_check.NAMES.values():
+        assert f"| {way} |" in printed
+    assert float(re.search(r"between two ways: (\S+)\.\n", printed)[1]) < 1e-5
+
+
+def test_the_script_for_cards_runs_its_tests_and_its_tables():
+    found = "states_wait_on_the_host_for_a_gpu or model_on_another_device"
+    environment = {**os.environ, "PYTHON": sys.executable, "TESTS": found}
+    script = [str(ROOT / "scripts" / "gpu_check.sh"), "--help"]
+    done = subprocess.run(script, capture_output=True, text=True, check=True, env=environment)
+    assert re.search(r"2 (skipped|passed)", done.stdout)
+    assert "--smollm2" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mamba2", "stories260k"])
+def test_a_published_game_is_the_stored_evaluations_in_shapiqs_format(benchmarks, name, tmp_path):
+    from benchmarks.leaderboard import games
+    from benchmarks.values.values import STORED
+
+    path = games.GAMES / f"{name}.json"
+    players, values, empty = games.read_game(path)
+    with np.load(STORED / f"{name}.npz") as data:
+        masks = np.unpackbits(data["masks"], axis=1, count=len(players)).astype(bool)
+        mean_M = data["nll"].astype(float).sum(axis=1) / data["counts"].sum()
+    assert len(values) == len(masks) == 2 ** len(players)
+    expected = np.exp(mean_M[masks.all(axis=1)] - mean_M)
+    found = np.array([values[frozenset(np.flatnonzero(mask).tolist())] for mask in masks])
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert (players[0], empty) == ("layer 0", values[frozenset()])
+    assert values[frozenset(range(len(players)))] == 1
+
+    written = {path.name: path.read_text() for path in games.write_games(tmp_path)}
+    assert written[path.name] == path.read_text()
+
+    shapiq = pytest.importorskip("shapiq")
+    loaded = shapiq.Game.load(path)
+    assert loaded.precomputed
+    assert loaded(masks) == pytest.approx(expected - empty, abs=1e-7)
+    ours = shapley.Semivalue.shapley(len(players)).of_table(masks, expected)
+    theirs = loaded.exact_values("SV", order=1)
+    assert [theirs[(player,)] for player in range(len(players))] == pytest.approx(ours, abs=1e-6)
+
+
+def test_every_board_can_be_read_and_its_page_is_made_of_it(benchmarks):
+    from benchmarks.leaderboard import board, page
+
+    page_text = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    boards = [board.Board.read(name) for name in board.models()]
+    assert {found.model for found in boards} >= {"gpt2", "smollm2"}
+    assert page.page(boards) in page_text
+    for found in boards:
+        for entry in found.entries:
+            assert set(entry.perplexity) <= set(found.measures)
+            assert entry.date
+            assert entry.command
+
+
+@pytest.fixture
+def leaderboard(benchmarks, monkeypatch, tmp_path):
+    from benchmarks import common
+    from benchmarks.leaderboard import board, leaderboard
+    from benchmarks.real_model import subject
+
+    # The other texts are not scored here: their beginnings are enough, and take less long to read.
+    beginning = {name: common.packed(name)[:100_000] for name in ("wikitext2-raw-test", "c4-sample")}
+    for module in (common, subject):
+        monkeypatch.setattr(module, "packed", beginning.__getitem__)
+    shutil.copy(board.FOLDER / "gpt2.json", tmp_path)
+
+    def run(action, *options):
+        given = ["leaderboard.py", action, "--model", "gpt2", "--folder", str(tmp_path), *options]
+        monkeypatch.setattr(sys, "argv", given)
+        leaderboard.main()
+
+    # One text is enough to show how scores are made.
+    whole = board.Board.read("gpt2")
+    few = {key: value for key, value in whole.measures.items() if key.startswith("book")}
+    replace(whole, measures=few).write(tmp_path)
+    return run
+
+
+def test_a_submitted_set_is_scored_beside_the_best_of_its_size(leaderboard, tmp_path, capsys):
+    from benchmarks.leaderboard.board import Board
+
+    before = Board.read("gpt2", tmp_path)
+    (measure,) = before.measures
+    best = before.best(measure, 2)
+    leaderboard("score", "--removed", *map(str, best.removed))
+    printed = capsys.readouterr().out
+    assert "place 1 of" in printed
+    assert "; reproduced)" in printed
+    assert "lower than it by 0.00%" in printed
+    assert Board.read("gpt2", tmp_path) == before
+
+    submission = tmp_path / "sets" / "mine.json"
+    submission.parent.mkdir()
+    submission.write_text(json.dumps({"method": "mine", "calibrated_on": "none", "sets": [[0, 11]]}))
+    leaderboard("score", "--submission", str(submission), "--add")
+    (mine,) = [entry for entry in Board.read("gpt2", tmp_path).entries if entry.method == "mine"]
+    assert mine.removed == [0, 11]
+    assert mine.perplexity[measure] > 2 * best.perplexity[measure]
+    assert mine.versions["layershap"] == layershap.__version__
+
+
+def test_a_submission_that_cant_be_scored_is_refused(leaderboard, tmp_path):
+    submission = tmp_path / "sets" / "mine.json"
+    submission.parent.mkdir()
+    submission.write_text(json.dumps({"method": "mine", "sets": [[12]]}))
+    with pytest.raises(SystemExit, match="it lacks calibrated_on"):
+        leaderboard("score", "--submission", str(submission))
+    with pytest.raises(ValueError, match=r"distinct layers from 0 to 11 in ascending order, got \[12\]"):
+        leaderboard("score", "--removed", "12")
+    with pytest.raises(SystemExit, match="give --removed"):
+        leaderboard("score")

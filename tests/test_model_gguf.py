@@ -11,10 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
-from layershap import Calibration, LayerPruner, load_pruned, remove_layers, save_pruned
-from layershap.datasets import load_calibration_text, load_smollm2
+from layershap import Calibration, CheckpointWarning, LayerPruner, load_pruned, remove_layers, save_pruned
+from layershap.datasets import load_calibration_text, load_smollm2, load_tiny_gpt2
+from layershap.interop import llama_cpp_arguments
 from layershap.model.gguf import drop_gguf_quantizer
 from layershap.model.io import is_quantized
 
@@ -93,6 +100,74 @@ def test_a_pruned_model_goes_back_to_gguf(gguf_file, half, tmp_path):
     assert again.config.num_hidden_layers == 3
     expected = small.to(torch.float16).float() if half else small
     torch.testing.assert_close(logits(again), logits(expected), rtol=0, atol=2e-2 if half else 0)
+
+
+def as_qwen2() -> nn.Module:
+    """The trained stories260K with Qwen2's biases: Llama's layers else."""
+    stories = load_stories()
+    shared = {
+        name: value for name, value in stories.config.to_dict().items() if name not in ("model_type", "layer_types")
+    }
+    model = Qwen2ForCausalLM(Qwen2Config(**shared)).eval()
+    left = model.load_state_dict(stories.state_dict(), strict=False)
+    assert {name.rpartition(".")[2] for name in left.missing_keys} <= {"bias"}
+    generator = torch.Generator().manual_seed(0)
+    for name in left.missing_keys:
+        bias = model.get_parameter(name)
+        bias.data.copy_(torch.randn(len(bias), generator=generator) / 10)
+    return model
+
+
+def as_gpt2() -> nn.Module:
+    """The bundled GPT-2 with the number of positions that transformers takes a GGUF file to have; most go unused."""
+    model = load_tiny_gpt2()[0].float()
+    positions = torch.zeros(1024, model.config.n_embd)
+    positions[: model.config.n_positions] = model.transformer.wpe.weight.data
+    model.transformer.wpe = nn.Embedding(*positions.shape, _weight=positions)
+    model.config.n_positions = 1024
+    return model.eval()
+
+
+def gemma3() -> nn.Module:
+    """Two periods of Gemma 3's pattern, five sliding layers and a full one; the weights are random."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 512, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "head_dim": 8}
+    positions = {"sliding_window": 4, "max_position_embeddings": 64}
+    model = Gemma3ForCausalLM(
+        Gemma3TextConfig(**sizes, **positions, num_key_value_heads=2, num_hidden_layers=12)
+    ).eval()
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            parameter.data.normal_(0, 0.1)
+    return model
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("make", "removed", "atol"),
+    [(as_qwen2, [1, 3], 0), (as_gpt2, [2, 4, 5], 1e-4), (gemma3, [6, 7, 8, 9, 10, 11], 0)],
+    ids=["qwen2", "gpt2", "gemma3"],
+)
+def test_pruned_models_of_other_families_go_to_gguf_and_back(make, removed, atol, half, tmp_path):
+    model = make()
+    small = remove_layers(model, removed)
+    tokenizer = load_tiny_gpt2()[1] if make is as_gpt2 else None  # the file has no other word for its vocabulary
+    again = read(write_gguf(small, tmp_path / "small.gguf", half=half, tokenizer=tokenizer))
+    assert again.config.num_hidden_layers == model.config.num_hidden_layers - len(removed)
+    expected = logits(small)
+    torch.testing.assert_close(logits(again), expected, rtol=0, atol=2e-2 if half else atol)
+    assert (logits(model) - expected).abs().max() > 5e-2
+
+
+def test_a_set_that_breaks_gemma3s_pattern_has_no_gguf_and_the_arguments_say_so(tmp_path):
+    """The kind of a layer is no part of the file: it is computed from the layer's index by whoever reads it."""
+    model = gemma3()
+    small = remove_layers(model, [1])
+    again = read(write_gguf(small, tmp_path / "small.gguf", half=False))
+    assert again.config.layer_types != small.config.layer_types
+    assert (logits(again) - logits(small)).abs().max() > 1e-3
+    with pytest.warns(CheckpointWarning, match="layer_types"):
+        llama_cpp_arguments([1], 12, config=model.config)
 
 
 @pytest.mark.slow

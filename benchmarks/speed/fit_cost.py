@@ -1,6 +1,6 @@
 """What a fit costs on models of published sizes, told by `estimate_cost` on skeletons: no weights, no download, no GPU.
 
-    python -m benchmarks.speed.fit_cost [--models 7b 8b 13b 70b]
+    python -m benchmarks.speed.fit_cost [--models 7b 8b 13b 70b 405b]
 
 The figures that docs/big_models.md explains. The limits that depend on the machine are fixed here, so that every
 machine prints the same figures. Seconds are unknown: a skeleton can't be timed.
@@ -21,12 +21,14 @@ from benchmarks.common import markdown, provenance, random_calibration
 from layershap import LayerGame, LayerPruner
 from layershap.forward.cost import CostEstimate
 
-# Layers, hidden size, inner size, heads, key-value heads, vocabulary: those of LLaMA-2 7B and 13B, Llama-3 8B and 70B.
+# Layers, hidden size, inner size, heads, key-value heads, vocabulary: those of LLaMA-2 7B and 13B, Llama-3 8B and 70B,
+# Llama-3.1 405B.
 SIZES = {
     "7b": (32, 4096, 11008, 32, 32, 32000),
     "8b": (32, 4096, 14336, 32, 8, 128256),
     "13b": (40, 5120, 13824, 40, 40, 32000),
     "70b": (80, 8192, 28672, 64, 8, 128256),
+    "405b": (126, 16384, 53248, 128, 8, 128256),
 }
 
 
@@ -55,16 +57,16 @@ def skeleton(
         return LlamaForCausalLM(config).to(torch.bfloat16).eval()
 
 
-def estimates(model: LlamaForCausalLM) -> dict[str, CostEstimate]:
-    """What is bought -> its cost."""
+def estimates(model: LlamaForCausalLM, *, unlimited: bool = True) -> dict[str, CostEstimate]:
+    """What is bought -> its cost; with the default that may remove any number of layers, or without."""
     n_layers = model.config.num_hidden_layers
     text, little = (random_calibration(model.config.vocab_size, n_sequences) for n_sequences in (128, 10))
     default = LayerPruner(random_state=0, **LIMITS)
     quarter = LayerPruner(random_state=0, max_remove=n_layers // 4, **LIMITS)
     paper = LayerPruner.paper(random_state=0).set_params(**LIMITS)
     alone = ~np.eye(n_layers, dtype=bool)
-    return {
-        "default": default.estimate_cost(model, text),
+    whole = {"default": default.estimate_cost(model, text)} if unlimited else {}
+    return whole | {
         f"default, `max_remove={n_layers // 4}`": quarter.estimate_cost(model, text),
         "each layer removed alone (one-shot perplexity)": LayerGame(model, text, **LIMITS).estimate_cost(alone),
         "`LayerPruner.paper()` on 10 sequences": paper.estimate_cost(model, little),
@@ -85,7 +87,7 @@ def row(size: str, n_layers: int, what: str, cost: CostEstimate) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--models", nargs="+", choices=SIZES, default=["7b", "8b", "13b", "70b"])
     rows = []
     for size in parser.parse_args().models:
         model = skeleton(*SIZES[size])

@@ -1,4 +1,4 @@
-"""GGUF files of Llama models, written with the package ``gguf``, and wheels that hold one."""
+"""GGUF files of Llama, Qwen2, Gemma3 and GPT-2 models, written with the package ``gguf``, and wheels that hold one."""
 
 from __future__ import annotations
 
@@ -10,41 +10,71 @@ from typing import Any
 import numpy as np
 import torch
 
+ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "gemma3_text": "GEMMA3", "gpt2": "GPT2"}
+"""Model type of a config -> its name in ``gguf.MODEL_ARCH``."""
+
 
 def write_gguf(model: Any, path: Path, *, tokenizer: Any = None, half: bool = True) -> Path:
-    """What llama.cpp's converter writes for a Llama model: its tensors' names, metadata and order of rotary weights."""
+    """What llama.cpp's converter writes: its tensors' names, metadata and layout of weights."""
     import gguf
 
     config = model.config
-    writer = gguf.GGUFWriter(path, "llama")
+    arch = gguf.MODEL_ARCH[ARCHITECTURES[config.model_type]]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_dimension_count(config.hidden_size // config.num_attention_heads)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    if config.model_type == "gpt2":
+        writer.add_feed_forward_length(config.n_inner or 4 * config.n_embd)
+        writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    else:
+        _add_rotary_metadata(writer, config)
     writer.add_vocab_size(config.vocab_size)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16 if half else gguf.LlamaFileType.ALL_F32)
     if tokenizer is not None:
         _add_tokenizer(writer, tokenizer)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    tied = config.tie_word_embeddings
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and tied:
+        if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        values = tensor.float()
-        if name.endswith("q_proj.weight"):
-            values = _interleaved(values, config.num_attention_heads)
-        elif name.endswith("k_proj.weight"):
-            values = _interleaved(values, config.num_key_value_heads)
-        kind = np.float16 if half and values.dim() > 1 else np.float32
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values.numpy().astype(kind))
+        kind = np.float16 if half and tensor.dim() > 1 else np.float32
+        stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        writer.add_tensor(stored, _stored(name, tensor.float(), config).contiguous().numpy().astype(kind))
     _finish(writer)
     return path
+
+
+def _add_rotary_metadata(writer: Any, config: Any) -> None:
+    """Of models with rotary embeddings and gated feed-forward parts."""
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    parameters = config.rope_parameters
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if config.model_type == "gemma3_text":
+        # The theta of sliding layers isn't written: llama.cpp and transformers have it by themselves.
+        writer.add_rope_freq_base(parameters["full_attention"]["rope_theta"])
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+        writer.add_sliding_window(config.sliding_window)
+    else:
+        writer.add_rope_freq_base(parameters["rope_theta"])
+        writer.add_rope_dimension_count(head_dim)
+
+
+def _stored(name: str, values: torch.Tensor, config: Any) -> torch.Tensor:
+    """The weight as the file holds it."""
+    if config.model_type == "llama" and name.endswith("q_proj.weight"):
+        return _interleaved(values, config.num_attention_heads)
+    if config.model_type == "llama" and name.endswith("k_proj.weight"):
+        return _interleaved(values, config.num_key_value_heads)
+    if config.model_type == "gemma3_text" and name.endswith("norm.weight"):
+        return values + 1
+    if config.model_type == "gpt2" and ".h." in name and values.dim() == 2:
+        return values.T
+    return values
 
 
 def write_unreadable_gguf(path: Path) -> Path:
@@ -91,8 +121,10 @@ def _add_tokenizer(writer: Any, tokenizer: Any) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([1] * len(tokens))
     writer.add_token_merges([pair if isinstance(pair, str) else " ".join(pair) for pair in described["merges"]])
-    writer.add_bos_token_id(tokenizer.bos_token_id)
-    writer.add_eos_token_id(tokenizer.eos_token_id)
+    if tokenizer.bos_token_id is not None:
+        writer.add_bos_token_id(tokenizer.bos_token_id)
+    if tokenizer.eos_token_id is not None:
+        writer.add_eos_token_id(tokenizer.eos_token_id)
 
 
 def _finish(writer: Any) -> None:
