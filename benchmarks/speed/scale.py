@@ -176,7 +176,8 @@ def scale(sizes: list[str], given: Assumptions) -> str:
         found = of_model(size, given)
         counts += found[0]
         times += found[1]
-    header = ["model", "what", "cards for a copy", "loads of each layer", *(f"hours, {n} card{'s' * (n > 1)}" for n in CARDS)]
+    hours_of = [f"hours, {n} card{'s' * (n > 1)}" for n in CARDS]
+    header = ["model", "what", "cards for a copy", "loads of each layer", *hours_of]
     assumed = (
         f"Hours at {given.products / 1e12:.0f} TFLOP/s of plain products and a share of {given.share}, cards of "
         f"{given.card_bytes / 1e9:.0f} GB of which weights fill {given.room}, {given.loading / 1e9:.0f} GB/s for "
