@@ -149,7 +149,11 @@ def of_model(size: str, given: Assumptions) -> tuple[list[list[str]], list[list[
 
 
 def _hours(lower: float, upper: float, loaded: bool) -> str:
-    """Two figures where they differ by more than a tenth; a star where layers are loaded from the host."""
+    """Two figures where they differ by more than a tenth; a star where layers are loaded from the host. What takes less
+    than half a minute is a matter of what isn't counted.
+    """
+    if upper < 0.01:
+        return "< 0.01"
     text = f"{lower:.2g}" if upper <= 1.1 * lower else f"{lower:.2g} to {upper:.2g}"
     return f"{text}*" if loaded else text
 
@@ -172,7 +176,8 @@ def scale(sizes: list[str], given: Assumptions) -> str:
         found = of_model(size, given)
         counts += found[0]
         times += found[1]
-    header = ["model", "what", "cards for a copy", "loads of each layer", *(f"hours, {n} cards" for n in CARDS)]
+    hours_of = [f"hours, {n} card{'s' * (n > 1)}" for n in CARDS]
+    header = ["model", "what", "cards for a copy", "loads of each layer", *hours_of]
     assumed = (
         f"Hours at {given.products / 1e12:.0f} TFLOP/s of plain products and a share of {given.share}, cards of "
         f"{given.card_bytes / 1e9:.0f} GB of which weights fill {given.room}, {given.loading / 1e9:.0f} GB/s for "
