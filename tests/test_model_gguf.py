@@ -25,7 +25,7 @@ from layershap.interop import llama_cpp_arguments
 from layershap.model.gguf import drop_gguf_quantizer
 from layershap.model.io import is_quantized
 
-from .helpers.gguf import write_gguf
+from .helpers.gguf import in_blocks, write_gguf
 from .helpers.models import load_stories
 from .helpers.surgery import logits
 
@@ -100,6 +100,21 @@ def test_a_pruned_model_goes_back_to_gguf(gguf_file, half, tmp_path):
     assert again.config.num_hidden_layers == 3
     expected = small.to(torch.float16).float() if half else small
     torch.testing.assert_close(logits(again), logits(expected), rtol=0, atol=2e-2 if half else 0)
+
+
+def test_a_pruned_model_goes_back_in_eight_bits(gguf_file, tmp_path):
+    import gguf
+
+    small = remove_layers(read(gguf_file), [1, 3])
+    again = read(write_gguf(small, tmp_path / "small.gguf", half=False, eight_bits=True))
+    kind = gguf.GGMLQuantizationType.Q8_0
+    packed = [parameter for parameter in small.parameters() if in_blocks(parameter)]
+    assert len(packed) > 15
+    for parameter in packed:
+        rounded = gguf.quants.dequantize(gguf.quants.quantize(parameter.data.numpy(), kind), kind)
+        assert 0 < abs(parameter.data.numpy() - rounded).max() < 0.05
+        parameter.data.copy_(torch.from_numpy(rounded))
+    assert torch.equal(logits(again), logits(small))
 
 
 def as_qwen2() -> nn.Module:

@@ -14,8 +14,10 @@ ARCHITECTURES = {"llama": "LLAMA", "qwen2": "QWEN2", "gemma3_text": "GEMMA3", "g
 """Model type of a config -> its name in ``gguf.MODEL_ARCH``."""
 
 
-def write_gguf(model: Any, path: Path, *, tokenizer: Any = None, half: bool = True) -> Path:
-    """What llama.cpp's converter writes: its tensors' names, metadata and layout of weights."""
+def write_gguf(model: Any, path: Path, *, tokenizer: Any = None, half: bool = True, eight_bits: bool = False) -> Path:
+    """What llama.cpp's converter writes: its tensors' names, metadata and layout of weights; in eight bits (Q8_0) those
+    whose rows are made of whole blocks.
+    """
     import gguf
 
     config = model.config
@@ -41,9 +43,19 @@ def write_gguf(model: Any, path: Path, *, tokenizer: Any = None, half: bool = Tr
             continue
         kind = np.float16 if half and tensor.dim() > 1 else np.float32
         stored = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(stored, _stored(name, tensor.float(), config).contiguous().numpy().astype(kind))
+        values = _stored(name, tensor.float(), config).contiguous().numpy()
+        if eight_bits and in_blocks(tensor):
+            packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+            writer.add_tensor(stored, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        else:
+            writer.add_tensor(stored, values.astype(kind))
     _finish(writer)
     return path
+
+
+def in_blocks(tensor: torch.Tensor) -> bool:
+    """Whether its rows are made of whole blocks of 32 numbers, which share a scale in Q8_0."""
+    return tensor.dim() > 1 and tensor.shape[-1] % 32 == 0
 
 
 def _add_rotary_metadata(writer: Any, config: Any) -> None:
