@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+
+# The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other. Said before
+# NumPy and torch are imported, and for the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 import torch
@@ -15,7 +21,6 @@ from layershap.datasets import load_calibration_text, load_tiny_gpt2, tiny_rando
 from .helpers.models import STORIES
 from .helpers.texts import STORY
 
-# The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other.
 torch.set_num_threads(1)
 
 
