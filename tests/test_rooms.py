@@ -31,6 +31,7 @@ ROOMS = (
     "random_state",
     "tables",
     "protocols",
+    "inputs",
     # Texts, models, values, each for itself.
     "model",
     "calibration",

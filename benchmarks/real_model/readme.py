@@ -76,7 +76,7 @@ def heading(title: str, results: Results, measures: list[str]) -> str:
     machine = sorted({f"torch {row['torch']}" for row in results.tests.values()})
     return (
         f"{title}. Perplexity (`{PROTOCOL}`: sequences of 128 tokens, no BOS for each) of {amounts}; all layers: "
-        f"{dense}. Calibrated on sequences of 128 tokens of other articles of the same file; the mixture is half of them, "
+        f"{dense}. Calibrated on sequences of 128 tokens of other articles of that file; the mixture is half of these, "
         "half C4 that isn't tested. Bold: the lowest, among rows that only remove layers and among those that "
         "compensate. Printed by `python -m benchmarks.real_model.compare readme --write README.md` from records of "
         f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {', '.join(machine)}."

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
-from layershap.calibration.inputs import refuse_inputs
 from layershap.exceptions import UnsupportedModelError
+from layershap.inputs import refuse_inputs
 from layershap.model.io import evaluation_mode, input_device
 from layershap.model.states import states_at
 from layershap.model.sublayers import Players

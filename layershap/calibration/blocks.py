@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from layershap.calibration.batches import IGNORE, check_labels
-from layershap.calibration.inputs import Inputs, add_inputs, check_inputs, input_rows, joined_inputs
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.reading import read_batches
 from layershap.calibration.sources import read_texts, source_of, text_tokenizer, token_ids
 from layershap.escaping import one_line
 from layershap.exceptions import CalibrationWarning
+from layershap.inputs import Inputs, add_inputs, check_inputs, input_rows, joined_inputs
 from layershap.places import tokenizer_name
 from layershap.tables import html_fields
 from layershap.warning import warn_user

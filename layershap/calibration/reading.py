@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from layershap.calibration.batches import IGNORE, PadToken, no_record, rows_of
-from layershap.calibration.inputs import batch_inputs, joined_inputs
 from layershap.calibration.sources import MOST_TOKENS, is_sized, text_tokenizer
+from layershap.inputs import batch_inputs, joined_inputs
 
 Row = tuple[Tensor, Tensor]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from layershap.calibration.batches import IGNORE
 from layershap.calibration.blocks import Calibration
-from layershap.calibration.inputs import joined_inputs
+from layershap.inputs import joined_inputs
 from layershap.limits import check_int
 
 _OF_THE_DECODER = ("labels", "decoder_input_ids", "decoder_attention_mask")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import numpy as np
-
-from layershap.cli.arguments import path
+from layershap.cli.arguments import UsageError, path
 from layershap.cli.result import CommandResult
 
 
@@ -28,7 +26,8 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Read, and merge if asked to."""
-    from layershap.cli.arguments import UsageError
+    import numpy as np
+
     from layershap.ledger import merge_ledgers, read_ledger
     from layershap.selection.best import best_evaluated
     from layershap.tables import Table

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.calibration.inputs import refuse_inputs
 from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, record_from
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
+from layershap.inputs import refuse_inputs
 from layershap.model.io import base_model, holds_adapters, vocabulary_size
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players

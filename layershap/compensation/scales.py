@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.calibration.inputs import refuse_inputs
 from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
+from layershap.inputs import refuse_inputs
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
 from layershap.protocols import FloatArray

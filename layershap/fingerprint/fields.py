@@ -14,9 +14,9 @@ import transformers
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.calibration.inputs import input_rows
 from layershap.fingerprint.attributes import config_values, module_values
 from layershap.fingerprint.weights import weights_digest
+from layershap.inputs import input_rows
 from layershap.model.io import evaluation_mode, input_device, logits_of
 from layershap.model.samples import sample_logits
 from layershap.model.sublayers import Players, SublayerStack

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
-from layershap.calibration.inputs import Inputs, input_rows
 from layershap.forward.head import shifted_labels
 from layershap.forward.memory import host_memory
 from layershap.forward.offload import is_offloaded
+from layershap.inputs import Inputs, input_rows
 from layershap.limits import check_int
 from layershap.model.io import part_of
 from layershap.model.sublayers import Players

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.calibration.inputs import input_rows
 from layershap.forward.head import sequence_sums, shifted_labels
 from layershap.forward.settings import EngineSettings
+from layershap.inputs import input_rows
 from layershap.model.io import (
     check_is_model,
     check_takes,

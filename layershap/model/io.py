@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from layershap.calibration.inputs import SENSES, Inputs
 from layershap.exceptions import UnsupportedModelError
+from layershap.inputs import SENSES, Inputs
 from layershap.model.patching import evaluation_mode as evaluation_mode
 from layershap.model.skeleton import on_meta_device
 
