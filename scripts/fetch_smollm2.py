@@ -6,6 +6,7 @@ python scripts/fetch_smollm2.py FOLDER
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ FOLDER = Path(__file__).parent.parent / "benchmarks" / "models" / "smollm2"
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, metavar="FOLDER")
     try:
-        print(fetch_smollm2(sys.argv[1] if len(sys.argv) > 1 else FOLDER))
+        print(fetch_smollm2(parser.parse_args().folder))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"fetch_smollm2: {error}")
