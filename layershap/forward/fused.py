@@ -2,8 +2,8 @@
 
 A layer call takes the state of one coalition on one block of sequences, never several: so its shape, and with it every
 bit of a score, depends on model, text and mask alone, whatever else is evaluated beside the mask. (Matrix products of
-other shapes round otherwise: joining four states of 512 tokens moved scores of a 135M model in bfloat16 by 0.3%, and
-saved 2% of a fit.)
+other shapes round otherwise: joining four states of 512 tokens moved scores of a 135M model in bfloat16 by 0.3%, for 7%
+and 26% less CPU time in two timings; at 1,024 tokens joining two gained nothing clear.)
 
 Shapes: U masks of a sweep, G states (distinct prefixes) at a depth, S calibration sequences, B sequences of a block,
 T tokens, V vocabulary, L layers.
