@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +156,7 @@ class Subject:
             "chats' answers": lambda: chat_answers(self.chats(1, count), tokenizer, n_sequences=None),
             "WikiText-2": lambda: text(wikitext_articles()[1]),
             "C4": lambda: text(web),
-            **{name: lambda name=name: task(name) for name in TASKS},  # type: ignore[misc]
+            **{name: partial(task, name) for name in TASKS},
         }
 
 

@@ -26,22 +26,14 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Read, and merge if asked to."""
-    import numpy as np
-
     from layershap.ledger import merge_ledgers, read_ledger
-    from layershap.selection.best import best_evaluated
-    from layershap.tables import Table
+    from layershap.selection.best import best_sets, table_of_sets
 
     if len(arguments.ledgers) > 1 and arguments.merge is None:
         raise UsageError("several ledgers are read to make one of them: give --merge OUT, or name one")
     merged = arguments.merge is not None
     found = merge_ledgers(arguments.ledgers, arguments.merge) if merged else read_ledger(arguments.ledgers[0])
     scores_M = found.scores()
-    removed_M = (~found.masks).sum(axis=1)
-    best = {int(n): best_evaluated(found.masks, scores_M, int(n)) for n in np.unique(removed_M)}
-    sets = {n: [int(layer) for layer in np.flatnonzero(~mask_L)] for n, mask_L in best.items() if mask_L is not None}
-    counts = {n: int((removed_M == n).sum()) for n in sets}
-    highest = {n: float(np.nanmax(scores_M[removed_M == n])) for n in sets}
     fields = found.fingerprint
     about = {
         "model": fields["model"],
@@ -53,9 +45,11 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         "statistics": ", ".join(fields["statistics"]),
         "masks": len(found.masks),
     }
-    cells = tuple((n, counts[n], highest[n], ", ".join(map(str, layers))) for n, layers in sets.items())
-    table = Table("best evaluated set of each size, on this text", ("removed", "masks", "score", "layers"), cells)
+    table = table_of_sets(found.masks, scores_M)
     head = "\n".join(f"{name}: {value}" for name, value in about.items())
     written = f"\n\nwritten: {arguments.merge}" if merged else ""
-    rows = [{"removed": n, "masks": counts[n], "score": highest[n], "layers": layers} for n, layers in sets.items()]
+    rows = [
+        {**dict(zip(table.columns, row, strict=True)), "layers": layers}
+        for row, layers in zip(table.rows, best_sets(found.masks, scores_M).values(), strict=True)
+    ]
     return CommandResult(f"{head}\n\n{table}{written}", {**about, "best": rows})

@@ -16,7 +16,7 @@ from layershap.fitting.values import ValueSettings, surrogate_values
 from layershap.ledger import read_ledger
 from layershap.protocols import FloatArray, MaskArray, Surrogate, Utility
 from layershap.random_state import random_generator
-from layershap.selection.best import best_evaluated
+from layershap.selection.best import best_sets, table_of_sets
 from layershap.surrogates import HammingProcess
 from layershap.surrogates.fresh import fresh_surrogate
 from layershap.tables import Table
@@ -51,12 +51,7 @@ class LedgerFit:
 
     def table(self) -> Table:
         """The best evaluated set of each size."""
-        removed_M = (~self.masks).sum(axis=1)
-        rows = [
-            (n, int((removed_M == n).sum()), float(self.scores[removed_M == n].max()), ", ".join(map(str, layers)))
-            for n, layers in self.sets.items()
-        ]
-        return Table("best evaluated set of each size", ("removed", "masks", "score", "layers"), tuple(rows))
+        return table_of_sets(self.masks, self.scores)
 
     def __str__(self) -> str:
         return str(self.table())
@@ -107,9 +102,5 @@ def fit_from_ledger(
     fitted.fit(masks_ML, scores_M)
     settings = ValueSettings(strata, n_marginals=80_000, unbiased=False)
     values_L, _ = surrogate_values(fitted, masks_ML.shape[1], settings, rng)
-    sets = {}
-    for n_remove in range(1, masks_ML.shape[1]):
-        best_L = best_evaluated(masks_ML, scores_M, n_remove)
-        if best_L is not None:
-            sets[n_remove] = [int(layer) for layer in np.flatnonzero(~best_L)]
+    sets = {n: layers for n, layers in best_sets(masks_ML, scores_M).items() if 0 < n < masks_ML.shape[1]}
     return LedgerFit(masks_ML, scores_M, fitted, quality.r2, values_L, sets)

@@ -166,6 +166,8 @@ def shards(masks_UL: MaskArray, n_shards: int, head_cost: float = 0.0) -> list[s
         The largest shard is as small as contiguous ones allow. A shard shares no prefix with the one before it.
     """
     n_masks, n_layers = masks_UL.shape
+    if n_shards == 1:
+        return [slice(0, n_masks)]
     # A mask runs what it keeps from its fork on; the first of a shard runs all that it keeps.
     alone_U = masks_UL.sum(axis=1) + head_cost
     beyond_fork = np.arange(n_layers) >= _fork_depths(masks_UL)[:, None]

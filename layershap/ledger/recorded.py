@@ -5,7 +5,6 @@ Shapes: M masks, L layers, S calibration sequences.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +151,7 @@ def _header(path: Path) -> tuple[RowShape, dict[str, Any]]:
         raise LedgerFormatError(
             f"{path} is no ledger of this version: its first lines can't be read ({error})"
         ) from error
-    return shape, json.loads(json.dumps(fingerprint))
+    return shape, fingerprint
 
 
 def _rows_of(files: Sequence[Path], shape: RowShape, fingerprint: Mapping[str, Any]) -> dict[bytes, MaskRow]:

@@ -33,6 +33,13 @@ _alone: ContextVar[bool] = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """What a rank that failed sends in place of its result."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ranks:
     """The processes that evaluate together.
 
@@ -77,16 +84,16 @@ class Ranks:
         if self.count == 1:
             return [work()]
         try:
-            outcome: tuple[bool, T | str] = (True, work())
+            outcome = work()
         except Exception as error:
-            self._gathered((False, f"{type(error).__name__}: {error}"))
+            self._gathered(_Failure(f"{type(error).__name__}: {error}"))
             raise
-        outcomes = self._gathered(outcome)
-        failed = {index: told for index, (done, told) in enumerate(outcomes) if not done}
-        if failed:
-            index, told = next(iter(failed.items()))
-            raise RanksError(f"rank {index} of {self.count} failed, so rank {self.index} ends too: {told}")
-        return [value for _, value in outcomes]  # type: ignore[misc]  # those that failed were told of above
+        found: list[T] = []
+        for index, value in enumerate(self._gathered(outcome)):
+            if isinstance(value, _Failure):
+                raise RanksError(f"rank {index} of {self.count} failed, so rank {self.index} ends too: {value.reason}")
+            found.append(value)
+        return found
 
     def check_same(self, value: T, what: str) -> None:
         """Raise unless every rank has an equal value, such as a digest.
@@ -107,9 +114,9 @@ class Ranks:
                 "same model, text and parameters (or put what is each rank's own work under layershap.on_own_rank())"
             )
 
-    def _gathered(self, outcome: tuple[bool, T | str]) -> list[tuple[bool, T | str]]:
+    def _gathered(self, outcome: T | _Failure) -> list[T | _Failure]:
         try:
-            found: list[tuple[bool, T | str]] = gather_object([outcome])
+            found: list[T | _Failure] = gather_object([outcome])
         except RuntimeError as error:
             raise RanksError(
                 f"rank {self.index} of {self.count} can't reach the others ({error}): one of them has ended. What was "

@@ -10,6 +10,7 @@ import numpy as np
 from layershap.exceptions import TiedSelectionWarning
 from layershap.masks import distinct, first_rows
 from layershap.protocols import EvaluatedGame, FloatArray, IntArray, MaskArray, SelectionEvidence
+from layershap.tables import Table
 from layershap.warning import warn_user
 
 _TIE = 1e-12
@@ -23,6 +24,23 @@ def best_evaluated(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int) -> 
     """
     eligible = np.flatnonzero(((~masks_ML).sum(axis=1) == n_remove) & np.isfinite(scores_M))
     return masks_ML[eligible[np.argmax(scores_M[eligible])]] if len(eligible) else None
+
+
+def best_sets(masks_ML: MaskArray, scores_M: FloatArray) -> dict[int, list[int]]:
+    """The layers that the best evaluated mask lacks, by their number; sizes without a finite score are left out."""
+    sizes = np.unique((~masks_ML).sum(axis=1))
+    best = {int(n): best_evaluated(masks_ML, scores_M, int(n)) for n in sizes}
+    return {n: [int(layer) for layer in np.flatnonzero(~mask_L)] for n, mask_L in best.items() if mask_L is not None}
+
+
+def table_of_sets(masks_ML: MaskArray, scores_M: FloatArray) -> Table:
+    """The best evaluated set of each size, how many of that size were evaluated, and its score."""
+    removed_M = (~masks_ML).sum(axis=1)
+    rows = tuple(
+        (n, int((removed_M == n).sum()), best_score(masks_ML, scores_M, n), ", ".join(map(str, layers)))
+        for n, layers in best_sets(masks_ML, scores_M).items()
+    )
+    return Table("best evaluated set of each size, on this text", ("removed", "masks", "score", "layers"), rows)
 
 
 def best_score(masks_ML: MaskArray, scores_M: FloatArray, n_remove: int) -> float:
