@@ -21,7 +21,8 @@ torch.set_num_threads(1)
 from layershap import LayerPruner
 from layershap.forward import engine
 from layershap.ledger import Ledger
-from layershap.samplers import AllocatingSampler, StratifiedSampler
+from layershap.samplers import StratifiedSampler
+from tests.helpers.samplers import SpreadSampler
 from transformers import LlamaConfig, LlamaForCausalLM
 
 engine.SWEEP_MASKS = 4
@@ -66,7 +67,7 @@ def started(*arguments):
     return child
 
 
-folder, sampler, kills = sys.argv[1], {"adaptive": AllocatingSampler, "plain": StratifiedSampler}[sys.argv[2]], 0
+folder, sampler, kills = sys.argv[1], {"adaptive": SpreadSampler, "plain": StratifiedSampler}[sys.argv[2]], 0
 if os.waitpid(started(folder, "whole", sampler, None, 0), 0)[1] != 0:
     sys.exit("the fit failed")
 diary, ledger = f"{folder}/killed.txt", f"{folder}/ledger.jsonl"
