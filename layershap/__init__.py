@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from layershap.pruner import LayerPruner
     from layershap.ranks.together import on_own_rank
     from layershap.report import PruningReport
-    from layershap.samplers import AllocatingSampler, AntitheticSampler, StratifiedSampler, SubsetSampler
+    from layershap.samplers import StratifiedSampler
     from layershap.scoring.evaluate import PAPER_TASKS, Evaluation, EvaluationTable, Score, evaluate, side_by_side
     from layershap.scoring.generation import GenerationCheck
     from layershap.scoring.perplexity import Perplexity, perplexity
@@ -71,8 +71,6 @@ __version__ = "0.1.0"
 __all__ = [
     "PAPER_TASKS",
     "PERPLEXITY_PROTOCOLS",
-    "AllocatingSampler",
-    "AntitheticSampler",
     "BestSurrogate",
     "BootstrapEnsemble",
     "Calibration",
@@ -115,7 +113,6 @@ __all__ = [
     "StratifiedSampler",
     "StratifiedValues",
     "SublayerStack",
-    "SubsetSampler",
     "SurgeryCheckError",
     "SurrogateQualityWarning",
     "SurrogateSearch",
@@ -185,7 +182,7 @@ _HOMES = {
     "layershap.pruner": ("LayerPruner",),
     "layershap.ranks.together": ("on_own_rank",),
     "layershap.report": ("PruningReport",),
-    "layershap.samplers": ("AllocatingSampler", "AntitheticSampler", "StratifiedSampler", "SubsetSampler"),
+    "layershap.samplers": ("StratifiedSampler",),
     "layershap.scoring.evaluate": ("PAPER_TASKS", "Evaluation", "EvaluationTable", "Score", "evaluate", "side_by_side"),
     "layershap.scoring.generation": ("GenerationCheck",),
     "layershap.scoring.perplexity": ("Perplexity", "perplexity"),

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from layershap.calibration import as_calibration
-from layershap.escaping import one_line
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.engine import Engine
 from layershap.forward.settings import EngineSettings
@@ -20,7 +19,7 @@ from layershap.model.sublayers import AbsentSublayer, Granularity, Players, Play
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players
-from layershap.tables import aligned
+from layershap.tables import Table
 
 # Word in a submodule's class name -> kind of token mixer; the first that matches names the layer. A class named only
 # "...Attention" is the fallback, since hybrids call their other mixers attention too.
@@ -76,7 +75,7 @@ class LayerInspection:
 
 @dataclass(frozen=True)
 class ModelInspection:
-    """A model and its layers; ``str()`` gives a plain-text table.
+    """A model and its layers; ``str()`` gives a plain-text table, notebooks show HTML.
 
     Attributes
     ----------
@@ -111,22 +110,33 @@ class ModelInspection:
         """Number of layers, or of sublayers."""
         return len(self.layers)
 
-    def __str__(self) -> str:
+    def table(self) -> Table:
+        """One row per layer: what it is, its size, and whether it can be removed."""
         share = sum(layer.n_parameters for layer in self.layers) / max(self.n_parameters, 1)
-        head = (
+        title = (
             f"{self.model_class}: {self.n_layers} layers at {self.path or '(given one by one)'}, "
             f"{self.n_parameters:,} parameters ({share:.0%} in the layers), {self.n_bytes / 2**20:,.1f} MiB"
         )
-        if self.forward:
-            why = f" ({self.forward_note})" if self.forward_note else ""
-            head += f"\nforward for masked models: {self.forward}{why}"
-        rows: list[tuple[str, ...]] = [("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")]
-        for layer in self.layers:
-            size = f"{layer.n_bytes / 2**20:,.2f}"
-            removable = "yes" if layer.removable else f"no: {layer.reason}"
-            row = (layer.name, layer.mixer, layer.feed_forward, f"{layer.n_parameters:,}", size, removable)
-            rows.append(tuple(map(one_line, row)))
-        return "\n".join([head, *aligned(rows, right=[True, False, False, True, True, False])])
+        why = f" ({self.forward_note})" if self.forward_note else ""
+        rows = tuple(
+            (
+                layer.name,
+                layer.mixer,
+                layer.feed_forward,
+                layer.n_parameters,
+                layer.n_bytes / 2**20,
+                "yes" if layer.removable else f"no: {layer.reason}",
+            )
+            for layer in self.layers
+        )
+        columns = ("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")
+        return Table(title, columns, rows, f"forward for masked models: {self.forward}{why}" if self.forward else "")
+
+    def __str__(self) -> str:
+        return str(self.table())
+
+    def _repr_html_(self) -> str:
+        return self.table().to_html()
 
 
 def inspect(

@@ -9,7 +9,6 @@ import pytest
 from sklearn.linear_model import LinearRegression
 
 from layershap import (
-    AllocatingSampler,
     BestSurrogate,
     BootstrapEnsemble,
     HammingProcess,
@@ -19,7 +18,6 @@ from layershap import (
     PairwiseRidge,
     PaperMLP,
     StratifiedSampler,
-    SubsetSampler,
     protocols,
     selection,
     shapley,
@@ -30,6 +28,7 @@ from layershap.compensation import Compensation, ScalesSkippedLayers
 from layershap.surrogates.fresh import fresh_surrogate
 from layershap.utilities import ChoiceAccuracy
 from layershap.utilities.choice import layout_of
+from tests.helpers.samplers import SpreadSampler
 
 HOOKS = [
     value for value in vars(protocols).values() if inspect.isclass(value) and getattr(value, "_is_protocol", False)
@@ -73,8 +72,7 @@ def choice():
         (utilities.ExactMatch(), {"QuestionUtility"}, {"ResamplingUtility"}),
         (utilities.PerplexityRatio(), {"Utility"}, {"ResamplingUtility", "QuestionUtility"}),
         (StratifiedSampler(), {"StrataSampler", "LeaveOneOutSampler", "UniformSampler"}, {"AdaptiveSampler"}),
-        (AllocatingSampler(), {"StrataSampler", "AdaptiveSampler"}, {"LeaveOneOutSampler", "UniformSampler"}),
-        (SubsetSampler(), {"UniformSampler"}, {"StrataSampler", "LeaveOneOutSampler"}),
+        (SpreadSampler(), {"StrataSampler", "AdaptiveSampler"}, {"LeaveOneOutSampler", "UniformSampler"}),
         (
             HammingProcess(),
             {"ClosedFormSurrogate", "InteractionSurrogate", "RefittableSurrogate", "Parametrised"},

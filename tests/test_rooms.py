@@ -75,8 +75,7 @@ ROOMS = (
 # Room -> rooms above it that its annotations name.
 ANNOTATED = {
     "fitting": {"pruner"},
-    "display": {"report", "comparison", "pruner"},
-    "report": {"pruner"},
+    "display": {"report", "comparison"},
 }
 
 

@@ -18,10 +18,10 @@ from layershap import (
     PAPER_TASKS,
     PERPLEXITY_PROTOCOLS,
     Calibration,
-    Evaluation,
     LayerGame,
     MissingExtraError,
     PerplexityProtocol,
+    Score,
     Task,
     evaluate,
     perplexity,
@@ -136,7 +136,7 @@ def test_before_and_after(gpt2, tmp_path):
     assert lines[1].split()[:4] == ["novels", "perplexity", "seq128", "8"]
     row = table.to_records()[0]
     assert (row["dense"], row["pruned"]) == tuple(e["novels", "perplexity"].value for e in (before, after))
-    assert Evaluation.from_records(json.loads(json.dumps(after.to_records()))) == after
+    assert [Score(**record) for record in json.loads(json.dumps(after.to_records()))] == list(after.scores)
 
 
 def test_a_notebook_shows_evaluations_escaped(gpt2):

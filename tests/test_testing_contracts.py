@@ -7,8 +7,6 @@ from sklearn.linear_model import LinearRegression
 from sklearn.tree import DecisionTreeRegressor
 
 from layershap import (
-    AllocatingSampler,
-    AntitheticSampler,
     BestSurrogate,
     BootstrapEnsemble,
     HammingProcess,
@@ -16,13 +14,13 @@ from layershap import (
     PairwiseRidge,
     PaperMLP,
     StratifiedSampler,
-    SubsetSampler,
     selection,
     tasks,
     utilities,
 )
 from layershap.datasets import load_task
 from layershap.testing import SamplerContract, SelectorContract, SurrogateContract, UtilityContract
+from tests.helpers.samplers import SpreadSampler
 
 
 class TestStratified(SamplerContract):
@@ -45,24 +43,9 @@ class TestAllSizes(SamplerContract):
         return StratifiedSampler("all")
 
 
-class TestAntithetic(SamplerContract):
+class TestAdaptive(SamplerContract):
     def make(self):
-        return AntitheticSampler()
-
-
-class TestSubsets(SamplerContract):
-    def make(self):
-        return SubsetSampler()
-
-
-class TestAllocatingByError(SamplerContract):
-    def make(self):
-        return AllocatingSampler()
-
-
-class TestAllocatingByNeyman(SamplerContract):
-    def make(self):
-        return AllocatingSampler(by="neyman")
+        return SpreadSampler()
 
 
 class TestLinearRidge(SurrogateContract):

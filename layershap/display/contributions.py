@@ -12,7 +12,7 @@ from layershap.escaping import one_line
 from layershap.protocols import FloatArray, MaskArray
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
     from layershap.report import PruningReport
 
 
@@ -44,7 +44,7 @@ class ContributionDisplay:
     in_doubt: MaskArray | None = None
 
     @classmethod
-    def from_estimator(cls, pruner: LayerPruner, n_remove: int | None = None) -> ContributionDisplay:
+    def from_estimator(cls, pruner: FittedPruner, n_remove: int | None = None) -> ContributionDisplay:
         """Display of a fitted `pruner`; the layers that it would remove for `n_remove` are marked."""
         return cls.from_report(pruner.report_, n_remove)
 

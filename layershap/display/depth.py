@@ -16,8 +16,8 @@ from layershap.utilities.naming import score_name
 
 if TYPE_CHECKING:
     from layershap.comparison import MethodComparison
+    from layershap.fitting.fitted import FittedPruner
     from layershap.game import LayerGame
-    from layershap.pruner import LayerPruner
     from layershap.report import PruningReport
 
 
@@ -46,7 +46,7 @@ class DepthCurveDisplay:
 
     @classmethod
     def from_estimator(
-        cls, pruner: LayerPruner, game: LayerGame | None = None, baselines: Mapping[str, Any] | None = None
+        cls, pruner: FittedPruner, game: LayerGame | None = None, baselines: Mapping[str, Any] | None = None
     ) -> DepthCurveDisplay:
         """Display of a fitted pruner.
 

@@ -11,7 +11,7 @@ from layershap.display.axes import axes_or_new
 from layershap.protocols import FloatArray
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
     from layershap.report import PruningReport
 
 
@@ -34,7 +34,7 @@ class InteractionDisplay:
     player: str = "layer"
 
     @classmethod
-    def from_estimator(cls, pruner: LayerPruner) -> InteractionDisplay:
+    def from_estimator(cls, pruner: FittedPruner) -> InteractionDisplay:
         """Display of a `pruner` that was fitted with a surrogate that has interactions (`HammingProcess`,
         `PairwiseRidge`).
         """

@@ -14,7 +14,7 @@ from layershap.protocols import FloatArray, IntArray
 from layershap.targets import RemovalCurve
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
     from layershap.report import PruningReport
 
 _UNSURE = 0.5
@@ -55,7 +55,7 @@ class RemovalCurveDisplay:
     player: str = "layer"
 
     @classmethod
-    def from_estimator(cls, pruner: LayerPruner) -> RemovalCurveDisplay:
+    def from_estimator(cls, pruner: FittedPruner) -> RemovalCurveDisplay:
         """Display of a fitted `pruner`."""
         return cls.from_curve(pruner.removal_curve_)
 

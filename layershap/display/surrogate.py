@@ -11,7 +11,7 @@ from layershap.display.axes import axes_or_new
 from layershap.protocols import FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
     from layershap.report import PruningReport
 
 
@@ -37,7 +37,7 @@ class SurrogateDisplay:
     r2: float
 
     @classmethod
-    def from_estimator(cls, pruner: LayerPruner) -> SurrogateDisplay:
+    def from_estimator(cls, pruner: FittedPruner) -> SurrogateDisplay:
         """Display of a fitted `pruner`."""
         return cls.from_report(pruner.report_)
 

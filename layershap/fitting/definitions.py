@@ -28,7 +28,7 @@ class StratifiedValues(BaseEstimator):
         - False: masks are drawn from all layers alike, as in the paper.
     unbiased : bool, default=True
         Whether the surrogate's values are corrected by its errors on the masks drawn at random. The correction needs a
-        sampler that is uniform within each size: all of `layershap.samplers` are, except `AllocatingSampler`.
+        sampler that is uniform within each size, as `StratifiedSampler` is.
 
         - True: the values are unbiased whatever the surrogate, and their standard errors hold.
         - False: the values are read off the surrogate alone, as in the paper.

@@ -106,6 +106,7 @@ class FittedPruner(ModelPruner):
     keep_one_of_: tuple[tuple[int, ...], ...]
     selector: Selector | None
     random_state: Any
+    ledger: Any
 
     @property
     def _result(self) -> FitResult:

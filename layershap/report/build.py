@@ -24,10 +24,10 @@ from layershap.report.records import (
 )
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
 
 
-def fit_record(pruner: LayerPruner) -> FitRecord:
+def fit_record(pruner: FittedPruner) -> FitRecord:
     """What was fitted, and with which settings."""
     model = pruner.inspection_
     settings = {name: repr(value) for name, value in pruner.get_params(deep=False).items()}
@@ -47,7 +47,7 @@ def fit_record(pruner: LayerPruner) -> FitRecord:
     )
 
 
-def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
+def layer_records(pruner: FittedPruner) -> tuple[LayerRecord, ...]:
     """One record per layer [L]."""
     rank = np.argsort(pruner.removal_order_)
     protected = pruner.diagnostics_["protected"]
@@ -70,17 +70,17 @@ def layer_records(pruner: LayerPruner) -> tuple[LayerRecord, ...]:
     )
 
 
-def _remark(pruner: LayerPruner, layer: int) -> str:
+def _remark(pruner: FittedPruner, layer: int) -> str:
     if layer in pruner.veto_players_:
         return "veto player"
     return "in doubt" if layer in pruner.diagnostics_["doubtful"] else ""
 
 
-def _player_value(pruner: LayerPruner, values_L: FloatArray, layer: int) -> float | None:
+def _player_value(pruner: FittedPruner, values_L: FloatArray, layer: int) -> float | None:
     return float(values_L[layer]) if pruner.removable_[layer] else None
 
 
-def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
+def removal_records(pruner: FittedPruner) -> tuple[RemovalRecord, ...]:
     """One record for each number of layers that the pruner can remove."""
     records = []
     scores = pruner.removal_scores_
@@ -106,7 +106,7 @@ def removal_records(pruner: LayerPruner) -> tuple[RemovalRecord, ...]:
     return tuple(records)
 
 
-def _comparison(pruner: LayerPruner, mask_L: MaskArray) -> ComparisonRecord | None:
+def _comparison(pruner: FittedPruner, mask_L: MaskArray) -> ComparisonRecord | None:
     row = int((~mask_L).sum()) - 1
     found = None if pruner.comparisons_ is None else pruner.comparisons_[row]
     # A selector of the user's may have chosen another set than the text held back did.
@@ -125,11 +125,11 @@ def _known(score: float) -> float | None:
     return None if np.isnan(score) else float(score)
 
 
-def _predicted(pruner: LayerPruner, mask_L: MaskArray) -> float:
+def _predicted(pruner: FittedPruner, mask_L: MaskArray) -> float:
     return float(np.asarray(pruner.surrogate_.predict(mask_L[None, pruner.removable_]))[0])
 
 
-def surrogate_record(pruner: LayerPruner) -> SurrogateRecord:
+def surrogate_record(pruner: FittedPruner) -> SurrogateRecord:
     """The surrogate with its held-out predictions."""
     finite = np.isfinite(pruner.scores_) & np.isfinite(pruner.predictions_)
     interactions = None if pruner.interactions_ is None else pruner.interactions_[np.ix_(*2 * [pruner.removable_])]
@@ -144,7 +144,7 @@ def surrogate_record(pruner: LayerPruner) -> SurrogateRecord:
     )
 
 
-def calibration_record(pruner: LayerPruner) -> CalibrationRecord:
+def calibration_record(pruner: FittedPruner) -> CalibrationRecord:
     """The calibration text's provenance."""
     provenance = dict(pruner.diagnostics_["calibration"])
     return CalibrationRecord(
@@ -156,7 +156,7 @@ def calibration_record(pruner: LayerPruner) -> CalibrationRecord:
     )
 
 
-def cost_record(pruner: LayerPruner) -> CostRecord:
+def cost_record(pruner: FittedPruner) -> CostRecord:
     """What the fit took."""
     found = pruner.diagnostics_
     return CostRecord(

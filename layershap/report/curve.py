@@ -21,11 +21,11 @@ from layershap.utilities import PerplexityRatio
 from layershap.utilities.naming import score_name
 
 if TYPE_CHECKING:
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
     from layershap.report.report import PruningReport
 
 
-def curve_of_pruner(pruner: LayerPruner) -> RemovalCurve:
+def curve_of_pruner(pruner: FittedPruner) -> RemovalCurve:
     """The curve of a fitted pruner, without speeds."""
     with warnings.catch_warnings():
         # The user has not asked for a set yet.

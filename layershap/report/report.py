@@ -43,7 +43,7 @@ from layershap.targets import RemovalCurve
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
 
-    from layershap.pruner import LayerPruner
+    from layershap.fitting.fitted import FittedPruner
 
 _MARK = "layershap_report"
 
@@ -88,7 +88,7 @@ class PruningReport:
         return to_plain(self) == to_plain(other) if isinstance(other, PruningReport) else NotImplemented
 
     @classmethod
-    def from_estimator(cls, pruner: LayerPruner) -> PruningReport:
+    def from_estimator(cls, pruner: FittedPruner) -> PruningReport:
         """The report of a fitted `LayerPruner`; the same as ``pruner.report_``."""
         return cls(
             fit=build.fit_record(pruner),

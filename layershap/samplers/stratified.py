@@ -91,9 +91,7 @@ class StratifiedSampler(BaseEstimator):
 
     See Also
     --------
-    AntitheticSampler : Pairs of masks that remove different layers.
-    AllocatingSampler : Learns from the scores where masks tell most.
-    SubsetSampler : All masks that lack a few layers.
+    layershap.protocols.AdaptiveSampler : A sampler that learns from the scores.
 
     References
     ----------

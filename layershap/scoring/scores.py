@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -67,11 +67,6 @@ class Evaluation:
     def to_records(self) -> list[dict[str, Any]]:
         """Plain dicts, for JSON or ``pandas.DataFrame``."""
         return [asdict(score) for score in self.scores]
-
-    @classmethod
-    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
-        """Rebuild an evaluation from the `records` that `to_records` gave."""
-        return cls(tuple(Score(**record) for record in records))
 
     def __str__(self) -> str:
         return str(side_by_side({"value": self}))
