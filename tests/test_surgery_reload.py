@@ -298,15 +298,17 @@ def test_a_model_with_entries_for_layers_of_multi_token_prediction_is_cut_and_re
 
 
 @pytest.mark.parametrize("check", ["auto", False])
-@pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
-def test_kinds_of_more_layers_than_there_are(check):
+@pytest.mark.filterwarnings("error::layershap.exceptions.CheckpointWarning")
+def test_kinds_of_more_layers_than_there_are(check, tmp_path):
     sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_hidden_layers=4, num_key_value_heads=2)).eval()
     model.config.layer_types = ["full_attention"] * 4 + ["sliding_attention"]
     pruned = remove_layers(model, [1, 3], check=check)
-    assert pruned.config.layer_types == ["full_attention"] * 2 + ["sliding_attention"]
+    assert pruned.config.layer_types == ["full_attention"] * 2
     with skip_layers(model, [1, 3]):
         assert torch.equal(logits(pruned), logits(model))
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(logits(Qwen2ForCausalLM.from_pretrained(tmp_path).eval()), logits(pruned))
 
 
 class PaddedKindsConfig(PaddedConfig):
