@@ -36,6 +36,15 @@ def check_inputs(inputs: Inputs, n_sequences: int) -> None:
                 f"inputs[{name!r}] must have a row for each of {n_sequences} sequences, or the same number of rows for "
                 f"each; got shape {tuple(value.shape)}. Images of one size have as many rows each"
             )
+        if name.endswith("_grid_thw"):
+            # Rows of patches are told apart by their number for each sequence, which must not come out even by chance.
+            patches_S = value.prod(dim=-1).reshape(n_sequences, -1).sum(dim=1)
+            if len(set(patches_S.tolist())) > 1:
+                raise ValueError(
+                    f"inputs[{name!r}] must tell of as many patches for each sequence, got "
+                    f"{sorted(set(patches_S.tolist()))[:4]}. Let the processor make images of one size, or give a "
+                    "Calibration of its own for each size"
+                )
 
 
 def input_rows(inputs: Inputs, rows: Any, n_sequences: int) -> dict[str, Tensor]:

@@ -81,6 +81,17 @@ def test_several_rows_of_an_input_for_each_sequence_stay_together():
     assert found.take(np.array([1])).inputs["pixel_values"].flatten().tolist() == [3, 4, 5]
 
 
+def test_images_of_several_sizes_are_refused_though_their_patches_can_be_shared_out():
+    """The patches of two images, 2 x 2 and 2 x 4: six rows each by their number, but not by what they show."""
+    patches = torch.arange(12.0)[:, None]
+    grids = torch.tensor([[1, 2, 2], [1, 2, 4]])
+    with pytest.raises(ValueError, match=r"as many patches for each sequence, got \[4, 8\].*for each size"):
+        Calibration(TEXT, TEXT, inputs={"pixel_values": patches, "image_grid_thw": grids})
+    # Two images of each sequence, in another order.
+    both = torch.cat([grids, grids.flip(0)])
+    Calibration(TEXT, TEXT, inputs={"pixel_values": patches.repeat(2, 1), "image_grid_thw": both})
+
+
 def test_the_digest_covers_names_shapes_and_values():
     def digest(**inputs: torch.Tensor) -> str:
         return Calibration(TEXT, TEXT, inputs=inputs).digest

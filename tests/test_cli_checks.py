@@ -45,6 +45,21 @@ USAGE = [
     (["fit", "M", "--text", "t", "--out", "o", "--n-masks", "0"], "must be at least 1"),
     (["fit", "M", "--text", "t", "--out", "o", "--seed", "-1"], "must be at least 0"),
     (["fit", "M", "--text", "t", "--out", "o", "--seq-len", "1.5"], "must be an integer, got '1.5'"),
+    (["fit", "M", "--out", "o"], "one of the arguments --text --chats --own-answers is required"),
+    (["fit", "M", "--out", "o", "--text", "t", "--chats", "c"], "not allowed with argument --text"),
+    (
+        ["fit", "M", "--out", "o", "--chats", "c", "--bos", "text"],
+        "--bos can't be given with --chats, which takes --n-",
+    ),
+    (["fit", "M", "--out", "o", "--text", "t", "--answer-tokens", "9"], "--answer-tokens can't be given with --text"),
+    (
+        ["fit", "M", "--out", "o", "--own-answers", "p", "--seq-len", "9", "--n-sequences", "4"],
+        "--seq-len and --n-sequences can't be given with --own-answers, which takes --answer-tokens",
+    ),
+    (
+        ["baselines", "M", "--chats", "c", "--eval-text", "t", "--n-remove", "1", "--bos", "text"],
+        "--bos can't be given with --chats",
+    ),
     (["evaluate", "M"], "nothing to evaluate"),
     (["evaluate", "M", "--tasks", "x.jsonl", "--limit", "0"], "must be at least 1, got 0"),
     (["evaluate", "M", "--tasks", "x.jsonl", "--limit", "-1"], "must be at least 1, got -1"),

@@ -249,9 +249,7 @@ def test_a_hybrid_that_loses_a_kind_is_a_warning_and_a_recipe(tmp_path):
 
 
 class PaddedConfig(PretrainedConfig):
-    """Lists per layer have entries for two layers of multi-token prediction too (transformers refuses to save that of a
-    list named layer_types).
-    """
+    """Lists per layer have entries for two layers of multi-token prediction too."""
 
     model_type = "padded"
     num_hidden_layers: int = 5
@@ -300,12 +298,54 @@ def test_a_model_with_entries_for_layers_of_multi_token_prediction_is_cut_and_re
 
 
 @pytest.mark.parametrize("check", ["auto", False])
-@pytest.mark.filterwarnings("ignore::layershap.exceptions.CheckpointWarning")
-def test_kinds_of_more_layers_than_there_are(check):
+@pytest.mark.filterwarnings("error::layershap.exceptions.CheckpointWarning")
+def test_kinds_of_more_layers_than_there_are(check, tmp_path):
     sizes = {"vocab_size": 128, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4}
     model = Qwen2ForCausalLM(Qwen2Config(**sizes, num_hidden_layers=4, num_key_value_heads=2)).eval()
     model.config.layer_types = ["full_attention"] * 4 + ["sliding_attention"]
     pruned = remove_layers(model, [1, 3], check=check)
-    assert pruned.config.layer_types == ["full_attention"] * 2 + ["sliding_attention"]
+    assert pruned.config.layer_types == ["full_attention"] * 2
     with skip_layers(model, [1, 3]):
         assert torch.equal(logits(pruned), logits(model))
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(logits(Qwen2ForCausalLM.from_pretrained(tmp_path).eval()), logits(pruned))
+
+
+class PaddedKindsConfig(PaddedConfig):
+    """As checkpoints with code of their own have it: transformers reads a long list of this name, but won't save it."""
+
+    model_type = "padded_kinds"
+    layer_types: list[str] | None = None
+
+
+class PaddedKindsModel(PaddedModel):
+    config_class = PaddedKindsConfig
+
+
+def test_a_layer_types_that_transformers_wont_save_is_cut_to_the_depth(tmp_path):
+    torch.manual_seed(0)
+    kinds = ["full_attention", "sliding_attention"] * 3 + ["full_attention"]
+    limits = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
+    config = PaddedKindsConfig(layer_types=kinds, layers_block_type=["attention", "mamba"] * 3 + ["mamba"])
+    config.swiglu_limits = limits
+    model = PaddedKindsModel(config).eval()
+    with pytest.raises(Exception, match="must be equal to the number of `layer_types`"):
+        model.save_pretrained(tmp_path)
+    pruned = remove_layers(model, [0, 3], check=False)
+    assert pruned.config.layer_types == [kinds[i] for i in (1, 2, 4)]
+    assert pruned.config.swiglu_limits == [limits[i] for i in (1, 2, 4, 5, 6)]  # it has no say in this one
+    assert config.layer_types == kinds
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(logits(PaddedKindsModel.from_pretrained(tmp_path).eval()), logits(pruned))
+
+
+@pytest.mark.parametrize("model_type", ["axk1", "glm4_moe_lite", "hy_v3"])
+def test_types_whose_mlp_layer_types_may_go_on_keep_what_is_behind(model_type, tmp_path):
+    """transformers looks at this list only where there is a layer_types; the others refuse a longer one at loading."""
+    model = build(model_type)
+    depth = model.config.num_hidden_layers
+    model.config.mlp_layer_types = [*model.config.mlp_layer_types, "dense", "sparse"]
+    pruned = remove_layers(model, [depth - 1])
+    assert pruned.config.mlp_layer_types == [*model.config.mlp_layer_types[: depth - 1], "dense", "sparse"]
+    pruned.save_pretrained(tmp_path)
+    assert torch.equal(logits(type(pruned).from_pretrained(tmp_path).eval()), logits(pruned))

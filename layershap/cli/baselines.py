@@ -6,14 +6,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
+from layershap.cli.calibration import add_calibration_options, check_calibration_options, read_calibration
 from layershap.cli.files import read_texts
-from layershap.cli.inputs import (
-    PROTOCOLS,
-    add_calibration_options,
-    add_model_options,
-    load_model,
-    read_calibration,
-)
+from layershap.cli.inputs import PROTOCOLS, add_model_options, load_model
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult
 from layershap.extras import require
@@ -85,6 +80,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from layershap.display import DepthCurveDisplay
     from layershap.model.stack import find_layers
 
+    check_calibration_options(arguments)
     _check_picture(arguments)
     held_out = read_texts(arguments.eval_text)
     model, tokenizer = load_model(arguments.model, arguments)
@@ -98,7 +94,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     evaluation = protocol.sequences(held_out, tokenizer, n_sequences=arguments.eval_sequences)
     found = compare(
         model,
-        read_calibration(arguments, tokenizer),
+        read_calibration(arguments, tokenizer, model),
         evaluation,
         methods,
         arguments.n_remove,

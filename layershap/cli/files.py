@@ -28,6 +28,39 @@ def read_texts(paths: Sequence[Path]) -> list[str]:
     return texts
 
 
+def read_chats(paths: Sequence[Path]) -> list[object]:
+    """Chats of files: .jsonl is a chat a line, .json a list of them; a chat is a list of messages, or under 'messages'.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A file is not UTF-8 or not JSON, or a row holds no chat; the message names file and row.
+    OSError
+        A file can't be read.
+    """
+    from layershap.calibration.chat_source import check_chat
+    from layershap.calibration.sources import CHATS
+
+    chats: list[object] = []
+    for file in paths:
+        if file.suffix not in (".json", ".jsonl"):
+            raise ValueError(f"{file} must be .jsonl or .json with a chat a row; text is no chat")
+        rows = _rows(file)
+        if not rows:
+            raise ValueError(f"{file} must hold chats, it is blank")
+        for where, row in rows:
+            chat = row
+            if isinstance(row, dict):
+                name = next((name for name in CHATS if name in row), None)
+                if name is None:
+                    raise ValueError(
+                        f"{where} must be a list of messages, or an object with {CHATS[0]!r}, it is {_kind(row)}"
+                    )
+                chat = row[name]
+            chats.append(check_chat(chat, where))
+    return chats
+
+
 def read_prompts(file: Path) -> list[object]:
     """Prompts of a file: .txt is a prompt a line, .jsonl a text (or an object) a line, .json a list of them.
 

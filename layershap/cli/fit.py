@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from layershap.cli.arguments import add_overwrite_option, at_least, path
-from layershap.cli.inputs import add_calibration_options, add_model_options, load_model, read_calibration
+from layershap.cli.calibration import add_calibration_options, check_calibration_options, read_calibration
+from layershap.cli.inputs import add_model_options, load_model
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult
 from layershap.ranks.launched import is_first_rank
@@ -25,9 +26,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "fit",
         help="estimate what each layer is worth, on calibration text",
         description=(
-            "Scores masked models on calibration text and writes OUT/report.json: the layers' values and, for every "
-            "number of layers, which to remove. OUT/ledger.jsonl keeps every evaluated mask: an interrupted fit is "
-            "resumed by the same command. A finished one is not begun again: its report may hold measurements."
+            "Scores masked models on text, on the answers of chats or on the model's own answers, and writes "
+            "OUT/report.json: the layers' values and, for every number of layers, which to remove. OUT/ledger.jsonl "
+            "keeps every evaluated mask: an interrupted fit is resumed by the same command. A finished one is not "
+            "begun again: its report may hold measurements."
         ),
     )
     parser.add_argument("model", metavar="MODEL", help="folder, name on the Hub, or 'bundled'")
@@ -71,11 +73,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from layershap import utilities
     from layershap.pruner import LayerPruner
 
+    check_calibration_options(arguments)
     target = arguments.out / REPORT_FILE
     if not arguments.estimate:
         check_file(target, arguments.overwrite)
     model, tokenizer = load_model(arguments.model, arguments)
-    calibration = read_calibration(arguments, tokenizer)
+    calibration = read_calibration(arguments, tokenizer, model)
     method, _, kind = arguments.method.partition("-")
     pruner = LayerPruner.paper(model=kind or "llama") if method == "paper" else LayerPruner()
     pruner.set_params(

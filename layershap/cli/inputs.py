@@ -1,4 +1,4 @@
-"""What commands read: models, texts, and the options that say which."""
+"""What commands read: models, held-out texts, and the options that say which."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from layershap.places import is_name, is_path
 if TYPE_CHECKING:
     import torch
 
-    from layershap import Calibration, PruningReport
+    from layershap import PruningReport
 
 BUNDLED = "bundled"
 
@@ -34,45 +34,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--layers", metavar="PATH", help="dotted path of the layer list, where it is not found by itself"
-    )
-
-
-def add_calibration_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every command that fits."""
-    group = parser.add_argument_group("calibration")
-    group.add_argument(
-        "--text", nargs="+", type=path, required=True, metavar="FILE", help="calibration text: .txt, .json or .jsonl"
-    )
-    add_sequence_options(group)
-    group.add_argument("--seed", type=at_least(0), default=0, help="of everything random (default: 0)")
-
-
-def add_sequence_options(group: argparse._ArgumentGroup) -> None:
-    """How calibration text is cut into sequences."""
-    group.add_argument(
-        "--seq-len", type=at_least(1), default=128, metavar="T", help="tokens per sequence (default: 128)"
-    )
-    group.add_argument(
-        "--n-sequences",
-        type=at_least(1),
-        metavar="S",
-        help="sequences, at even distances (default: as many as the text holds, up to 128)",
-    )
-    group.add_argument(
-        "--bos", choices=("none", "text", "sequence"), default="none", help="where a BOS token goes (default: none)"
-    )
-
-
-def read_calibration(arguments: argparse.Namespace, tokenizer: Any) -> Calibration:
-    """Calibration data, from ``--text`` and the options of `add_sequence_options`."""
-    from layershap.calibration import Calibration
-
-    return Calibration.from_texts(
-        read_texts(arguments.text),
-        tokenizer,
-        seq_len=arguments.seq_len,
-        n_sequences=arguments.n_sequences or "auto",
-        bos=arguments.bos,
     )
 
 

@@ -7,14 +7,9 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
+from layershap.cli.calibration import add_sequence_options, read_calibration
 from layershap.cli.files import read_texts
-from layershap.cli.inputs import (
-    add_model_options,
-    add_sequence_options,
-    has_weights_of,
-    load_model,
-    read_calibration,
-)
+from layershap.cli.inputs import add_model_options, has_weights_of, load_model
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.cli.result import CommandResult
 from layershap.exceptions import CheckpointWarning
@@ -178,7 +173,7 @@ def _checked_ways(arguments: argparse.Namespace) -> Target | None:
 def _check_compensation(arguments: argparse.Namespace) -> None:
     if arguments.compensation is not None and not arguments.text:
         raise UsageError(f"--compensation {arguments.compensation} is measured on calibration text: give --text")
-    cut = (arguments.seq_len, arguments.n_sequences, arguments.bos) != (128, None, "none")
+    cut = (arguments.seq_len, arguments.n_sequences, arguments.bos) != (None, None, None)
     if arguments.compensation is None and (arguments.text or cut):
         raise UsageError(
             "--text, --seq-len, --n-sequences and --bos say what a compensation is measured on: give --compensation "

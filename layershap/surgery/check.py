@@ -59,9 +59,16 @@ def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> Tensor:
     Raises
     ------
     SurgeryCheckError
-        They are not those of the masked model; `what` names what was removed.
+        They are not those of the masked model, or there are none; `what` names what was removed.
     """
-    logits_BTV = plain_logits(pruned)
+    try:
+        logits_BTV = plain_logits(pruned)
+    except (IndexError, KeyError, ValueError) as error:
+        raise SurgeryCheckError(
+            f"{type(pruned).__name__} without {what} must run; it fails with {type(error).__name__}: {error}. Perhaps "
+            "its head reads the states after certain layers and two of these are the same now: remove other layers. "
+            "check=False returns the model anyway."
+        ) from error
     difference = relative_difference(logits_BTV, expected_BTV)
     allowed = tolerance(pruned)
     if not difference <= allowed:

@@ -48,6 +48,8 @@ _NUMBERS_PER_LAYER = (
 )
 # Of these, in encoder-decoder families, the encoder's (led).
 _ENCODER_LISTS = ("attention_window",)
+# Lists whose length transformers compares with the depth before it saves a config (`validate_layer_type`).
+_VALIDATED_KINDS = ("layer_types", "mlp_layer_types")
 _LAYERWISE_NAME = re.compile(r"(^|_)(layers?|blocks?)(_|$)|(^|_)types$")
 
 
@@ -189,6 +191,7 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int], side: Side = "
             new[name] = sum(i < value for i in kept)
         elif name in _SUFFIX_COUNTS and isinstance(value, int):
             new[name] = sum(i >= n_layers - value for i in kept)
+    new |= _fewer_stages(stored, n_layers, kept)
     for name in layer_count_fields(config, n_layers, side):
         if isinstance(stored[name], int):
             new[name] = len(kept)
@@ -204,7 +207,38 @@ def prune_config(config: Any, n_layers: int, kept: Sequence[int], side: Side = "
         new["_heterogeneity_spec"] = dataclasses.replace(spec, per_layer_overrides=overrides)
     for name, value in new.items():
         setattr(config, name, value)
+    new |= _cut_to_depth(config, new, len(kept))
     return {name: (stored[name], value) for name, value in new.items() if name in stored and stored[name] != value}
+
+
+def _fewer_stages(stored: Mapping[str, Any], n_layers: int, kept: Sequence[int]) -> dict[str, Any]:
+    """Fields of a vision encoder that can be a backbone: what it gives out are its states after some of the layers.
+
+    Where that layer is gone, it is the state after the last one before it that is left: the same tensor.
+    """
+    stages, chosen = stored.get("stage_names"), stored.get("_out_indices")
+    if not isinstance(stages, list) or len(stages) != n_layers + 1 or not isinstance(chosen, list):
+        return {}
+    after = [sum(layer < (stage % len(stages)) for layer in kept) for stage in chosen]
+    indices, names = list(dict.fromkeys(after)), stages[: len(kept) + 1]
+    return {"stage_names": names, "_out_indices": indices, "_out_features": [names[index] for index in indices]}
+
+
+def _cut_to_depth(config: Any, new: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """Cut the lists of kinds that go on behind the layers, where transformers won't save a config with them.
+
+    Code that reads a config without its validation can have brought them in; no module that is built reads them.
+    """
+    longer = [name for name in _VALIDATED_KINDS if name in new and len(new[name]) > depth]
+    if not longer or not hasattr(config, "validate_layer_type"):
+        return {}
+    try:
+        config.validate_layer_type()
+    except ValueError:
+        for name in longer:
+            setattr(config, name, new[name][:depth])
+        return {name: getattr(config, name) for name in longer}
+    return {}
 
 
 def layer_kinds(model: nn.Module, path: str, n_layers: int) -> list[str]:

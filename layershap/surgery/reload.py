@@ -29,6 +29,8 @@ _IGNORED = {
     "name_or_path",
     "dtype",
     "torch_dtype",
+    # Stochastic depth (beit) drops later layers more often in training; evaluation knows nothing of it.
+    "drop_prob",
 }
 # big_bird switches its kernel by the length of the input it last saw.
 _RUNTIME_CHOICES = {"original_full", "block_sparse", "BigBirdSelfAttention", "BigBirdBlockSparseAttention"}
