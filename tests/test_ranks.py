@@ -42,7 +42,7 @@ def results(folder: Path, n_ranks: int, *names: str) -> dict[str, list[dict]]:
     }
 
 
-SAME = ("fit", "sleb", "callable_utility", "own_work")
+SAME = ("fit", "half_precision", "sleb", "callable_utility", "own_work")
 DIFFERENT = ("other_text", "other_masks", "ledger_of_one_unwritable")
 
 
@@ -61,6 +61,14 @@ def two(tmp_path_factory):
 def test_a_fit_is_that_of_one_process_bit_for_bit(one, two):
     same_as_one(two[1]["fit"], one[1]["fit"])
     nothing_twice(two[0] / "fit", one[0] / "fit", 2)
+
+
+def test_what_half_precision_leaves_open_is_the_same_too(one, two):
+    same_as_one(two[1]["half_precision"], one[1]["half_precision"])
+    check = one[1]["half_precision"]["precision"]
+    assert check["note"] == ""
+    assert check["n_pairs"] > 0
+    assert list((two[0] / "half_precision").glob("ledger.jsonl.float32*rank1"))
 
 
 def same_as_one(found, alone):

@@ -12,6 +12,7 @@ import numpy as np
 
 from layershap.fitting.contributions import Contributions
 from layershap.fitting.evidence import Evidence
+from layershap.fitting.precision import PrecisionCheck
 from layershap.fitting.text_game import TextGame
 from layershap.protocols import FloatArray
 from layershap.surrogates import BestSurrogate
@@ -65,6 +66,9 @@ class Diagnostics(TypedDict):
         Numbers of kept players that enter the values and of which no mask was drawn.
     doubtful : list of int
         Layers whose value contradicts their leave-one-out beyond two standard errors.
+    precision : PrecisionCheck or None
+        What half precision leaves open in the final choice (`layershap.fitting.precision.PrecisionCheck`); None for a
+        model in float32, and where no text was held back.
     """
 
     n_evaluated: int
@@ -91,6 +95,7 @@ class Diagnostics(TypedDict):
     unbiased: bool
     missing_sizes: list[int]
     doubtful: list[int]
+    precision: PrecisionCheck | None
 
 
 def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, seconds: float) -> Diagnostics:
@@ -131,6 +136,7 @@ def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, s
         "unbiased": fit.settings.unbiased,
         "missing_sizes": list(fit.missing),
         "doubtful": contributions.doubtful,
+        "precision": evidence.precision,
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from layershap.fitting.drawn import DrawnMasks, draw_masks
 from layershap.fitting.final_choice import FinalChoice, final_choice
 from layershap.fitting.masks import finite_scores, share_masks, try_sampler
+from layershap.fitting.precision import PrecisionCheck, check_precision
 from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
@@ -50,6 +51,8 @@ class Evidence:
         The sets a selector chooses among: scored on all searched text, finite.
     final : FinalChoice or None
         On the text held back, if any was.
+    precision : PrecisionCheck or None
+        What the model's precision leaves open in it; None where it is float32, or nothing was held back.
     keep_one_of : tuple of tuple of int
         Groups of layers of which one must stay.
     value_run_tokens : int
@@ -67,6 +70,7 @@ class Evidence:
     searched: MaskArray
     searched_scores: FloatArray
     final: FinalChoice | None
+    precision: PrecisionCheck | None
     keep_one_of: tuple[tuple[int, ...], ...]
     value_run_tokens: int
 
@@ -123,6 +127,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         searched, searched_scores = masks[finite], scores[finite]
     possible = allowed(searched, game.keep_one_of)
     final = final_choice(game, searched[possible], searched_scores[possible], limit) if searches else None
+    final, precision = (None, None) if final is None else check_precision(game, final)
     most = limit if searches else most_removable(n_players, len(removable))
     return Evidence(
         removable=removable,
@@ -136,6 +141,7 @@ def evaluate_masks(game: TextGame, settings: FitSettings, rng: np.random.Generat
         searched=searched,
         searched_scores=searched_scores,
         final=final,
+        precision=precision,
         keep_one_of=game.keep_one_of,
         value_run_tokens=value_run_tokens,
     )

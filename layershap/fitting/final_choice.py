@@ -64,7 +64,7 @@ class FinalChoice:
     candidates : ndarray [C, L]
         All sets compared.
     statistics : SequenceStatistics
-        Theirs, on all text, searched and held back.
+        Theirs, on all text, searched and held back, in the model's precision.
     """
 
     masks: MaskArray
@@ -121,15 +121,25 @@ def final_choice(game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_
             continue
         of_size = statistics.of_masks(np.arange(start, start + len(candidates)))
         start += len(candidates)
-        chosen = _chosen(utility, of_size, n_searched)
+        chosen = chosen_among(utility, of_size, n_searched)
         chosen_NL[n_remove - 1] = candidates[chosen]
         comparisons.append(_compared(utility, of_size, n_searched))
         _warn_of_tie(candidates, utility.score(of_size), chosen)
     return FinalChoice(chosen_NL, comparisons, len(statistics.counts) - n_searched, candidates_CL, statistics)
 
 
-def _chosen(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> int:
-    """Index of the candidate chosen; the first is greedy's."""
+def chosen_among(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> int:
+    """Index of the candidate chosen; the first is greedy's.
+
+    Parameters
+    ----------
+    utility : Utility
+        What a set is worth.
+    statistics : SequenceStatistics
+        Of the candidates.
+    n_searched : int
+        Sequences that the search saw; the others, which follow, were held back.
+    """
     held = utility.score(statistics.resampled(np.arange(n_searched, len(statistics.counts))))
     total = np.where(held >= held[0], utility.score(statistics), -np.inf)
     total = np.where(np.isfinite(total), total, -np.inf)
@@ -146,7 +156,7 @@ def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int)
     others = len(next(iter(statistics.sums.values()))) > 1
     for fold in np.array_split(np.arange(len(held_S)), min(_FOLDS, len(held_S))):
         rest = statistics.resampled(np.setdiff1d(everything, held_S[fold]))
-        winner_S[fold] = winner = _chosen(utility, rest, n_searched)
+        winner_S[fold] = winner = chosen_among(utility, rest, n_searched)
         order = np.argsort(-np.nan_to_num(utility.score(rest), nan=-np.inf), kind="stable")
         second_S[fold] = next((row for row in order if row != winner), winner)
     held = statistics.resampled(held_S)

@@ -61,6 +61,15 @@ class TextParts:
         """Sequences that a search looks at."""
         return sum(part.n_sequences for part in self.searched)
 
+    def beginning_with(self, n_sequences: int) -> TextParts:
+        """The same sequences in the same order, of which the first part holds `n_sequences` at most."""
+        first, *others = self.searched
+        if first.n_sequences <= n_sequences:
+            return self
+        rows = torch.arange(first.n_sequences)
+        head, tail = first.take(rows[:n_sequences]), first.take(rows[n_sequences:])
+        return replace(self, searched=(head, tail, *others))
+
 
 def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0) -> TextParts:
     """Cut calibration sequences into parts.

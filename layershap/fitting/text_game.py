@@ -7,6 +7,8 @@ Shapes: M masks, L layers, S calibration sequences.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -16,6 +18,7 @@ from layershap.fitting.text import TextParts
 from layershap.game import LayerGame
 from layershap.game.players import GameModel
 from layershap.game.progress import Progress
+from layershap.model.upcast import in_float32
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.tasks.data import UtilityLike
 from layershap.utilities.checks import checked_scores
@@ -129,6 +132,22 @@ class TextGame:
             # Without any spread, as counts of hits on a few sequences may have, nothing is known of the rest.
             beaten = (ahead > threshold * error) & (error > 0)
         return np.where(np.isfinite(ahead), beaten, ahead == np.inf)
+
+    @contextmanager
+    def in_float32(self, n_first: int) -> Iterator[TextGame]:
+        """The game of the same model in float32, one layer's weights at a time, for the time of the context.
+
+        Its first part holds `n_first` sequences at most, for which this game's may be cut; their order is the same. Its
+        ledgers lie beside this game's.
+        """
+        text = self.text.beginning_with(n_first)
+        ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.float32"
+        found = self.found.in_precision("torch.float32")
+        with (
+            in_float32(found.model, found.players.layers),
+            TextGame(self.first.on(text.parts[0], ledger=ledger, found=found), text, ledger) as wide,
+        ):
+            yield wide
 
     def part(self, index: int) -> LayerGame:
         """The game on one part of the text, opened if need be."""

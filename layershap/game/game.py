@@ -144,13 +144,16 @@ class LayerGame:
         """Everything that a score depends on, as plain JSON values."""
         return game_fingerprint(self.found, self.calibration, self.utility, self._settings.batch_tokens)
 
-    def on(self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None) -> LayerGame:
+    def on(
+        self, calib_data: Any, *, ledger: str | os.PathLike[str] | None = None, found: GameModel | None = None
+    ) -> LayerGame:
         """The game on `calib_data` (a `Calibration`, token ids, or texts), with a `ledger` of its own.
 
-        Players and limits stay the same; the layers aren't searched, nor weights read, again.
+        Players and limits stay the same; the layers aren't searched, nor weights read, again, unless the model has
+        changed and `found` says what it is now.
         """
         return LayerGame(
-            self.found,
+            self.found if found is None else found,
             calib_data,
             utility=self.utility,
             ledger=ledger,

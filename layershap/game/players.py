@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -57,6 +58,15 @@ class GameModel:
         if not isinstance(self.players, LayerStack):
             raise ValueError("only whole layers can be skipped with a scale, these players are sublayers")
         return GameModel(self.model, replace(self.players, skip_scales=tuple(map(float, scales))))
+
+    def in_precision(self, dtype: str) -> GameModel:
+        """The model while it computes in another precision (`dtype`, as torch writes it); nothing is found anew.
+
+        Its fingerprint is that of the weights as they are kept, with the precision that they are computed in.
+        """
+        found = copy(self)
+        vars(found)["fingerprint"] = {**self.fingerprint, "dtype": dtype}
+        return found
 
     @cached_property
     def unremovable(self) -> dict[int, str]:

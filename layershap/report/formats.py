@@ -1,12 +1,14 @@
 """Layouts of a report's file, and what those of earlier versions lack.
 
 Format 2: outcomes have the field ``compensation``. Format 3: they have ``generation``, and scores of which neither a
-higher nor a lower value is better.
+higher nor a lower value is better; a report has ``precision``.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from layershap.escaping import one_line
 
 FORMAT = 3
 """Version of the JSON layout that is written; a reader refuses higher ones."""
@@ -14,6 +16,8 @@ FORMAT = 3
 
 def upgraded(content: dict[str, Any], found: int) -> dict[str, Any]:
     """The content of a report's file of format `found` in the layout of this version."""
+    # Before format 3 rounding was not measured.
+    content = {"precision": None, **content} if found < 3 else content
     outcomes = content.get("outcomes")
     # Before format 2 no removal could be compensated, before format 3 no answers were compared.
     lacking = {"compensation": None} if found < 2 else {}
@@ -22,3 +26,11 @@ def upgraded(content: dict[str, Any], found: int) -> dict[str, Any]:
         outcomes = [{**lacking, **each} if isinstance(each, dict) else each for each in outcomes]
         return {**content, "outcomes": outcomes}
     return content
+
+
+def writer_of(content: dict[str, Any]) -> str:
+    """The version that wrote a file of a layout that this one doesn't know."""
+    found: Any = content
+    for key in ("environment", "versions", "layershap"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return one_line(found) if isinstance(found, str) else "unknown"

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from layershap.environment import Environment
-from layershap.escaping import one_line
 from layershap.exceptions import ReportFormatError
+from layershap.fitting.precision import PrecisionCheck
 from layershap.limits import is_int
 from layershap.model.stack import LayersArgument
 from layershap.report import build, summary
 from layershap.report.card import CardCompensation, model_card
 from layershap.report.curve import curve_of_report
 from layershap.report.figures import scores_of_both
-from layershap.report.formats import FORMAT, upgraded
+from layershap.report.formats import FORMAT, upgraded, writer_of
 from layershap.report.identify import removal_of
 from layershap.report.measure import measure_outcome
 from layershap.report.outcome import PruningOutcome
@@ -70,6 +70,8 @@ class PruningReport:
         Masks, layer runs, seconds.
     environment : Environment
         Versions and machine of the fit.
+    precision : PrecisionCheck or None
+        What half precision leaves open in the choice; None for float32, or without text held back.
     outcomes : tuple of PruningOutcome
         Models measured before and after pruning.
     """
@@ -81,6 +83,7 @@ class PruningReport:
     calibration: CalibrationRecord
     cost: CostRecord
     environment: Environment
+    precision: PrecisionCheck | None = None
     outcomes: tuple[PruningOutcome, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -98,6 +101,7 @@ class PruningReport:
             calibration=build.calibration_record(pruner),
             cost=build.cost_record(pruner),
             environment=pruner.environment_,
+            precision=pruner.diagnostics_["precision"],
         )
 
     def measure(
@@ -143,7 +147,7 @@ class PruningReport:
         Returns
         -------
         PruningReport
-            A new report; this one stays as it is.
+            A new report.
 
         Raises
         ------
@@ -281,17 +285,9 @@ class PruningReport:
             )
         if found > FORMAT:
             raise ReportFormatError(
-                f"{path} is a report of format {found}, written by layershap {_writer(content)}; this version reads "
+                f"{path} is a report of format {found}, written by layershap {writer_of(content)}; this version reads "
                 f"formats up to {FORMAT}: pip install --upgrade layershap"
             )
         report = from_plain(cls, upgraded(content, found), str(path))
         check_report(report, str(path))
         return report
-
-
-def _writer(content: dict[str, Any]) -> str:
-    """The version that wrote a file of a layout that this one doesn't know."""
-    found: Any = content
-    for key in ("environment", "versions", "layershap"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return one_line(found) if isinstance(found, str) else "unknown"

@@ -46,12 +46,35 @@ def summary_table(report: PruningReport) -> Table:
             "of it for values",
             f"{cost.n_for_values} masks, {cost.value_run_tokens / max(cost.layer_run_tokens, 1):.0%} of the work",
         ),
+        *_precision(report),
         *_compensation_asked_for(report),
         ("random_state", fit.settings.get("random_state", "")),
         ("versions", versions),
         ("machine", f"{report.environment.platform}, {report.environment.device}"),
     ]
     return Table("Fit", ("", "what"), tuple(rows))
+
+
+def _precision(report: PruningReport) -> list[tuple[Cell, ...]]:
+    """How large the error of half precision is, beside that of the text, and where it could have turned a choice."""
+    check = report.precision
+    if check is None:
+        return []
+    if check.note:
+        return [("rounding", f"{check.dtype}, not compared with float32: {check.note}")]
+    text = (
+        f"{check.dtype} moves the lead of one set over another by {check.of_choice:.2g} (standard error on all "
+        f"sequences; {check.per_sequence:.2g} on one), other text by {check.of_text:.2g}; "
+    )
+    if not check.close:
+        return [("rounding", text + "no choice within three of the former")]
+    text += f"within three of the former: the choice of {_numbers(check.close)} {report.fit.granularity}s"
+    text += f"; decided in float32: {_numbers(check.settled)}; another set for {_numbers(check.changed)}"
+    return [("rounding", text)]
+
+
+def _numbers(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values)) or "none"
 
 
 def _compensation_asked_for(report: PruningReport) -> list[tuple[Cell, ...]]:

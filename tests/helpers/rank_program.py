@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,13 @@ def fit(folder: Path, **settings: object) -> dict:
     model, _ = load_tiny_gpt2()
     pruner = LayerPruner(max_remove=2, n_masks=40, ledger=folder / "ledger.jsonl", random_state=0, **settings)
     return found_by(pruner.fit(model, text()))
+
+
+def half_precision(folder: Path) -> dict:
+    """A fit whose choice is checked in float32."""
+    model = load_tiny_gpt2()[0].to(torch.bfloat16)
+    pruner = LayerPruner(max_remove=2, n_masks=40, ledger=folder / "ledger.jsonl", random_state=0).fit(model, text())
+    return found_by(pruner) | {"precision": asdict(pruner.diagnostics_["precision"])}
 
 
 def seed_by_chance(folder: Path) -> dict:
