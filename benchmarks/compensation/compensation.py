@@ -28,10 +28,11 @@ from benchmarks.common import CACHE, LENGTH, markdown, print_or_write, provenanc
 from benchmarks.leaderboard.board import Board
 from benchmarks.real_model.evaluation import test_of
 from benchmarks.real_model.results import is_task, mean_accuracy, per_sequence, perplexity, standard_error
-from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Measure, Subject
+from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject
 from benchmarks.records import append, read
-from layershap import LayerStack, find_layers, remove_layers
+from layershap import find_layers, remove_layers
 from layershap.compensation import Compensation, LinearRefit, ReplaceMe, Rescale, compensation_record
+from layershap.model.stack import LayerStack
 
 METHODS: dict[str, Compensation | None] = {
     "none": None,
@@ -107,15 +108,16 @@ def run(options: argparse.Namespace) -> None:
         made = made_of(cell, subject, stack)
         seconds = time.process_time() - start
         found = compensation_record(made)
+        tests = {measure.key: test_of(made, measure) for measure in missing}
         row = {
             "cell": cell.key,
             "seconds": round(seconds, 1),
             "held_out": None if found is None else [found.loss_before, found.loss_after],
             "changes": [] if found is None else [(change.layer, change.kind) for change in found.changes],
-            "tests": {measure.key: test_of(made, measure) for measure in missing},
+            "tests": tests,
         }
         append(record, row)
-        texts = {key: round(perplexity(test), 1) for key, test in row["tests"].items() if not is_task(key)}
+        texts = {key: round(perplexity(test), 1) for key, test in tests.items() if not is_task(key)}
         print(json.dumps(cell.key | texts | {"seconds": row["seconds"]}), flush=True)
 
 

@@ -10,9 +10,9 @@ Shapes: N values of a probe state, K modules, D hidden size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,15 @@ from torch.func import functional_call
 
 from layershap.calibration import Calibration
 from layershap.compensation.layerwise import Layerwise
+from layershap.compensation.linear import LinearLayer
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.agreement import MODEL_ERRORS, relative_difference
 from layershap.model.io import is_quantized, vocabulary_size, weights_precision
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
+
+Found = TypeVar("Found")
 
 _ROWS, _TOKENS = 2, 16
 _SCALE = 0.5  # exact in any precision
@@ -249,6 +252,30 @@ class WriteFinder:
             Write(names[k], 1.0 if abs(float(weight) - 1) < tolerance else float(weight))
             for k, weight in zip(chosen, weights, strict=True)
         )
+
+
+def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
+    """The last write of a layer, which must be a linear layer."""
+    write = finder.of(layer)[-1]
+    where = f"layer {layer} of {type(model).__name__}"
+    return write, LinearLayer.of(stack.layers[layer].get_submodule(write.name), where)
+
+
+def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:
+    """What is found for the first layer that isn't refused.
+
+    Raises
+    ------
+    UnsupportedModelError
+        All layers are refused: the first one's reason.
+    """
+    reasons: list[UnsupportedModelError] = []
+    for layer in layers:
+        try:
+            return serve(layer)
+        except UnsupportedModelError as error:
+            reasons.append(error)
+    raise reasons[0]
 
 
 def _same(calls: Sequence[_Call], output: Tensor) -> bool:
