@@ -132,9 +132,9 @@ class WriteFinder:
         where = self._where(layer)
         if writes is None:
             raise UnsupportedModelError(
-                f"a compensation changes the modules that write to the residual stream; the output of {where} is not "
-                "its input plus the outputs of some of its modules (learned gains and other connections are not "
-                f"supported). Tried: {sorted({name for name, _ in candidates})}"
+                f"the output of {where} is not its input plus the outputs of some of its modules, which is what a "
+                "compensation changes (learned gains and other connections are not supported). Tried: "
+                f"{sorted({name for name, _ in candidates})}"
             )
         for write in writes:
             part = module.get_submodule(write.name)
@@ -179,8 +179,8 @@ class WriteFinder:
             found = self._through(layer, state.scaled(_SCALE)).hidden.float()
         if relative_difference(found, expected) > (3e-2 if self._half else 1e-3):
             raise UnsupportedModelError(
-                f"Rescale lets the norms take a common scale of the residual stream away; {self._where(layer)} reads "
-                "the stream without one. LinearRefit may serve"
+                f"{self._where(layer)} reads the residual stream without a norm, which would take the scale away that "
+                "Rescale leaves on it. LinearRefit may serve"
             )
 
     def _scaling(self, layer: int, call: _Call) -> Scaling:
@@ -194,8 +194,8 @@ class WriteFinder:
             if relative_difference(output.float(), call.output.float() * _SCALE) < (3e-2 if self._half else 1e-4):
                 return scaling
         raise UnsupportedModelError(
-            f"Rescale scales what {call.name} of {self._where(layer)} writes by its weights; the output of a "
-            f"{type(module).__name__} isn't linear in them. LinearRefit may serve"
+            f"what {call.name} of {self._where(layer)} writes isn't linear in the weights of a "
+            f"{type(module).__name__}, by which Rescale would scale it. LinearRefit may serve"
         )
 
     def _through(self, layer: int, state: State) -> State:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ every type in the causal LM mapping, each removable layer removed alone.
   layers whose removal needs `save_pruned` and `load_pruned` (a `CheckpointWarning` says so).
 - **sublayers**: how many layers `find_sublayers` splits into mixer and feed-forward part; `-`: none, it says why.
 - **compensation**: `fold` if a gap's scalar folds into the weights exactly (`Rescale`), `refit` if the layer before a
-  gap can be refitted (`LinearRefit`); `-`: refused, with the reason.
+  gap can be refitted (`LinearRefit`); `-`: both are refused. The reasons follow the table.
 - **protected**: layers that others depend on; `fit` leaves them in.
 
 {counts}
@@ -84,7 +85,26 @@ def page(rows: list[Row]) -> str:
     text = HEAD.format(transformers=transformers.__version__, torch=torch.__version__, counts=listed)
     text += "\n".join(_line(row) for row in rows)
     unbuilt = "\n".join(f"- `{name}`: {reason}" for name, reason in sorted(NOT_BUILT.items()))
-    return f"{text}\n\nNot built:\n\n{unbuilt}\n"
+    refused = "".join(
+        f"\n\n`{method}` is refused because\n\n"
+        + "\n".join(f"- {reason}: {', '.join(names)}" for reason, names in found)
+        for method, found in (
+            ("Rescale", refusals({row.model_type: row.rescale for row in rows if row.rescale not in ("", "folds")})),
+            ("LinearRefit", refusals({row.model_type: row.refit for row in rows if row.refit not in ("", "refits")})),
+        )
+    )
+    return f"{text}{refused}\n\nNot built:\n\n{unbuilt}\n"
+
+
+def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
+    """Reasons without the names of modules and classes, with the types that each is given for, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        plain = re.sub(r"layer \d+ of \S+( \(\w+\))?", "a layer", reason)
+        plain = re.sub(r"(?<=what )\S+ of a layer", "a module of it", plain)
+        plain = re.sub(r"\b[A-Z][a-z]+\w*?(Norm|Experts|Block|MLP|ForCausalLM)\b", r"…\1", plain)
+        found.setdefault(re.split(r"[;:(]|\. |, which", plain)[0].strip(), []).append(name)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
 def _line(row: Row) -> str:
