@@ -95,7 +95,6 @@ def cells(options: argparse.Namespace, board: Board, depths: tuple[int, ...]) ->
 def run(options: argparse.Namespace) -> None:
     subject = Subject.load(options.model, 0, "cpu")
     measures = subject.measures(Limits(options.test_sequences, options.questions))
-    measures = [measure for measure in measures if measure.task is None or options.questions]
     measures = [measure for measure in measures if "seq2048" not in measure.key]
     record, board = CACHE / f"compensation_{options.model}.jsonl", Board.read(options.model)
     stack = find_layers(subject.model)

@@ -85,19 +85,19 @@ def page(rows: list[Row]) -> str:
     text = HEAD.format(transformers=transformers.__version__, torch=torch.__version__, counts=listed)
     text += "\n".join(_line(row) for row in rows)
     unbuilt = "\n".join(f"- `{name}`: {reason}" for name, reason in sorted(NOT_BUILT.items()))
-    refused = "".join(
-        f"\n\n`{method}` is refused because\n\n"
-        + "\n".join(f"- {reason}: {', '.join(names)}" for reason, names in found)
-        for method, found in (
-            ("Rescale", refusals({row.model_type: row.rescale for row in rows if row.rescale not in ("", "folds")})),
-            ("LinearRefit", refusals({row.model_type: row.refit for row in rows if row.refit not in ("", "refits")})),
-        )
-    )
-    return f"{text}{refused}\n\nNot built:\n\n{unbuilt}\n"
+    return f"{text}{_refused('Rescale', rows)}{_refused('LinearRefit', rows)}\n\nNot built:\n\n{unbuilt}\n"
+
+
+def _refused(method: str, rows: list[Row]) -> str:
+    """Why a compensation is refused, and for which types."""
+    found = {row.model_type: row.rescale if method == "Rescale" else row.refit for row in rows}
+    reasons = refusals({name: reason for name, reason in found.items() if reason not in ("", "folds", "refits")})
+    listed = "\n".join(f"- {reason}: {', '.join(names)}" for reason, names in reasons)
+    return f"\n\n`{method}` is refused:\n\n{listed}"
 
 
 def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
-    """Reasons without the names of modules and classes, with the types that each is given for, the most frequent first."""
+    """Reasons without the names of modules and classes, with the types that have them, the most frequent first."""
     found: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         plain = re.sub(r"layer \d+ of \S+( \(\w+\))?", "a layer", reason)
