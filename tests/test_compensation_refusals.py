@@ -94,6 +94,15 @@ def test_adapters(text):
     refused_early(model, text, Rescale(), UnsupportedModelError, "merge them first")
 
 
+@pytest.mark.parametrize("model_type", ["olmo2", "exaone4"])
+def test_norms_after_the_sublayers_in_place_of_before_them(model_type):
+    """Attention and feed-forward part read the stream as it is; the norms behind take the scale of linear maps only."""
+    model = build(model_type)
+    text = random_text(model)
+    refused_early(model, text, Rescale(), UnsupportedModelError, "reads the residual stream without a norm")
+    refused_early(model, text, LinearRefit(), UnsupportedModelError, "must be a linear layer to be refitted")
+
+
 @pytest.mark.parametrize("compensation", [LinearRefit(), ReplaceMe()])
 def test_a_model_of_which_no_layer_can_be_refitted(compensation):
     model = build("gemma2")
@@ -121,7 +130,7 @@ def test_few_tokens_are_told_at_the_fit_with_the_number_that_is_needed(gpt2, tex
         ShortGPT(compensation=LinearRefit()).fit(gpt2[0], few)
 
 
-def test_a_removal_refuses_before_it_measures(gpt2, text, monkeypatch):
+def test_a_removal_refuses_before_it_measures(text):
     """Layers that can't be served are found before the text goes through the model."""
     model = load_tiny_gpt2()[0]
     model.transformer.h[7].mlp.c_proj = model.transformer.h[2].mlp.c_proj

@@ -168,8 +168,9 @@ class WriteFinder:
     def _check_scale_free(self, layer: int, names: Sequence[str]) -> None:
         """Raise unless the layer with its writes scaled makes of a scaled state the scaled output."""
         module = self._stack.layers[layer]
-        # Large, so that what norms add to the mean square doesn't count.
-        state = self._state.scaled(float(100 / self._state.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
+        # So large that what norms add to the mean square doesn't count, so small that activation functions are not yet
+        # linear: where norms follow the sublayers in place of coming before them (OLMo 2), only these tell the scale.
+        state = self._state.scaled(float(3 / self._state.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
 
         def scaled(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **kwargs: original(*args, **kwargs) * _SCALE
