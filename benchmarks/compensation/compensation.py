@@ -7,8 +7,8 @@ Texts are those of `benchmarks.real_model`: calibrated on are every second artic
 much of it as of C4 (the mixture); tested on the articles between them, other C4 text, and a book, a kind that no
 calibration has seen. The sets are those of `benchmarks/leaderboard`, chosen on 128 sequences of those articles. Cells
 are run in order of their worth: first what the mixture does at the two middle depths of the default's sets, then what
-departs from that in one thing, then in two. A run that is interrupted goes on where it was
-(`benchmarks/cache/compensation_MODEL.jsonl`).
+departs from that in one thing, then in two. What `benchmarks.real_model.compare` has tested is taken from its records.
+A run that is interrupted goes on where it was (`benchmarks/cache/compensation_MODEL.jsonl`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ import torch
 from benchmarks.common import CACHE, LENGTH, markdown, print_or_write, provenance
 from benchmarks.leaderboard.board import Board
 from benchmarks.real_model.evaluation import test_of
+from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.results import is_task, mean_accuracy, per_sequence, perplexity, standard_error
-from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject
+from benchmarks.real_model.rows import DEFAULT_REFIT, MANY
+from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject, record_of
 from benchmarks.records import append, read
 from layershap import find_layers, remove_layers
 from layershap.compensation import Compensation, LinearRefit, ReplaceMe, Rescale, compensation_record
@@ -99,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
     record, board = CACHE / f"compensation_{options.model}.jsonl", Board.read(options.model)
     stack = find_layers(subject.model)
     for cell in cells(options, board, subject.depths):
-        done = {key for row in read(record) if row["cell"] == cell.key for key in row["tests"]}
+        done = {key for row in rows_of(options.model, board) if row["cell"] == cell.key for key in row["tests"]}
         missing = [measure for measure in measures if measure.key not in done]
         if not missing:
             continue
@@ -133,18 +135,35 @@ def made_of(cell: Cell, subject: Subject, stack: LayerStack) -> Any:
         )
 
 
-def rows_of(model: str) -> list[dict[str, Any]]:
+def rows_of(model: str, board: Board) -> list[dict[str, Any]]:
     """One row for each cell, with all of its tests."""
     merged: dict[str, dict[str, Any]] = {}
-    for row in read(CACHE / f"compensation_{model}.jsonl"):
+    for row in [*tested_before(model, board), *read(CACHE / f"compensation_{model}.jsonl")]:
         key = json.dumps(row["cell"])
         merged[key] = row | {"tests": merged.get(key, {}).get("tests", {}) | row["tests"]}
     return list(merged.values())
 
 
+def tested_before(model: str, board: Board) -> Iterator[dict[str, Any]]:
+    """The cells among what `benchmarks.real_model` has tested: sets as they are, and the default's sets refitted."""
+    default = sets_of(board, "default")
+    sets = {layers for name in SETS for layers in sets_of(board, name).values()}
+    known = {layers_key(list(layers)): Cell(layers) for layers in [(), *sets]}
+    refitted = ("LinearRefit, gaps", "mixture", 2 * MANY * LENGTH)
+    known |= {made_key(DEFAULT_REFIT, n): Cell(layers, *refitted) for n, layers in default.items()}
+    for test in read(record_of(model, 0, "tests")):
+        if test["set"] in known and "seq2048" not in test["measure"]:
+            yield {
+                "cell": known[test["set"]].key,
+                "seconds": test.get("made_cpu_seconds", 0.0),
+                "tests": {test["measure"]: test},
+            }
+
+
 def table(model: str) -> str:
     """One table for each set of layers: perplexities by method, amount and kind of text."""
-    found, board = rows_of(model), Board.read(model)
+    board = Board.read(model)
+    found = rows_of(model, board)
     if not found:
         raise SystemExit(f"nothing was run for {model} yet")
     measures = list(dict.fromkeys(key for row in found for key in row["tests"]))
@@ -154,7 +173,8 @@ def table(model: str) -> str:
     if whole is not None:
         figures = [f"{key}: {perplexity(whole['tests'].get(key)):.1f}" for key in texts]
         lines += [f"Perplexity of the whole model on {'; '.join(figures)}.", ""]
-    sets = sorted({tuple(row["cell"]["layers"]) for row in found if row["cell"]["layers"]}, key=lambda s: (len(s), s))
+    made = {tuple(row["cell"]["layers"]) for row in found if row["cell"]["method"] != "none"}
+    sets = sorted(made, key=lambda layers: (len(layers), layers))
     for layers in sets:
         of_set = [row for row in found if tuple(row["cell"]["layers"]) == layers]
         names = [name for name in SETS if layers in sets_of(board, name).values()]
