@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from layershap.compensation import Compensation
-from layershap.compensation.compensating import skip_scales_of
+from layershap.compensation.compensating import Compensating, skip_scales_of
 from layershap.environment import current_environment
 from layershap.fitting.contributions import estimate_contributions
 from layershap.fitting.cost import expected_cost
@@ -264,6 +264,8 @@ class LayerPruner(FittedPruner):
     def _open(self, model: nn.Module, text: TextParts, utility: UtilityLike, ledger: Any) -> TextGame:
         """The game on the text in parts; the only place where `fit` looks for the layers."""
         found = GameModel.of(model, self.layers, self.granularity, utility=utility)
+        if self.compensation is not None:
+            Compensating(self.compensation, text.given).check(model, found.players)
         first = LayerGame(
             found.scaled(skip_scales_of(self.compensation, model, found.players, text.given)),
             text.parts[0],

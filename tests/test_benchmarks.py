@@ -142,11 +142,45 @@ def test_what_a_row_chose_is_compensated_and_readme_shows_both(real_model, tmp_p
     assert "CPU seconds of a removal with its compensation" in (tmp_path / "page.md").read_text()
 
 
+def test_compensations_are_run_once_and_what_was_tested_before_is_taken(benchmarks, monkeypatch, tmp_path, capsys):
+    from benchmarks.common import packed
+    from benchmarks.compensation import compensation
+    from benchmarks.leaderboard.board import Board
+    from benchmarks.real_model import subject
+    from benchmarks.records import append
+    from benchmarks.selection import generalisation
+
+    for module in (subject, generalisation):
+        monkeypatch.setattr(module, "packed", lambda name: packed(name)[:100_000])
+    for module in (subject, compensation):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+
+    def run(action, *options):
+        monkeypatch.setattr(sys, "argv", ["compensation.py", action, "--model", "gpt2", *options])
+        compensation.main()
+        return capsys.readouterr().out
+
+    layers = compensation.sets_of(Board.read("gpt2"), "default")[4]
+    tested = {"measure": "C4, seq128, 1 sequences", "set": " ".join(map(str, layers)), "nll": [381.0], "tokens": 127}
+    append(subject.record_of("gpt2", 0, "tests"), tested)
+    small = ["--sets", "default", "--n", "4", "--kinds", "mixture", "--tokens", "512", "--test-sequences", "2"]
+    small += ["--methods", "none", "Rescale"]
+    rows = [json.loads(line) for line in run("run", *small).splitlines()]
+    assert [row["layers"] for row in rows] == [[], list(layers), list(layers)]
+    assert [row["method"] for row in rows] == ["none", "none", "Rescale"]
+    assert run("run", *small) == ""
+    [body] = [part for part in run("table").split("### ") if part.startswith("4 removed")]
+    assert "(default, SLEB)" in body
+    header, none, rescaled = ([cell.strip() for cell in line.split("|")] for line in body.splitlines() if "| " in line)
+    assert none[header.index("C4")] == f"{np.exp(3):.1f}"
+    assert rescaled[1:4] == ["Rescale", "mixture", "512"]
+
+
 def test_every_module_can_be_imported_and_every_script_is_listed_with_its_command(benchmarks):
     listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     names = [found.name for found in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")]
     scripts = [module for module in map(importlib.import_module, names) if hasattr(module, "main")]
-    assert len(scripts) == 21
+    assert len(scripts) == 22
     for script in scripts:
         assert f"python -m {script.__name__}" in script.__doc__
         assert f"python -m {script.__name__}" in listed

@@ -239,19 +239,6 @@ def test_sublayers_are_refused(gpt2, text):
         pruner.fit(gpt2[0], text).transform(gpt2[0], 1)
 
 
-@pytest.mark.parametrize(
-    ("compensation", "message"),
-    [
-        (LinearRefit("some"), "scope must be 'gaps' or 'all', got 'some'"),
-        (LinearRefit(ridges=(0.0,)), "ridges must be positive"),
-        (Rescale(held_out=1.0), "between 0 and 1, got 1.0"),
-    ],
-)
-def test_parameters_out_of_range(gpt2, text, compensation, message):
-    with pytest.raises(ValueError, match=message):
-        remove_layers(gpt2[0], [3], compensation=compensation, calibration=text)
-
-
 def test_a_norm_after_the_last_linear_layer_is_refused_to_be_refitted():
     model = build("gemma2")
     with pytest.raises(UnsupportedModelError, match="must be a linear layer to be refitted"):

@@ -71,10 +71,15 @@ def _test_made(subject: Subject, measures: list[Measure], row: Row) -> None:
             model = fitted.transform(subject.model, n)
         made = {"made_cpu_seconds": round(time.process_time() - start, 1)}
         for measure in left:
-            with LayerGame(model, measure.calibration) as game:
-                found = game.statistics(np.ones((1, game.n_players), dtype=bool))
-            _write(subject, measure, made_key(row.key, n), _values(measure, found, 0) | made)
+            _write(subject, measure, made_key(row.key, n), test_of(model, measure) | made)
         print(f"{made_key(row.key, n)}: tested", flush=True)
+
+
+def test_of(model: Any, measure: Measure) -> dict[str, Any]:
+    """The test of a model as it is, as records hold it."""
+    with LayerGame(model, measure.calibration) as game:
+        found = game.statistics(np.ones((1, game.n_players), dtype=bool))
+    return _values(measure, found, 0)
 
 
 def _values(measure: Measure, found: SequenceStatistics, place: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ MIXTURE = "the mixture"
 @dataclass(frozen=True)
 class Limits:
     """How much is tested: sequences of WikiText-2's test text (of C4 and the book half as many, of 2,048 tokens a
-    sixteenth), questions of each task; None takes all.
+    sixteenth), questions of each task; None takes all, no questions no task.
     """
 
     sequences: int | None = 128
@@ -126,7 +126,8 @@ class Subject:
             for name, protocol, read, share in texts
             if PERPLEXITY_PROTOCOLS[protocol].seq_len <= positions
         ]
-        tasks = [self._of_task(name, limits.questions, positions) for name in TASKS]
+        asked = TASKS if limits.questions != 0 else ()
+        tasks = [self._of_task(name, limits.questions, positions) for name in asked]
         return [*found[:2], *tasks, *found[2:]]
 
     def _of_text(self, name: str, text: str, protocol: Any, count: int | None) -> Measure:

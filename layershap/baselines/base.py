@@ -17,7 +17,7 @@ from torch import nn
 
 from layershap.calibration import Calibration, as_calibration
 from layershap.compensation import Compensation
-from layershap.compensation.compensating import check_compensation
+from layershap.compensation.compensating import Compensating, check_compensation
 from layershap.estimator import ModelPruner
 from layershap.game.players import GameModel
 from layershap.limits import check_n_remove, most_removable, resolved_max_remove
@@ -218,6 +218,8 @@ class DepthPruner(ModelPruner, ABC):
         inputs = FitInput(found, removable, self.n_remove, calib_data, tokenizer)
         inputs.check_some_removable(f"protect={self.protect!r} and layershap.inspect(model)")
         inputs.checked_n_remove()
+        if self.compensation is not None:
+            Compensating(self.compensation, inputs.calibration).check(model, found.players)
         outcome = self._fit(inputs)
         self.n_layers_in_ = len(found.players)
         self.removable_ = removable

@@ -16,7 +16,12 @@ from torch import nn
 
 from layershap.calibration import Calibration, PerplexityProtocol, as_calibration, resolve_protocol
 from layershap.comparison.checks import check_kinds, check_numbers, checked_layers, is_fitted, whole_numbers
-from layershap.comparison.compensated import CompensatedMethod, check_compensations, own_compensation
+from layershap.comparison.compensated import (
+    CompensatedMethod,
+    check_compensations,
+    own_compensation,
+    refuse_early,
+)
 from layershap.comparison.result import Choice, Cost, MethodComparison
 from layershap.compensation import Compensation
 from layershap.compensation.compensating import Compensating
@@ -135,6 +140,7 @@ def compare(
     calibration = None
     if calib_data is not None or not all(map(is_fitted, methods.values())):
         calibration = as_calibration(calib_data, tokenizer)
+        refuse_early(compensations or {}, calibration, whole)
     measure = partial(_measured, held_out=held_out, tasks=tasks or {})
     costs: dict[str, Cost] = {}
     chosen: dict[tuple[str, int], tuple[int, ...]] = {("", 0): ()}

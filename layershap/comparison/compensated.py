@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from layershap.calibration import Calibration
 from layershap.comparison.result import Choice, Cost
 from layershap.compensation.compensating import Compensating, is_compensation
 from layershap.estimator import ModelPruner, kept_compensation
@@ -66,6 +67,18 @@ def own_compensation(name: str, method: Any) -> CompensatedMethod | None:
     """The compensation that a fitted method has itself, under its own name; None if it has none."""
     kept = kept_compensation(method) if isinstance(method, ModelPruner) else None
     return None if kept is None else CompensatedMethod(name, name, kept)
+
+
+def refuse_early(compensations: Mapping[str, Any], calibration: Calibration, whole: GameModel) -> None:
+    """Raise what is wrong with the compensations' parameters, or with the text, before any method is fitted.
+
+    A model that one of them can't serve is no error: its rows are left out, with the reason.
+    """
+    for compensation in compensations.values():
+        try:
+            Compensating(compensation, calibration).check(whole.model, whole.players)
+        except UnsupportedModelError:
+            continue
 
 
 def check_compensations(compensations: Any, methods: Mapping[str, Any], calibration_given: bool) -> None:

@@ -4,7 +4,14 @@ from layershap.compensation.compensating import compensation_of, compensation_re
 from layershap.compensation.gaps import Gap
 from layershap.compensation.linear_refit import LinearRefit
 from layershap.compensation.memory import RefitMemory, refit_memory
-from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, WeightChange
+from layershap.compensation.protocol import (
+    Compensation,
+    CompensationRecord,
+    RefusesEarly,
+    Removal,
+    ScalesSkippedLayers,
+    WeightChange,
+)
 from layershap.compensation.replace_me import ReplaceMe
 from layershap.compensation.rescale import Rescale
 from layershap.compensation.scales import layer_scales
@@ -15,6 +22,7 @@ __all__ = [
     "Gap",
     "LinearRefit",
     "RefitMemory",
+    "RefusesEarly",
     "Removal",
     "ReplaceMe",
     "Rescale",

@@ -9,7 +9,14 @@ from typing import Any
 from torch import nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.protocol import Compensation, CompensationRecord, Removal, ScalesSkippedLayers, record_from
+from layershap.compensation.protocol import (
+    Compensation,
+    CompensationRecord,
+    RefusesEarly,
+    Removal,
+    ScalesSkippedLayers,
+    record_from,
+)
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.inputs import refuse_inputs
@@ -37,6 +44,18 @@ class Compensating:
     compensation: Compensation
     calibration: Calibration | None
 
+    def check(self, model: nn.Module, players: Players) -> None:
+        """Refuse, before layers are chosen, what `measure` would refuse for any of them.
+
+        Raises
+        ------
+        TypeError, ValueError, UnsupportedModelError
+            As `measure`.
+        """
+        stack, calibration = self._checked(model, players)
+        if isinstance(self.compensation, RefusesEarly):
+            self.compensation.check(model, stack, calibration)
+
     def measure(self, model: nn.Module, players: Players, removed: Sequence[int]) -> Any:
         """Measure the model before the layers go.
 
@@ -47,6 +66,11 @@ class Compensating:
         UnsupportedModelError
             The compensation can't serve this model, or these are sublayers.
         """
+        stack, calibration = self._checked(model, players)
+        return self.compensation.measure(Removal(model, stack, tuple(removed), calibration))
+
+    def _checked(self, model: nn.Module, players: Players) -> tuple[LayerStack, Calibration]:
+        """The layers and the text, which fit the model and each other."""
         check_compensation(self.compensation)
         if not isinstance(self.calibration, Calibration):
             raise ValueError(
@@ -72,7 +96,7 @@ class Compensating:
             )
         refuse_inputs(self.calibration.inputs, "a compensation")
         self.calibration.check_vocabulary(vocabulary_size(model))
-        return self.compensation.measure(Removal(model, players, tuple(removed), self.calibration))
+        return players, self.calibration
 
     def apply(self, pruned: nn.Module, layers: Sequence[nn.Module], measured: Any) -> CompensationRecord:
         """Change the weights of the pruned model, whose `layers` are those that stayed, and keep the record on it."""

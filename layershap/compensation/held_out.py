@@ -6,7 +6,8 @@ Shapes: S sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import torch
 
@@ -55,7 +56,7 @@ class SplitText(NamedTuple):
         )
 
 
-def split(calibration: Calibration, held_out: float) -> SplitText:
+def split(calibration: Calibration, held_out: Any) -> SplitText:
     """The sequences to fit to and those held out.
 
     Those held out lie at even distances, so that each kind of text of a mixture gives its share.
@@ -65,7 +66,7 @@ def split(calibration: Calibration, held_out: float) -> SplitText:
     ValueError
         A single sequence, or a share outside (0, 1).
     """
-    if not 0 < held_out < 1:
+    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < float(held_out) < 1:
         raise ValueError(f"held_out must be a share of the sequences between 0 and 1, got {held_out!r}")
     n_sequences = calibration.n_sequences
     if n_sequences < 2:
@@ -73,7 +74,7 @@ def split(calibration: Calibration, held_out: float) -> SplitText:
             f"a compensation is fitted to some sequences and judged by others, so it needs two at least; got "
             f"{n_sequences}. Give more text, or cut it into shorter sequences (seq_len)"
         )
-    n_held = min(max(1, round(n_sequences * held_out)), n_sequences - 1)
+    n_held = min(max(1, round(n_sequences * float(held_out))), n_sequences - 1)
     held = torch.zeros(n_sequences, dtype=torch.bool)
     held[torch.linspace(0, n_sequences - 1, n_held + 2)[1:-1].round().long()] = True
     return SplitText(calibration.take(~held), calibration.take(held))

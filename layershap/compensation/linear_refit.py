@@ -14,12 +14,13 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
+from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.writes import WriteFinder
+from layershap.compensation.writes import WriteFinder, first_served, linear_write
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.patching import patched
@@ -37,6 +38,7 @@ class _Refit:
     module: str
     multiplier: float
     boundary: int
+    n_inputs: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,32 @@ class LinearRefit(BaseEstimator):
         self.ridges = ridges
         self.held_out = held_out
 
+    def check(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
+        """Refuse parameters out of range, a single sequence, and a model of which no layer can be refitted.
+
+        The arguments `model`, `stack` and `calibration` are as in `layershap.compensation.RefusesEarly.check`.
+
+        Warns
+        -----
+        CalibrationWarning
+            There are fewer tokens than four times the inputs of the linear layer.
+        """
+        text = self._split(calibration)
+        with quiet(model):
+            finder = WriteFinder(model, stack)
+            found = first_served(range(len(stack)), lambda layer: linear_write(finder, model, stack, layer)[1])
+        self._warn_of_few_tokens([found.n_inputs], text.n_fitted_tokens)
+
+    def _split(self, calibration: Calibration) -> SplitText:
+        """The text in two parts, once the parameters are in range."""
+        if self.scope not in ("gaps", "all"):
+            raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
+        ridges = np.asarray(self.ridges)
+        numbers = ridges.dtype.kind in "iuf" and ridges.ndim == 1 and ridges.size > 0
+        if not numbers or not (np.isfinite(ridges) & (ridges > 0)).all():
+            raise ValueError(f"ridges must be positive numbers, (1.0, 0.1) say, got {self.ridges!r}")
+        return split(calibration, self.held_out)
+
     def measure(self, removal: Removal) -> _Measured:
         """Keep the states after the gaps that the model with all its layers has.
 
@@ -100,13 +128,10 @@ class LinearRefit(BaseEstimator):
         Any
             What `apply` needs.
         """
-        if self.scope not in ("gaps", "all"):
-            raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
-        if np.ndim(self.ridges) != 1 or not len(self.ridges) or not all(ridge > 0 for ridge in self.ridges):
-            raise ValueError(f"ridges must be positive numbers, (1.0, 0.1) say, got {self.ridges!r}")
-        text = split(removal.calibration, self.held_out)
+        text = self._split(removal.calibration)
         with quiet(removal.model):
             refits = self._refits(removal)
+            self._warn_of_few_tokens([refit.n_inputs for refit in refits], text.n_fitted_tokens)
             targets: dict[int, list[Tensor]] = {refit.boundary: [] for refit in refits}
             if refits:
                 tokens = in_blocks(removal.model, text.fitted)
@@ -118,7 +143,6 @@ class LinearRefit(BaseEstimator):
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
         ]
-        _warn_of_few_tokens(removal, refits, text.n_fitted_tokens)
         return _Measured(removal.removed, text, tuple(refits), targets, tuple(notes))
 
     def _refits(self, removal: Removal) -> list[_Refit]:
@@ -131,11 +155,21 @@ class LinearRefit(BaseEstimator):
         for place in places:
             assert finder is not None
             layer = kept[place]
-            write = finder.of(layer)[-1]
-            where = f"layer {layer} of {type(removal.model).__name__}"
-            LinearLayer.of(removal.stack.layers[layer].get_submodule(write.name), where)
-            found.append(_Refit(layer, place, write.name, write.multiplier, after.get(place, layer + 1)))
+            write, linear = linear_write(finder, removal.model, removal.stack, layer)
+            boundary = after.get(place, layer + 1)
+            found.append(_Refit(layer, place, write.name, write.multiplier, boundary, linear.n_inputs))
         return found
+
+    def _warn_of_few_tokens(self, n_inputs: Sequence[int], n_tokens: int) -> None:
+        most = max(n_inputs, default=0)
+        if n_tokens < 4 * most:
+            warn_user(
+                f"LinearRefit fits {most:,} inputs per output to {n_tokens:,} tokens; with fewer than {4 * most:,} the "
+                "shrinkage leaves most weights as they are, and little is gained. Give "
+                f"{round(4 * most / (1 - self.held_out)):,} tokens or more, of all kinds that matter; a share of "
+                f"{self.held_out:g} is held out",
+                CalibrationWarning,
+            )
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
         """Refit front to back, each with the strength that lowers the held-out loss most.
@@ -229,14 +263,3 @@ def _regression(
         missing_ND = (target_ND - after_BTD.flatten(0, 1)[real_N].float()) / refit.multiplier
         ridge.add(linear.inputs(seen[0])[real_N], missing_ND, 1 / target_ND.square().mean(dim=1).clamp_min(1e-12))
     return ridge
-
-
-def _warn_of_few_tokens(removal: Removal, refits: Sequence[_Refit], n_tokens: int) -> None:
-    inputs = [LinearLayer(removal.stack.layers[refit.layer].get_submodule(refit.module)).n_inputs for refit in refits]
-    if inputs and n_tokens < 4 * max(inputs):
-        warn_user(
-            f"LinearRefit fits {max(inputs)} inputs per output to {n_tokens:,} tokens; with fewer than "
-            f"{4 * max(inputs):,} the shrinkage leaves most weights as they are, and little is gained. Give more text "
-            "(and of all kinds that matter)",
-            CalibrationWarning,
-        )

@@ -160,6 +160,33 @@ class Compensation(Protocol):
 
 
 @runtime_checkable
+class RefusesEarly(Protocol):
+    """A compensation that can tell before layers are chosen that it can't serve a model, or a text."""
+
+    def check(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
+        """Refuse what no choice of layers would mend: parameters out of range, too little text, such a model.
+
+        Called by the `fit` of a pruner or a baseline, and by `layershap.compare`, before anything is evaluated.
+
+        Parameters
+        ----------
+        model : nn.Module
+            The model with all its layers; only read.
+        stack : LayerStack
+            Its layers.
+        calibration : Calibration
+            All calibration sequences.
+
+        Raises
+        ------
+        UnsupportedModelError
+            No layer of the model can be changed so; the message says why.
+        TypeError, ValueError
+            A parameter is out of range, or there is too little text.
+        """
+
+
+@runtime_checkable
 class ScalesSkippedLayers(Protocol):
     """A compensation under which the game can be played: a skipped layer scales the hidden states."""
 

@@ -5,8 +5,10 @@ Shapes: N tokens, D hidden size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from sklearn.base import BaseEstimator
@@ -18,7 +20,7 @@ from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks,
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.writes import WriteFinder
+from layershap.compensation.writes import WriteFinder, first_served, linear_write
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
@@ -66,6 +68,23 @@ class ReplaceMe(BaseEstimator):
         self.ridge = ridge
         self.held_out = held_out
 
+    def check(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
+        """Refuse parameters out of range, a single sequence, and a model of which no layer can be mapped.
+
+        The arguments `model`, `stack` and `calibration` are as in `layershap.compensation.RefusesEarly.check`.
+        """
+        self._split(calibration)
+        with quiet(model):
+            finder = WriteFinder(model, stack)
+            first_served(range(len(stack)), lambda layer: linear_write(finder, model, stack, layer))
+
+    def _split(self, calibration: Calibration) -> SplitText:
+        """The text in two parts, once the parameters are in range."""
+        ridge: Any = self.ridge  # whatever the user gave
+        if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= float(ridge) < math.inf:
+            raise ValueError(f"ridge must be a number of at least 0, got {ridge!r}")
+        return split(calibration, self.held_out)
+
     def measure(self, removal: Removal) -> _Measured:
         """Fit the map of each gap.
 
@@ -79,7 +98,7 @@ class ReplaceMe(BaseEstimator):
         Any
             What `apply` needs.
         """
-        text = split(removal.calibration, self.held_out)
+        text = self._split(removal.calibration)
         gaps = [gap for gap in removal.gaps if gap.before >= 0]
         notes = [f"layers {list(gap.layers)} have no layer before them" for gap in removal.gaps if gap.before < 0]
         with quiet(removal.model):
@@ -89,10 +108,8 @@ class ReplaceMe(BaseEstimator):
     def _maps(self, removal: Removal, gaps: list[Any], fitted: Calibration) -> list[_Map]:
         finder = WriteFinder(removal.model, removal.stack)
         layers = [gap.first - 1 for gap in gaps]
-        writes = [finder.of(layer)[-1] for layer in layers]
-        modules = [removal.stack.layers[layer].get_submodule(w.name) for layer, w in zip(layers, writes, strict=True)]
-        for layer, module in zip(layers, modules, strict=True):
-            LinearLayer.of(module, f"layer {layer} of {type(removal.model).__name__}")
+        served = [linear_write(finder, removal.model, removal.stack, layer) for layer in layers]
+        writes, modules = [write for write, _ in served], [linear.module for _, linear in served]
         written: dict[int, Tensor] = {}
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:

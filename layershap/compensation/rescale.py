@@ -18,7 +18,7 @@ from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, quiet
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.scales import layer_scales
-from layershap.compensation.writes import Scaling, WriteFinder
+from layershap.compensation.writes import Scaling, WriteFinder, first_served
 from layershap.exceptions import SurgeryCheckError
 from layershap.model.agreement import plain_logits, relative_difference, tolerance
 from layershap.model.patching import patched
@@ -76,6 +76,15 @@ class Rescale(BaseEstimator):
         """
         return layer_scales(model, stack, calibration) if self.in_game else None
 
+    def check(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
+        """Refuse parameters out of range, a single sequence, and a model of which no layer's writes can be scaled.
+
+        The arguments `model`, `stack` and `calibration` are as in `layershap.compensation.RefusesEarly.check`.
+        """
+        split(calibration, self.held_out)
+        with quiet(model):
+            first_served(range(len(stack)), WriteFinder(model, stack).scalings)
+
     def measure(self, removal: Removal) -> _Measured:
         """Measure how much each gap scales the stream, and find what writes to it afterwards.
 
@@ -90,15 +99,15 @@ class Rescale(BaseEstimator):
             What `apply` needs.
         """
         text = split(removal.calibration, self.held_out)
-        scales_L = layer_scales(removal.model, removal.stack, text.fitted)
         kept = removal.kept
-        factors = {gap.before + 1: float(scales_L[list(gap.layers)].prod()) for gap in removal.gaps}
-        factors = {place: factor for place, factor in factors.items() if place < len(kept)}
+        gaps = {gap.before + 1: gap for gap in removal.gaps if gap.before + 1 < len(kept)}
         scalings = {}
         with quiet(removal.model):
             finder = WriteFinder(removal.model, removal.stack)  # refuses layers that can't be run one by one
-            if factors:
-                scalings = {place: finder.scalings(kept[place]) for place in range(min(factors), len(kept))}
+            if gaps:
+                scalings = {place: finder.scalings(kept[place]) for place in range(min(gaps), len(kept))}
+        scales_L = layer_scales(removal.model, removal.stack, text.fitted)
+        factors = {place: float(scales_L[list(gap.layers)].prod()) for place, gap in gaps.items()}
         return _Measured(removal.removed, kept, text, factors, scalings)
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:

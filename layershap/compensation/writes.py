@@ -10,9 +10,9 @@ Shapes: N values of a probe state, K modules, D hidden size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +20,15 @@ from torch.func import functional_call
 
 from layershap.calibration import Calibration
 from layershap.compensation.layerwise import Layerwise
+from layershap.compensation.linear import LinearLayer
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.agreement import MODEL_ERRORS, relative_difference
 from layershap.model.io import is_quantized, vocabulary_size, weights_precision
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
+
+Found = TypeVar("Found")
 
 _ROWS, _TOKENS = 2, 16
 _SCALE = 0.5  # exact in any precision
@@ -129,9 +132,9 @@ class WriteFinder:
         where = self._where(layer)
         if writes is None:
             raise UnsupportedModelError(
-                f"a compensation changes the modules that write to the residual stream; the output of {where} is not "
-                "its input plus the outputs of some of its modules (learned gains and other connections are not "
-                f"supported). Tried: {sorted({name for name, _ in candidates})}"
+                f"the output of {where} is not its input plus the outputs of some of its modules, which is what a "
+                "compensation changes (learned gains and other connections are not supported). Tried: "
+                f"{sorted({name for name, _ in candidates})}"
             )
         for write in writes:
             part = module.get_submodule(write.name)
@@ -165,8 +168,9 @@ class WriteFinder:
     def _check_scale_free(self, layer: int, names: Sequence[str]) -> None:
         """Raise unless the layer with its writes scaled makes of a scaled state the scaled output."""
         module = self._stack.layers[layer]
-        # Large, so that what norms add to the mean square doesn't count.
-        state = self._state.scaled(float(100 / self._state.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
+        # So large that what norms add to the mean square doesn't count, so small that activation functions are not yet
+        # linear: where norms follow the sublayers in place of coming before them (OLMo 2), only these tell the scale.
+        state = self._state.scaled(float(3 / self._state.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
 
         def scaled(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             return lambda *args, **kwargs: original(*args, **kwargs) * _SCALE
@@ -176,8 +180,8 @@ class WriteFinder:
             found = self._through(layer, state.scaled(_SCALE)).hidden.float()
         if relative_difference(found, expected) > (3e-2 if self._half else 1e-3):
             raise UnsupportedModelError(
-                f"Rescale lets the norms take a common scale of the residual stream away; {self._where(layer)} reads "
-                "the stream without one. LinearRefit may serve"
+                f"{self._where(layer)} reads the residual stream without a norm, which would take the scale away that "
+                "Rescale leaves on it. LinearRefit may serve"
             )
 
     def _scaling(self, layer: int, call: _Call) -> Scaling:
@@ -191,8 +195,8 @@ class WriteFinder:
             if relative_difference(output.float(), call.output.float() * _SCALE) < (3e-2 if self._half else 1e-4):
                 return scaling
         raise UnsupportedModelError(
-            f"Rescale scales what {call.name} of {self._where(layer)} writes by its weights; the output of a "
-            f"{type(module).__name__} isn't linear in them. LinearRefit may serve"
+            f"what {call.name} of {self._where(layer)} writes isn't linear in the weights of a "
+            f"{type(module).__name__}, by which Rescale would scale it. LinearRefit may serve"
         )
 
     def _through(self, layer: int, state: State) -> State:
@@ -249,6 +253,30 @@ class WriteFinder:
             Write(names[k], 1.0 if abs(float(weight) - 1) < tolerance else float(weight))
             for k, weight in zip(chosen, weights, strict=True)
         )
+
+
+def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
+    """The last write of a layer, which must be a linear layer."""
+    write = finder.of(layer)[-1]
+    where = f"layer {layer} of {type(model).__name__}"
+    return write, LinearLayer.of(stack.layers[layer].get_submodule(write.name), where)
+
+
+def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:
+    """What is found for the first layer that isn't refused.
+
+    Raises
+    ------
+    UnsupportedModelError
+        All layers are refused: the first one's reason.
+    """
+    reasons: list[UnsupportedModelError] = []
+    for layer in layers:
+        try:
+            return serve(layer)
+        except UnsupportedModelError as error:
+            reasons.append(error)
+    raise reasons[0]
 
 
 def _same(calls: Sequence[_Call], output: Tensor) -> bool:

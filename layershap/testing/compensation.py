@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from layershap.calibration import Calibration
-from layershap.compensation import Compensation, CompensationRecord, Removal, compensation_record
+from layershap.compensation import Compensation, CompensationRecord, RefusesEarly, Removal, compensation_record
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.model.agreement import plain_logits
 from layershap.model.stack import find_layers
 from layershap.surgery import remove_layers
-from layershap.testing.contract import Contract, check_contract, check_copies, require
+from layershap.testing.contract import Contract, check_contract, check_copies, only_if, require
 
 _REMOVED = (3, 6, 7)
 
@@ -33,6 +33,17 @@ class CompensationContract(Contract):
         part = self.make()
         require(isinstance(part, Compensation), f"{type(part).__name__} must have methods `measure` and `apply`")
         check_copies(part)
+
+    def test_it_refuses_early_or_not_at_all(self) -> None:
+        """Where it has a `check`, the bundled model passes and stays as it is."""
+        part, model = self.make(), _model()
+        only_if(isinstance(part, RefusesEarly), f"{type(part).__name__} has no check")
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        part.check(model, find_layers(model), _text())
+        require(
+            all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()),
+            f"{type(part).__name__}.check must leave the model as it is",
+        )
 
     def test_it_changes_the_pruned_model_only(self) -> None:
         """The model given stays bit for bit; the result has the parameters of any pruned model."""

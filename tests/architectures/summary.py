@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -34,7 +35,7 @@ every type in the causal LM mapping, each removable layer removed alone.
   layers whose removal needs `save_pruned` and `load_pruned` (a `CheckpointWarning` says so).
 - **sublayers**: how many layers `find_sublayers` splits into mixer and feed-forward part; `-`: none, it says why.
 - **compensation**: `fold` if a gap's scalar folds into the weights exactly (`Rescale`), `refit` if the layer before a
-  gap can be refitted (`LinearRefit`); `-`: refused, with the reason.
+  gap can be refitted (`LinearRefit`); `-`: both are refused. The reasons follow the table.
 - **protected**: layers that others depend on; `fit` leaves them in.
 
 {counts}
@@ -84,7 +85,26 @@ def page(rows: list[Row]) -> str:
     text = HEAD.format(transformers=transformers.__version__, torch=torch.__version__, counts=listed)
     text += "\n".join(_line(row) for row in rows)
     unbuilt = "\n".join(f"- `{name}`: {reason}" for name, reason in sorted(NOT_BUILT.items()))
-    return f"{text}\n\nNot built:\n\n{unbuilt}\n"
+    return f"{text}{_refused('Rescale', rows)}{_refused('LinearRefit', rows)}\n\nNot built:\n\n{unbuilt}\n"
+
+
+def _refused(method: str, rows: list[Row]) -> str:
+    """Why a compensation is refused, and for which types."""
+    found = {row.model_type: row.rescale if method == "Rescale" else row.refit for row in rows}
+    reasons = refusals({name: reason for name, reason in found.items() if reason not in ("", "folds", "refits")})
+    listed = "\n".join(f"- {reason}: {', '.join(names)}" for reason, names in reasons)
+    return f"\n\n`{method}` is refused:\n\n{listed}"
+
+
+def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
+    """Reasons without the names of modules and classes, with the types that have them, the most frequent first."""
+    found: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        plain = re.sub(r"layer \d+ of \S+( \(\w+\))?", "a layer", reason)
+        plain = re.sub(r"(?<=what )\S+ of a layer", "a module of it", plain)
+        plain = re.sub(r"\b[A-Z][a-z]+\w*?(Norm|Experts|Block|MLP|ForCausalLM)\b", r"…\1", plain)
+        found.setdefault(re.split(r"[;:(]|\. |, which", plain)[0].strip(), []).append(name)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
 def _line(row: Row) -> str:
