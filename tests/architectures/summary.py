@@ -103,7 +103,7 @@ def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
         plain = re.sub(r"layer \d+ of \S+( \(\w+\))?", "a layer", reason)
         plain = re.sub(r"(?<=what )\S+ of a layer", "a module of it", plain)
         plain = re.sub(r"\b[A-Z][a-z]+\w*?(Norm|Experts|Block|MLP|ForCausalLM)\b", r"…\1", plain)
-        found.setdefault(re.split(r"[;:(]|\. |, which", plain)[0].strip(), []).append(name)
+        found.setdefault(re.split(r"[;:(]|\. |, which is", plain)[0].strip(), []).append(name)
     return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
