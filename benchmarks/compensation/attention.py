@@ -31,8 +31,10 @@ from layershap.compensation.linear_refit import _regression
 from layershap.compensation.writes import WriteFinder
 
 
-class BothWrites(LinearRefit):
+class AttentionFirst(LinearRefit):
     """`LinearRefit` of attention's write, then of the feed-forward part's, before each gap."""
+
+    attention_first = True
 
     def _refits(self, removal: Removal) -> list[Any]:
         finder, found = WriteFinder(removal.model, removal.stack), []
@@ -40,7 +42,7 @@ class BothWrites(LinearRefit):
             first = finder.of(refit.layer)[0]
             linear = LinearLayer(removal.stack.layers[refit.layer].get_submodule(first.name))
             attention = replace(refit, module=first.name, multiplier=first.multiplier, n_inputs=linear.n_inputs)
-            found += [attention, refit]
+            found += [attention, refit] if self.attention_first else [refit, attention]
         return found
 
     def apply(self, pruned: Any, stack: Any, measured: Any) -> CompensationRecord:
@@ -61,6 +63,19 @@ class BothWrites(LinearRefit):
         return measured.text.record(self, measured.removed, changes, (before, loss), measured.notes)
 
 
+class AttentionLast(AttentionFirst):
+    """The other way round."""
+
+    attention_first = False
+
+
+METHODS = {
+    "down_proj": LinearRefit(),
+    "o_proj, then down_proj": AttentionFirst(),
+    "down_proj, then o_proj": AttentionLast(),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="smollm2", choices=["smollm2", "gpt2"])
@@ -73,7 +88,7 @@ def main() -> None:
     measures = [each for each in subject.measures(Limits(options.test_sequences, 0)) if "seq2048" not in each.key]
     calibration, stack = subject.calibration(MIXTURE, options.tokens // LENGTH), find_layers(subject.model)
     layers = sets_of(Board.read(options.model), "default")[options.n]
-    for name, compensation in (("down_proj", LinearRefit()), ("o_proj and down_proj", BothWrites())):
+    for name, compensation in METHODS.items():
         start = time.process_time()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

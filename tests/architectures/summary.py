@@ -35,7 +35,7 @@ every type in the causal LM mapping, each removable layer removed alone.
   layers whose removal needs `save_pruned` and `load_pruned` (a `CheckpointWarning` says so).
 - **sublayers**: how many layers `find_sublayers` splits into mixer and feed-forward part; `-`: none, it says why.
 - **compensation**: `fold` if a gap's scalar folds into the weights exactly (`Rescale`), `refit` if the layer before a
-  gap can be refitted (`LinearRefit`); `-`: both are refused. The reasons follow the table.
+  gap can be refitted (`LinearRefit`); `-`: both are refused, for the reasons after the table. Empty: not measured.
 - **protected**: layers that others depend on; `fit` leaves them in.
 
 {counts}
@@ -73,7 +73,7 @@ def counts(rows: list[Row]) -> dict[str, int]:
         "compensation: a gap's scalar folds exactly": sum(row.rescale == "folds" for row in good),
         "compensation: the layer before a gap is refitted": sum(row.refit == "refits" for row in good),
         "compensation: neither, refused with the reason": sum(
-            row.rescale != "folds" and row.refit != "refits" for row in good
+            row.rescale not in ("", "folds") and row.refit != "refits" for row in good
         ),
         "silently wrong": sum(bool(row.silently_wrong) for row in good),
     }
@@ -103,7 +103,7 @@ def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
         plain = re.sub(r"layer \d+ of \S+( \(\w+\))?", "a layer", reason)
         plain = re.sub(r"(?<=what )\S+ of a layer", "a module of it", plain)
         plain = re.sub(r"\b[A-Z][a-z]+\w*?(Norm|Experts|Block|MLP|ForCausalLM)\b", r"…\1", plain)
-        found.setdefault(re.split(r"[;:(]|\. |, which", plain)[0].strip(), []).append(name)
+        found.setdefault(re.split(r"[;:(]|\. |, which is", plain)[0].strip(), []).append(name)
     return sorted(found.items(), key=lambda item: -len(item[1]))
 
 
@@ -117,5 +117,13 @@ def _line(row: Row) -> str:
     reload += f", lost: {row.lost}" if row.lost else ""
     sublayers = f"{row.sublayers} of {row.n_layers}" if row.sublayers.isdecimal() else "-"
     possible = [word for word, held in (("fold", row.rescale == "folds"), ("refit", row.refit == "refits")) if held]
-    cells = [skip, forward, cache, reload, sublayers, ", ".join(possible) or "-", ", ".join(map(str, row.protected))]
+    cells = [
+        skip,
+        forward,
+        cache,
+        reload,
+        sublayers,
+        ", ".join(possible) or "-" * bool(row.rescale),
+        ", ".join(map(str, row.protected)),
+    ]
     return f"| {row.model_type} | `{row.path}` | {' | '.join(cells)} |"

@@ -10,6 +10,8 @@ from .expected import (
     NO_CACHED_GENERATION,
     NO_SUBLAYERS,
     NOT_CAUSAL,
+    NOT_FOLDED,
+    NOT_REFITTED,
     PLAIN_PATH,
     PROTECTED,
     RECIPE_ONLY,
@@ -54,6 +56,9 @@ def assert_row(row: Row) -> None:
     assert row.lost == []
     assert row.silently_wrong == []
     assert row.sublayers.isdecimal() == (name not in NO_SUBLAYERS), row.sublayers
+    if row.rescale:
+        assert (row.rescale == "folds") == (name not in NOT_FOLDED), row.rescale
+        assert (row.refit == "refits") == (name not in NOT_REFITTED), row.refit
     assert "wrong by" not in row.rescale, row.rescale
     assert row.refit != "not finite"
 
