@@ -38,7 +38,16 @@ class LedgerInUseError(LedgerError):
 
 
 class RanksError(LayerShapError, RuntimeError):
-    """Processes that evaluate together don't have the same game, or one of them failed or ended."""
+    """Processes that evaluate together don't have the same game, or one of them failed or ended.
+
+    Attributes
+    ----------
+    in_step : bool
+        Another rank failed with an error of the model's, which all ranks know of: they may go on together with
+        something else.
+    """
+
+    in_step = False
 
 
 class ModelInUseError(LayerShapError, RuntimeError):

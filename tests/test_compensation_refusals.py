@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from layershap import Calibration, LayerPruner, compare, remove_layers
 from layershap.baselines import LastLayers, ShortGPT
@@ -146,3 +147,13 @@ def test_a_removal_refuses_before_it_measures(text):
 def _tensors(call):
     values = call.values() if isinstance(call, dict) else call
     return [value for value in values if isinstance(value, torch.Tensor) and value.dim() == 2]
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), Rescale(in_game=True), LinearRefit(), ReplaceMe()])
+def test_a_skeletons_cost_is_estimated_and_nothing_more(text, compensation):
+    with torch.device("meta"):
+        skeleton = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=2, n_layer=4))
+    pruner = LayerPruner(n_masks=20, max_remove=2, compensation=compensation)
+    assert pruner.estimate_cost(skeleton, text).layer_runs > 0
+    with pytest.raises(UnsupportedModelError, match="its layers can be inspected and their cost be estimated"):
+        pruner.fit(skeleton, text)

@@ -146,19 +146,20 @@ def test_clear_choices_cost_the_comparison_only(narrow, text, wide):
     assert (choice.masks == case.right).all()
 
 
-def test_where_float32_fails_the_report_says_why(narrow, text):
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError, TypeError])
+def test_where_float32_fails_the_report_says_why(narrow, text, error):
     model = deepcopy(narrow)
 
     def refuse(module, arguments):
         if arguments[0].dtype == torch.float32:
-            raise RuntimeError("no kernel for float32\nand more")
+            raise error("no kernel for float32\nand more")
 
     before = {name: id(tensor) for name, tensor in model.named_parameters()}
     hook = model.transformer.h[2].register_forward_pre_hook(refuse)
     fitted = LayerPruner(**SETTINGS).fit(model, text)
     hook.remove()
     check = fitted.diagnostics_["precision"]
-    assert check.note == "float32 failed (RuntimeError: no kernel for float32)"
+    assert check.note == f"float32 failed ({error.__name__}: no kernel for float32)"
     assert np.isnan(check.per_sequence)
     assert "not compared with float32: float32 failed" in str(fitted.report_)
     assert {name: id(tensor) for name, tensor in model.named_parameters()} == before

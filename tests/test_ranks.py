@@ -42,7 +42,7 @@ def results(folder: Path, n_ranks: int, *names: str) -> dict[str, list[dict]]:
     }
 
 
-SAME = ("fit", "half_precision", "sleb", "callable_utility", "own_work")
+SAME = ("fit", "half_precision", "float32_fails_on_one", "sleb", "callable_utility", "own_work")
 DIFFERENT = ("other_text", "other_masks", "ledger_of_one_unwritable")
 
 
@@ -69,6 +69,11 @@ def test_what_half_precision_leaves_open_is_the_same_too(one, two):
     assert check["note"] == ""
     assert check["n_pairs"] > 0
     assert list((two[0] / "half_precision").glob("ledger.jsonl.float32*rank1"))
+
+
+def test_where_float32_fails_on_one_rank_all_keep_their_choice(one, two):
+    assert one[1]["float32_fails_on_one"]["note"] == "float32 failed (OutOfMemoryError: no room)"
+    same_as_one(two[1]["float32_fails_on_one"], one[1]["float32_fails_on_one"])
 
 
 def same_as_one(found, alone):

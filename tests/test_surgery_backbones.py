@@ -19,6 +19,8 @@ from transformers import (
     Dinov2WithRegistersForImageClassification,
     UperNetConfig,
     UperNetForSemanticSegmentation,
+    WhisperConfig,
+    WhisperForAudioClassification,
     YolosConfig,
     YolosForObjectDetection,
 )
@@ -33,6 +35,11 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 6, "num_attention_heads": 2, "i
 SMALL = {**SIZES, "image_size": 16, "patch_size": 8}
 LARGE = {**SIZES, "image_size": 64, "patch_size": 16}
 BIAS = {"use_relative_position_bias": True, "layer_scale_init_value": 0.5, "drop_path_rate": 0.1}
+WEIGHED = {
+    **{"d_model": 16, "encoder_layers": 6, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_labels": 3},
+    **{"num_mel_bins": 8, "max_source_positions": 20, "vocab_size": 64, "pad_token_id": 0},
+    **{"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "use_weighted_layer_sum": True},
+}
 SHARED = {**BIAS, "use_relative_position_bias": False, "use_shared_relative_position_bias": True}
 
 MODELS = {
@@ -103,9 +110,11 @@ def test_a_head_that_would_read_one_state_twice_is_refused_with_the_reason():
         ),
         # A table of position embeddings has an entry for each layer.
         (lambda: YolosForObjectDetection(YolosConfig(**{**SMALL, "image_size": [16, 16]})), SurgeryCheckError),
+        # A sum of the states of all layers, with a weight for each: torch can't multiply them.
+        (lambda: WhisperForAudioClassification(WhisperConfig(**WEIGHED)), SurgeryCheckError),
         (lambda: Dinov2Backbone(Dinov2Config(**SMALL)), UnsupportedModelError),
     ],
-    ids=["data2vec of segments", "yolos", "bare backbone"],
+    ids=["data2vec of segments", "yolos", "weighted sum of layers", "bare backbone"],
 )
 def test_what_is_not_supported_is_refused(make, reason):
     with pytest.raises(reason):

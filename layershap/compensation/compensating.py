@@ -21,6 +21,7 @@ from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.inputs import refuse_inputs
 from layershap.model.io import base_model, holds_adapters, vocabulary_size
+from layershap.model.skeleton import on_meta_device
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray
@@ -47,13 +48,15 @@ class Compensating:
     def check(self, model: nn.Module, players: Players) -> None:
         """Refuse, before layers are chosen, what `measure` would refuse for any of them.
 
+        The layers of a model on the meta device can't be looked at: there the compensation itself isn't asked.
+
         Raises
         ------
         TypeError, ValueError, UnsupportedModelError
             As `measure`.
         """
         stack, calibration = self._checked(model, players)
-        if isinstance(self.compensation, RefusesEarly):
+        if isinstance(self.compensation, RefusesEarly) and not on_meta_device(model):
             self.compensation.check(model, stack, calibration)
 
     def measure(self, model: nn.Module, players: Players, removed: Sequence[int]) -> Any:
@@ -165,6 +168,8 @@ def skip_scales_of(
 ) -> FloatArray | None:
     """What skipped layers multiply the states by [L] while a game is played; None if as they are.
 
+    None for a model on the meta device too, which can't be scored: the cost of a game doesn't depend on the scales.
+
     Raises
     ------
     ValueError
@@ -172,5 +177,7 @@ def skip_scales_of(
     """
     check_whole_layers(compensation, players)
     if not isinstance(compensation, ScalesSkippedLayers) or not isinstance(players, LayerStack):
+        return None
+    if on_meta_device(model):
         return None
     return compensation.skip_scales(model, players, calibration)

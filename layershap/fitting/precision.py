@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from layershap.exceptions import LayerShapError
+from layershap.exceptions import LayerShapError, RanksError
 from layershap.fitting.final_choice import FinalChoice, chosen_among
 from layershap.fitting.text_game import TextGame, jackknife_errors, left_out_scores, paired_differences
 from layershap.model.io import weights_precision
 from layershap.model.upcast import is_narrow, why_not_float32
 from layershap.protocols import FloatArray, IntArray, MaskArray, SequenceStatistics, Utility
+from layershap.ranks.together import Ranks
 
 _COMPARED = 8
 """Sequences on which leads are compared in both precisions: those of a race's first two parts. With the runner-up and
@@ -140,11 +141,17 @@ def check_precision(game: TextGame, choice: FinalChoice) -> tuple[FinalChoice, P
     try:
         with game.in_float32(_COMPARED) as wide:
             return _checked(wide, choice, utility, sizes, unknown)
-    except LayerShapError:
+    except RanksError as error:
+        if not error.in_step:
+            raise
+        own = ""
+    except (LayerShapError, OSError):
         raise
-    except RuntimeError as error:  # out of memory, or an operation that float32 has not
-        reason = str(error).partition("\n")[0]
-        return choice, replace(unknown, note=f"float32 failed ({type(error).__name__}: {reason})")
+    except Exception as error:  # out of memory, an operation that float32 has not, a kernel that asserts its type
+        own = f"{type(error).__name__}: {error}".partition("\n")[0]
+    # Every rank says the same of it, and keeps its choice.
+    reason = next(filter(None, Ranks.of(model).together(lambda: own)))
+    return choice, replace(unknown, note=f"float32 failed ({reason})")
 
 
 def _checked(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -20,6 +20,7 @@ from layershap.game.players import GameModel
 from layershap.game.progress import Progress
 from layershap.model.upcast import in_float32
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
+from layershap.ranks.together import Ranks
 from layershap.tasks.data import UtilityLike
 from layershap.utilities.checks import checked_scores
 
@@ -143,11 +144,12 @@ class TextGame:
         text = self.text.beginning_with(n_first)
         ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.float32"
         found = self.found.in_precision("torch.float32")
-        with (
-            in_float32(found.model, found.players.layers),
-            TextGame(self.first.on(text.parts[0], ledger=ledger, found=found), text, ledger) as wide,
-        ):
-            yield wide
+        with ExitStack() as held:
+            # Where several ranks evaluate together, each knows whether the weights found room on all of them.
+            widened = in_float32(found.model, found.players.layers)
+            Ranks.of(found.model).together(lambda: held.enter_context(widened))
+            wide = TextGame(self.first.on(text.parts[0], ledger=ledger, found=found), text, ledger)
+            yield held.enter_context(wide)
 
     def part(self, index: int) -> LayerGame:
         """The game on one part of the text, opened if need be."""

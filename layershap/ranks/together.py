@@ -19,7 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import nn
 
-from layershap.exceptions import RanksError
+from layershap.exceptions import LayerShapError, RanksError
 from layershap.ranks.launched import launched_with_others
 
 T = TypeVar("T")
@@ -37,6 +37,7 @@ class _Failure:
     """What a rank that failed sends in place of its result."""
 
     reason: str
+    of_model: bool
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,15 @@ class Ranks:
         try:
             outcome = work()
         except Exception as error:
-            self._gathered(_Failure(f"{type(error).__name__}: {error}"))
+            of_model = not isinstance(error, LayerShapError | OSError)
+            self._gathered(_Failure(f"{type(error).__name__}: {error}", of_model))
             raise
         found: list[T] = []
         for index, value in enumerate(self._gathered(outcome)):
             if isinstance(value, _Failure):
-                raise RanksError(f"rank {index} of {self.count} failed, so rank {self.index} ends too: {value.reason}")
+                failed = RanksError(f"rank {index} of {self.count} failed, so rank {self.index} ends too: {value.reason}")
+                failed.in_step = value.of_model
+                raise failed
             found.append(value)
         return found
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from layershap.exceptions import GenerationCacheWarning, SurgeryCheckError
+from layershap.exceptions import GenerationCacheWarning, LayerShapError, SurgeryCheckError
 from layershap.model.agreement import MODEL_ERRORS, plain_logits, probe_ids, relative_difference, tolerance
 from layershap.model.io import base_model, evaluation_mode, is_encoder_decoder, text_config
 from layershap.model.samples import sample_inputs, sample_logits
@@ -63,11 +63,13 @@ def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> Tensor:
     """
     try:
         logits_BTV = plain_logits(pruned)
-    except (IndexError, KeyError, ValueError) as error:
+    except (LayerShapError, torch.OutOfMemoryError):
+        raise
+    except MODEL_ERRORS as error:
         raise SurgeryCheckError(
             f"{type(pruned).__name__} without {what} must run; it fails with {type(error).__name__}: {error}. Perhaps "
-            "its head reads the states after certain layers and two of these are the same now: remove other layers. "
-            "check=False returns the model anyway."
+            "its head reads the states after certain layers and two of these are the same now: remove other layers; "
+            "or it holds a weight for each layer (use_weighted_layer_sum), which a removal doesn't cut. check=False returns the model anyway."
         ) from error
     difference = relative_difference(logits_BTV, expected_BTV)
     allowed = tolerance(pruned)

@@ -49,6 +49,25 @@ def half_precision(folder: Path) -> dict:
     return found_by(pruner) | {"precision": asdict(pruner.diagnostics_["precision"])}
 
 
+def float32_fails_on_one(folder: Path) -> dict:
+    """The same where one rank has no memory for float32."""
+    from layershap.forward.engine import Engine
+
+    model, run = load_tiny_gpt2()[0].to(torch.bfloat16), Engine.run
+
+    def without_room(self: Engine, *arguments: object) -> object:
+        if RANK == SIZE - 1 and self.model.transformer.wte.weight.dtype == torch.float32:
+            raise torch.OutOfMemoryError("no room")
+        return run(self, *arguments)
+
+    Engine.run = without_room
+    try:
+        pruner = LayerPruner(max_remove=2, n_masks=40, random_state=0).fit(model, text())
+    finally:
+        Engine.run = run
+    return found_by(pruner) | {"note": pruner.diagnostics_["precision"].note}
+
+
 def seed_by_chance(folder: Path) -> dict:
     model, _ = load_tiny_gpt2()
     pruner = LayerPruner(max_remove=2, n_masks=40, selector=Greedy()).fit(model, text(10))
