@@ -100,6 +100,11 @@ def test_other_methods_on_the_answers_of_chats(model_folder, tmp_path, capsys):
         ("a.jsonl", json.dumps(CHATS[0]) + "\n[]", "a.jsonl, line 2 must have messages, it is empty"),
         ("a.json", '[{"messages": "hello"}]', "a.json, row 1 must be a list of messages with 'role' and 'content'"),
         ("a.json", '[[{"from": "human", "value": "x"}]]', "a.json, row 1 has 'from' and 'value'; rename them"),
+        (
+            "a.json",
+            json.dumps({"messages": CHATS[0]}),
+            "a.json must hold a list with a text, prompt or chat an item, it",
+        ),
         ("a.json", json.dumps([[CHATS[0][0]]]), "there must be 1 chats with an assistant's answer"),
     ],
 )

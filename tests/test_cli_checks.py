@@ -126,7 +126,11 @@ def test_what_can_not_be_written_is_found_out_before_work(run_folder, story_file
     ("name", "content", "message"),
     [
         ("a.json", b"[1, 2", "a.json must be JSON: Expecting"),
-        ("a.json", b'{"text": "x"}', "a.json must hold a list of texts, it holds an object with ['text']"),
+        (
+            "a.json",
+            b'{"text": "x"}',
+            "a.json must hold a list with a text, prompt or chat an item, it holds an object with ['text']",
+        ),
         ("a.json", b'["x", 4]', "a.json, row 2 must be a string, or an object with a string under 'text', it is 4"),
         ("a.json", b"[" * 100_000, "a.json must be JSON: "),
         ("a.jsonl", b'"x"\n{"text": "y"}\n{"txt": "z"}\n', "a.jsonl, line 3 must be a string, or an object"),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from layershap import Calibration, LayerGame, LayerPruner, PairwiseRidge, PruningReport
 from layershap.datasets import load_calibration_text
@@ -17,6 +18,12 @@ from layershap.fitting.text import split_text
 from layershap.fitting.text_game import TextGame
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
 
+WHISPER = {
+    **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 5, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48},
+    **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 20},
+    **{"vocab_size": 64, "max_target_positions": 32, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+    "decoder_start_token_id": 1,
+}
 SETTINGS = {"n_masks": 90, "max_remove": 3, "surrogate": PairwiseRidge(), "random_state": 0}
 
 
@@ -91,6 +98,23 @@ def test_the_report_says_it(fitted, tmp_path):
 def test_a_model_in_float32_is_left_alone(wide):
     assert wide.diagnostics_["precision"] is None
     assert "rounding" not in str(wide.report_)
+
+
+def test_sound_in_half_precision_is_widened_too():
+    """Whisper's convolutions take no bfloat16 beside float32 weights; the encoder is widened with what is no layer."""
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(WhisperConfig(**WHISPER)).eval().to(torch.bfloat16)
+    ids = torch.randint(3, 64, (32, 10))
+    sound = {"input_features": torch.randn(32, 8, 40, dtype=torch.bfloat16)}
+    before = {name: id(tensor) for name, tensor in model.named_parameters()}
+    fitted = LayerPruner(n_masks=30, max_remove=2, random_state=0).fit(
+        model, Calibration(ids, ids.clone(), inputs=sound)
+    )
+    check = fitted.diagnostics_["precision"]
+    assert check.note == ""
+    assert check.n_pairs > 0
+    assert sound["input_features"].dtype == torch.bfloat16
+    assert {name: id(tensor) for name, tensor in model.named_parameters()} == before
 
 
 class Case:

@@ -98,7 +98,7 @@ def _rows(file: Path) -> list[tuple[str, object]]:
         return [(str(file), content)]
     rows = _json(content, str(file))
     if not isinstance(rows, list):
-        raise ValueError(f"{file} must hold a list of texts, it holds {_kind(rows)}")
+        raise ValueError(f"{file} must hold a list with a text, prompt or chat an item, it holds {_kind(rows)}")
     return [(f"{file}, row {n}", row) for n, row in enumerate(rows, start=1)]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from layershap.calibration import Calibration
+from layershap.model.upcast import NARROW
 from layershap.protocols import IntArray
 
 _FIRST = 4
@@ -70,6 +71,11 @@ class TextParts:
         head, tail = first.take(rows[:n_sequences]), first.take(rows[n_sequences:])
         return replace(self, searched=(head, tail, *others))
 
+    def in_float32(self) -> TextParts:
+        """The same text; images and sound in half precision are float32, as a model in float32 reads them."""
+        held_back = None if self.held_back is None else _widened(self.held_back)
+        return TextParts(_widened(self.given), tuple(map(_widened, self.searched)), held_back)
+
 
 def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0) -> TextParts:
     """Cut calibration sequences into parts.
@@ -100,6 +106,11 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
         cut *= 2
     parts = tuple(_part(calibration, rows) for rows in np.split(searched, cuts) if len(rows))
     return TextParts(calibration, parts, _part(calibration, held) if n_held else None)
+
+
+def _widened(part: Calibration) -> Calibration:
+    wide = {name: value.float() for name, value in part.inputs.items() if value.dtype in NARROW}
+    return replace(part, inputs={**part.inputs, **wide}) if wide else part
 
 
 def _part(calibration: Calibration, rows: IntArray) -> Calibration:

@@ -141,7 +141,7 @@ class TextGame:
         Its first part holds `n_first` sequences at most, for which this game's may be cut; their order is the same. Its
         ledgers lie beside this game's.
         """
-        text = self.text.beginning_with(n_first)
+        text = self.text.beginning_with(n_first).in_float32()
         ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.float32"
         found = self.found.in_precision("torch.float32")
         with ExitStack() as held:

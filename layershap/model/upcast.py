@@ -1,7 +1,7 @@
 """Running a model of half precision in float32, one layer's weights at a time.
 
-A float32 copy of the whole model would take twice its memory again. Here only what is no layer (embeddings, norms,
-head) is widened for the time of the context, and each layer for the time of its call.
+A float32 copy of the whole model would take twice its memory again. Here only what is none of the layers (embeddings,
+norms, head, another encoder) is widened for the time of the context, and each layer for the time of its call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from layershap.model.io import is_quantized
 from layershap.model.patching import claimed, patched
 
-_NARROW = (torch.float16, torch.bfloat16)
+NARROW = (torch.float16, torch.bfloat16)
+"""Types of half precision."""
 
 
 def why_not_float32(model: nn.Module) -> str:
@@ -30,7 +31,7 @@ def why_not_float32(model: nn.Module) -> str:
 
 def is_narrow(model: nn.Module) -> bool:
     """Whether some weights are of float16 or bfloat16."""
-    return any(parameter.dtype in _NARROW for parameter in model.parameters())
+    return any(parameter.dtype in NARROW for parameter in model.parameters())
 
 
 @contextmanager
@@ -72,7 +73,7 @@ def _widened(modules: Iterable[nn.Module]) -> Iterator[None]:
             both: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
             for held in both:
                 for name, tensor in held.items():
-                    if tensor is None or tensor.dtype not in _NARROW:
+                    if tensor is None or tensor.dtype not in NARROW:
                         continue
                     if id(tensor) not in wide:
                         wide[id(tensor)] = _float32(tensor)

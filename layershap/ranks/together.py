@@ -93,7 +93,9 @@ class Ranks:
         found: list[T] = []
         for index, value in enumerate(self._gathered(outcome)):
             if isinstance(value, _Failure):
-                failed = RanksError(f"rank {index} of {self.count} failed, so rank {self.index} ends too: {value.reason}")
+                failed = RanksError(
+                    f"rank {index} of {self.count} failed, so rank {self.index} ends too: {value.reason}"
+                )
                 failed.in_step = value.of_model
                 raise failed
             found.append(value)

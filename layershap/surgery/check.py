@@ -69,7 +69,8 @@ def check_logits(pruned: nn.Module, expected_BTV: Tensor, what: str) -> Tensor:
         raise SurgeryCheckError(
             f"{type(pruned).__name__} without {what} must run; it fails with {type(error).__name__}: {error}. Perhaps "
             "its head reads the states after certain layers and two of these are the same now: remove other layers; "
-            "or it holds a weight for each layer (use_weighted_layer_sum), which a removal doesn't cut. check=False returns the model anyway."
+            "or it holds a weight for each layer (use_weighted_layer_sum), which a removal doesn't cut. "
+            "check=False returns the model anyway."
         ) from error
     difference = relative_difference(logits_BTV, expected_BTV)
     allowed = tolerance(pruned)
