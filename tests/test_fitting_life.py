@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from layershap import HammingProcess, LayerPruner, Rescale, StratifiedSampler, SurrogateSearch, protocols
-from layershap.compensation import Compensation, ScalesSkippedLayers
+from layershap.compensation import Compensation, RefusesEarly, ScalesSkippedLayers
 from layershap.scoring.evaluate import task_scores
 from layershap.tasks import Task
 from layershap.utilities import PerplexityRatio
@@ -34,7 +34,7 @@ HOOKS = {
         protocols.RefittableSurrogate,
     ),
     "selector": (protocols.Selector, protocols.SearchingSelector, protocols.HoldsBack),
-    "compensation": (Compensation, ScalesSkippedLayers),
+    "compensation": (Compensation, RefusesEarly, ScalesSkippedLayers),
 }
 EVERYWHERE = "utility.score"
 

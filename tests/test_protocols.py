@@ -24,7 +24,7 @@ from layershap import (
     utilities,
 )
 from layershap.baselines import ShortGPT, SliceGPT
-from layershap.compensation import Compensation, ScalesSkippedLayers
+from layershap.compensation import Compensation, RefusesEarly, ScalesSkippedLayers
 from layershap.surrogates.fresh import fresh_surrogate
 from layershap.utilities import ChoiceAccuracy
 from layershap.utilities.choice import layout_of
@@ -33,7 +33,7 @@ from tests.helpers.samplers import SpreadSampler
 HOOKS = [
     value for value in vars(protocols).values() if inspect.isclass(value) and getattr(value, "_is_protocol", False)
 ]
-PROTOCOLS = [*HOOKS, Compensation, ScalesSkippedLayers]
+PROTOCOLS = [*HOOKS, Compensation, RefusesEarly, ScalesSkippedLayers]
 
 
 def members(protocol):
