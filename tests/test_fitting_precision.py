@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 
@@ -85,6 +86,14 @@ def test_a_fit_that_goes_on_evaluates_nothing_again(narrow, text, fitted):
     assert {file: file.read_bytes() for file in files} == before
     assert again.diagnostics_["precision"] == fitted.diagnostics_["precision"]
     assert (again.final_masks_ == fitted.final_masks_).all()
+
+
+def test_what_a_fit_on_other_text_left_is_not_in_the_way(narrow, text, fitted, tmp_path):
+    for file in fitted.ledger.parent.glob("*.float32*"):
+        shutil.copy(file, tmp_path)
+    other = text.take(torch.arange(text.n_sequences).flip(0))
+    again = LayerPruner(**SETTINGS, ledger=tmp_path / fitted.ledger.name).fit(narrow, other)
+    assert again.diagnostics_["precision"].note == ""
 
 
 def test_the_report_says_it(fitted, tmp_path):

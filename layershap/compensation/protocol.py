@@ -166,8 +166,8 @@ class RefusesEarly(Protocol):
     def check(self, model: nn.Module, stack: LayerStack, calibration: Calibration) -> None:
         """Refuse what no choice of layers would mend: parameters out of range, too little text, such a model.
 
-        Called when a pruner or a baseline is fitted, its cost is estimated, or `layershap.compare` begins: before anything
-        is evaluated.
+        Called when a pruner or a baseline is fitted, its cost is estimated, or `layershap.compare` begins: before
+        anything is evaluated.
 
         Parameters
         ----------

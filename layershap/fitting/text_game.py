@@ -142,7 +142,9 @@ class TextGame:
         ledgers lie beside this game's.
         """
         text = self.text.beginning_with(n_first).in_float32()
-        ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.float32"
+        # Named after the text too, as those of the parts are: what is left of a fit on other text is not in the way.
+        beside = f"float32.{text.parts[0].digest[:8]}"
+        ledger = None if self._ledger is None else f"{os.fspath(self._ledger)}.{beside}"
         found = self.found.in_precision("torch.float32")
         with ExitStack() as held:
             # Where several ranks evaluate together, each knows whether the weights found room on all of them.
