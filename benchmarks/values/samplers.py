@@ -39,7 +39,7 @@ from layershap.shapley import Semivalue
 from layershap.surrogates import HammingProcess
 
 SEEDS = 12
-COUNTS = (100, 200, 400)
+COUNTS = (100, 300)
 N_MARGINALS = 4000
 SMALLEST_SHARE = 0.05
 """Of the largest error of a size: `NeymanSampler` still draws from a size that has held no surprise so far."""
