@@ -91,8 +91,11 @@ def printed(options: argparse.Namespace) -> str:
     if options.action == "readme":
         return readme_table(TITLES.get(name, name), Results.of(fits, tests), most_tested(tests))
     every = list(dict.fromkeys(row["key"] for row in read(record_of(name, options.draw, "rows"))))
+    measures, found = most_tested(tests), Results.of(fits, tests)
+    # What was chosen and not tested yet has no figures to show.
+    fits = [row for row in fits if any(found.test(m, row["key"], n) for m in measures for n in found.depths)]
     missing = [key for key in every if key not in {row["key"] for row in fits}]
-    return f"{provenance()}\n\n{tables(Results.of(fits, tests), most_tested(tests), missing, speed)}"
+    return f"{provenance()}\n\n{tables(Results.of(fits, tests), measures, missing, speed)}"
 
 
 def most_tested(tests: list[dict[str, Any]]) -> list[str]:

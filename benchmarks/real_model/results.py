@@ -54,6 +54,11 @@ class Results:
         return mean_accuracy([self.test(measure, key, n) for measure in measures], metric)
 
     @property
+    def depths(self) -> list[int]:
+        """All numbers of removed layers."""
+        return sorted({int(n) for row in self.fits.values() for n in row["sets"]})
+
+    @property
     def random_rows(self) -> list[str]:
         """All five, or none while some are missing: until then each stands for itself."""
         found = [key for key in self.fits if key.startswith("random ")]

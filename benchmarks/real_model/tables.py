@@ -28,8 +28,7 @@ PRIMARY = "WikiText-2 test, seq128"
 
 def tables(results: Results, measures: list[str], missing: list[str], speed: list[dict[str, Any]]) -> str:
     """All that is known so far; `missing` names the rows that aren't finished."""
-    depths = sorted({int(n) for row in results.fits.values() for n in row["sets"]})
-    names = shown(results)
+    depths, names = results.depths, shown(results)
     texts, tasks = [m for m in measures if not is_task(m)], [m for m in measures if is_task(m)]
     parts = []
     if missing:
