@@ -12,7 +12,6 @@ import argparse
 import time
 import warnings
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,10 +23,8 @@ from benchmarks.real_model.evaluation import test_of
 from benchmarks.real_model.results import perplexity
 from benchmarks.real_model.subject import MIXTURE, Limits, Subject
 from layershap import find_layers, remove_layers
-from layershap.compensation import CompensationRecord, LinearRefit, Removal, WeightChange, compensation_record
-from layershap.compensation.layerwise import Layerwise, quiet
+from layershap.compensation import LinearRefit, Removal, compensation_record
 from layershap.compensation.linear import LinearLayer
-from layershap.compensation.linear_refit import _regression
 from layershap.compensation.writes import WriteFinder
 
 
@@ -44,23 +41,6 @@ class AttentionFirst(LinearRefit):
             attention = replace(refit, module=first.name, multiplier=first.multiplier, n_inputs=linear.n_inputs)
             found += [attention, refit] if self.attention_first else [refit, attention]
         return found
-
-    def apply(self, pruned: Any, stack: Any, measured: Any) -> CompensationRecord:
-        changes: list[WeightChange] = []
-        with quiet(pruned):
-            fitted = Layerwise(pruned, stack, measured.text.fitted)
-            held_out = fitted.on(measured.text.held_out)
-            states, held = fitted.start(), held_out.start()
-            loss = before = held_out.loss(0, held)
-            for place in range(len(stack)):
-                for refit in (refit for refit in measured.refits if refit.place == place):
-                    linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
-                    ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
-                    strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
-                    if strength is not None:
-                        changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
-                states, held = fitted.through(place, states), held_out.through(place, held)
-        return measured.text.record(self, measured.removed, changes, (before, loss), measured.notes)
 
 
 class AttentionLast(AttentionFirst):

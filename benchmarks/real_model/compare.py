@@ -88,14 +88,15 @@ def printed(options: argparse.Namespace) -> str:
     fits, tests, speed = (read(record_of(name, options.draw, kind)) for kind in ("fits", "tests", "speed"))
     if not fits:
         raise SystemExit(f"nothing was run for {name} yet")
+    measures = most_tested(tests)
+    results = Results.of(fits, tests).tested(measures)
     if options.action == "readme":
-        return readme_table(TITLES.get(name, name), Results.of(fits, tests), most_tested(tests))
+        return readme_table(TITLES.get(name, name), results, measures)
+    if not results.fits:
+        raise SystemExit(f"no choice of {name}'s rows was tested yet; `test` does")
     every = list(dict.fromkeys(row["key"] for row in read(record_of(name, options.draw, "rows"))))
-    measures, found = most_tested(tests), Results.of(fits, tests)
-    # What was chosen and not tested yet has no figures to show.
-    fits = [row for row in fits if any(found.test(m, row["key"], n) for m in measures for n in found.depths)]
-    missing = [key for key in every if key not in {row["key"] for row in fits}]
-    return f"{provenance()}\n\n{tables(Results.of(fits, tests), measures, missing, speed)}"
+    missing = [key for key in every if key not in results.fits]
+    return f"{provenance()}\n\n{tables(results, measures, missing, speed)}"
 
 
 def most_tested(tests: list[dict[str, Any]]) -> list[str]:

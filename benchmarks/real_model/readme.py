@@ -45,7 +45,7 @@ def readme_table(title: str, results: Results, measures: list[str]) -> str:
     tested = [measure for measure in found if measure is not None]
     if len(tested) < len(TEXTS):
         return f"{title}: nothing is measured yet; `python -m benchmarks.real_model.compare run` does."
-    depths = sorted({int(n) for row in results.fits.values() for n in row["sets"]})
+    depths = results.depths
     values = {name: figures(results, tested, name, depths) for wanted in ROWS.values() for name in wanted}
     names = [next((n for n in wanted if not np.isnan(values[n]).all()), None) for wanted in ROWS.values()]
     shown = [name for name in names if name is not None]

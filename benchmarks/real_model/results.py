@@ -6,7 +6,7 @@ Shapes: S sequences, Q questions.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,12 @@ class Results:
             found = [self.accuracy(measures, name, n, metric) for name in self.random_rows]
             return median_of([mean for mean, _ in found]), median_of([error for _, error in found])
         return mean_accuracy([self.test(measure, key, n) for measure in measures], metric)
+
+    def tested(self, measures: list[str]) -> Results:
+        """Only the rows of which something was tested: the others have no figures to show."""
+        depths = self.depths
+        fits = {k: row for k, row in self.fits.items() if any(self.test(m, k, n) for m in measures for n in depths)}
+        return replace(self, fits=fits)
 
     @property
     def depths(self) -> list[int]:

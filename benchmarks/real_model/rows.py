@@ -11,9 +11,9 @@ from typing import Any
 from benchmarks.common import CACHE
 from benchmarks.real_model.compensated import Compensated
 from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Subject
-from layershap import Greedy, LayerPruner
+from benchmarks.selection.methods import greedy_pruner
+from layershap import LayerPruner
 from layershap.baselines import SLEB, AngularDistance, RandomLayers, ShortenedLlama, ShortGPT, SliceGPT
-from layershap.selection.greedy import greedy_masks
 
 FEW, MANY = 10, 128
 """Calibration sequences: the paper's number, and the default's."""
@@ -128,14 +128,7 @@ def _raced(subject: Subject, deepest: int, count: int) -> list[Row]:
 
     def make(*protect: int) -> LayerPruner:
         players = subject.n_layers - len(protect)
-        return LayerPruner(
-            selector=Greedy(),
-            n_masks=max(greedy_masks(players, deepest), players + 1),
-            max_remove=deepest,
-            protect=protect,
-            random_state=0,
-            ledger=shared_ledger(subject, count),
-        )
+        return greedy_pruner(players, deepest, shared_ledger(subject, count), protect)
 
     return [Row(GREEDY, count, make), Row(RACED_SLEB, count, partial(make, 0, subject.n_layers - 1))]
 

@@ -40,11 +40,11 @@ from benchmarks.common import (
 )
 from benchmarks.records import append, read
 from benchmarks.selection.generalisation import loaded
-from layershap import Calibration, GenerationCheck, Greedy, LayerGame, LayerPruner, Task, remove_layers
+from benchmarks.selection.methods import greedy_pruner
+from layershap import Calibration, GenerationCheck, LayerGame, Task, remove_layers
 from layershap.calibration import chat_answers, mixed_texts, own_answers
 from layershap.masks import without
 from layershap.scoring.generation import generation_scores
-from layershap.selection.greedy import greedy_masks
 from layershap.tasks import multiple_choice
 
 CHATS = ("piqa", "hellaswag")
@@ -122,9 +122,7 @@ class Subject:
 
     def fitted(self, calibration: Calibration, ledger: Path) -> dict[int, list[int]]:
         """Greedy elimination's sets, by depth."""
-        deepest = max(self.sizes.depths)
-        masks = max(greedy_masks(self.n_layers, deepest), self.n_layers + 1)
-        pruner = LayerPruner(max_remove=deepest, random_state=0, ledger=ledger, selector=Greedy(), n_masks=masks)
+        pruner = greedy_pruner(self.n_layers, max(self.sizes.depths), ledger)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pruner.fit(self.model, calibration)

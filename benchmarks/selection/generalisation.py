@@ -19,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +39,10 @@ from benchmarks.common import (
     wikitext_articles,
 )
 from benchmarks.records import append, read
-from layershap import Calibration, Greedy, LayerGame, LayerPruner
+from benchmarks.selection.methods import greedy_pruner
+from layershap import Calibration, LayerGame, LayerPruner
 from layershap.baselines import ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
-from layershap.selection.greedy import greedy_masks
 
 MOST = 512
 """Sequences of a draw."""
@@ -109,13 +110,10 @@ def problem_of(model: str) -> Problem:
 def methods(problem: Problem, ledger: Path) -> dict[str, Callable[[], Any]]:
     """Each reads the same sequences; those that evaluate masks share a ledger."""
     n_layers, deepest = problem.model.config.num_hidden_layers, max(problem.depths)
-    greedy = {"selector": Greedy(), "n_masks": max(greedy_masks(n_layers, deepest), n_layers + 1)}
     # The one-shot scores need every layer on all of the text, in one part; greedy's parts are the search's.
     return {
         "layershap, default": lambda: LayerPruner(max_remove=deepest, random_state=0, ledger=ledger),
-        "greedy (SLEB without barriers)": lambda: LayerPruner(
-            max_remove=deepest, random_state=0, ledger=ledger, **greedy
-        ),
+        "greedy (SLEB without barriers)": partial(greedy_pruner, n_layers, deepest, ledger),
         "one-shot perplexity": lambda: ShortenedLlama(ledger=ledger.with_suffix(".oneshot.jsonl")),
         "ShortGPT": ShortGPT,
         "the paper's recipe, 500 masks": lambda: LayerPruner.paper(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from layershap import LayerPruner, ShapleyRanking, SurrogateSearch
+from layershap import Greedy, LayerPruner, ShapleyRanking, SurrogateSearch
 from layershap.baselines import (
     SLEB,
     AngularDistance,
@@ -18,6 +19,7 @@ from layershap.baselines import (
     ShortGPT,
     SliceGPT,
 )
+from layershap.selection.greedy import greedy_masks
 
 DEFAULT = "layershap, default"
 GREEDY_MASKS = "layershap, no more masks than greedy"
@@ -35,6 +37,18 @@ def paper(n_masks: int) -> str:
 
 def of_the_paper(n_masks: int, seed: int) -> LayerPruner:
     return LayerPruner.paper(n_masks=n_masks, random_state=seed)
+
+
+def greedy_pruner(n_players: int, deepest: int, ledger: Path, protect: tuple[int, ...] = ()) -> LayerPruner:
+    """Greedy elimination that drops candidates on a part of the text, as the default does, with no mask to spare."""
+    return LayerPruner(
+        selector=Greedy(),
+        n_masks=max(greedy_masks(n_players, deepest), n_players + 1),
+        max_remove=deepest,
+        protect=protect,
+        random_state=0,
+        ledger=ledger,
+    )
 
 
 def methods(

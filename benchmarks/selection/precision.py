@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from benchmarks.common import markdown, print_or_write, provenance
 from benchmarks.leaderboard.board import Board
 from benchmarks.selection.generalisation import Problem, problem_of
 from layershap import LayerGame
+from layershap.masks import swaps, without
 from layershap.model.split import find_players
 from layershap.model.upcast import in_float32
 
@@ -51,14 +53,9 @@ class Losses:
 
 def neighbours(best: list[int], n_layers: int, rng: np.random.Generator) -> np.ndarray:
     """Masks of the set and of some that differ from it in one layer [C, L]."""
-    masks = np.ones((1 + _NEIGHBOURS, n_layers), dtype=bool)
-    masks[:, best] = False
-    kept = [layer for layer in range(n_layers) if layer not in best]
-    pairs = [(out, into) for out in best for into in kept]
-    for mask, index in zip(masks[1:], rng.choice(len(pairs), _NEIGHBOURS, replace=False), strict=True):
-        out, into = pairs[index]
-        mask[out], mask[into] = True, False
-    return masks
+    best_L = without(best, n_layers)
+    every = swaps(best_L, np.ones(n_layers, dtype=bool))
+    return np.concatenate([best_L[None], every[rng.choice(len(every), _NEIGHBOURS, replace=False)]])
 
 
 def losses(game: LayerGame, masks: np.ndarray) -> np.ndarray:
@@ -75,12 +72,9 @@ def measured(problem: Problem, best: list[int], n_sequences: int) -> Losses:
     seconds, both = [], []
     for wide in (False, True):
         start = time.process_time()
-        if wide:
-            with in_float32(model, find_players(model, None, "layer").layers), LayerGame(model, text) as game:
-                both.append(losses(game, masks[order]))
-        else:
-            with LayerGame(model, text) as game:
-                both.append(losses(game, masks[order]))
+        precision = in_float32(model, find_players(model, None, "layer").layers) if wide else nullcontext()
+        with precision, LayerGame(model, text) as game:
+            both.append(losses(game, masks[order]))
         seconds.append(time.process_time() - start)
     return Losses(both[0], both[1], (seconds[0], seconds[1]))
 

@@ -21,10 +21,10 @@ import torch
 
 from benchmarks.common import CACHE, evenly, markdown, print_or_write, provenance, wikitext_articles
 from benchmarks.selection.generalisation import loaded
-from layershap import Calibration, Greedy, LayerGame, LayerPruner
+from benchmarks.selection.methods import greedy_pruner
+from layershap import Calibration, LayerGame
 from layershap.baselines import AngularDistance, ShortGPT
 from layershap.masks import without
-from layershap.selection.greedy import greedy_masks
 
 
 def cut(articles: list[str], tokenizer: Any, length: int, n_tokens: int) -> Calibration:
@@ -34,10 +34,8 @@ def cut(articles: list[str], tokenizer: Any, length: int, n_tokens: int) -> Cali
 
 
 def methods(n_layers: int, depths: list[int], ledger: Path) -> dict[str, Any]:
-    deepest = max(depths)
-    n_masks = max(greedy_masks(n_layers, deepest), n_layers + 1)
     return {
-        "greedy": LayerPruner(selector=Greedy(), n_masks=n_masks, max_remove=deepest, ledger=ledger, random_state=0),
+        "greedy": greedy_pruner(n_layers, max(depths), ledger),
         "ShortGPT": ShortGPT(),
         "angular distance": AngularDistance(),
     }

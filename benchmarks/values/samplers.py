@@ -31,7 +31,7 @@ from benchmarks.values.values import load
 from layershap import PairwiseRidge, StratifiedSampler
 from layershap.fitting.masks import ROUNDS
 from layershap.fitting.values import ValueSettings, fit_values
-from layershap.masks import distinct, leave_one_out_masks
+from layershap.masks import first_rows, is_among, leave_one_out_masks, mask_keys
 from layershap.protocols import AdaptiveSampler, FloatArray, MaskArray, Sampler, UniformSampler
 from layershap.samplers import strata_sizes
 from layershap.samplers.distinct import draw_distinct
@@ -60,7 +60,8 @@ class NeymanSampler(BaseEstimator):
             int(k): float(semivalue.spread[k]) * max(misses.get(int(k), largest), SMALLEST_SHARE * largest)
             for k in semivalue.sizes
         }
-        first = leave_one_out_masks(n_layers)[: 0 if len(seen) else n_masks]
+        alone = leave_one_out_masks(n_layers)
+        first = alone[~is_among(alone, set(mask_keys(seen)))][:n_masks]
         rest = draw_distinct(n_layers, shares, n_masks - len(first), rng, np.concatenate([seen, first]))
         return np.concatenate([first, rest])
 
@@ -98,13 +99,8 @@ class Known:
         stored = load(name)
         n_free = len(stored.free)
         if stored.enumerated:
-            score_of = {mask.tobytes(): score for mask, score in zip(stored.masks, stored.scores, strict=True)}
             truth, _ = stored.truth()
-            return cls(
-                f"{stored.title}; all {len(stored.scores):,} coalitions",
-                lambda masks: np.array([score_of[mask.tobytes()] for mask in masks]),
-                truth,
-            )
+            return cls(f"{stored.title}; all {len(stored.scores):,} coalitions", stored.evaluate, truth)
         process = HammingProcess().fit(stored.masks, stored.scores)
         settings = ValueSettings(tuple(strata_sizes(None, n_free)), N_MARGINALS, unbiased=False)
         fit = fit_values(HammingProcess(), stored.masks, stored.scores, settings, np.random.default_rng(0))
@@ -116,17 +112,20 @@ class Known:
 def draw(sampler: Sampler, known: Known, n_masks: int, rng: np.random.Generator) -> MaskArray:
     """`n_masks` distinct masks, the whole one and the leave-one-outs among them; fewer if the sampler holds no more."""
     n_free = len(known.truth)
-    masks = np.concatenate([np.ones((1, n_free), dtype=bool), leave_one_out_masks(n_free)])
+    everyone = np.ones((1, n_free), dtype=bool)
     sampler = clone(sampler)
     if isinstance(sampler, AdaptiveSampler):
+        masks = np.empty((0, n_free), dtype=bool)
         for index in range(1, ROUNDS + 1):
-            new = sampler.sample(n_free, n_masks * index // ROUNDS - len(masks), rng)
-            masks = distinct(np.concatenate([masks, new]))
+            asked = (n_masks - 1) * index // ROUNDS - len(masks)
+            masks = np.concatenate([masks, sampler.sample(n_free, asked, rng)])
             sampler.update(masks, known.score(masks))
-        return masks
+        return np.concatenate([everyone, masks])
+    first = np.concatenate([everyone, leave_one_out_masks(n_free)])
     asked = n_masks - 1
     while asked < 4 * n_masks:
-        found = distinct(np.concatenate([masks, sampler.sample(n_free, asked, rng)]))
+        found = np.concatenate([first, sampler.sample(n_free, asked, rng)])
+        found = found[first_rows(found)]  # in the order in which they were drawn
         if len(found) >= n_masks:
             return found[:n_masks]
         asked += n_masks - len(found)

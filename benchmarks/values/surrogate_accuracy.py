@@ -111,12 +111,9 @@ def regret(stored: Stored, surrogate: Surrogate, n_masks: int) -> float:
     """Of the sets that a search finds, all coalitions being known."""
     n_free = stored.masks.shape[1]
     most = 2 * n_free // 3
-    score_of = {mask.tobytes(): score for mask, score in zip(stored.masks, stored.scores, strict=True)}
     lost = []
     for seed in range(SEEDS):
-        game = RemovableGame(
-            lambda masks: np.array([score_of[mask.tobytes()] for mask in masks]), np.ones(n_free, dtype=bool), n_masks
-        )
+        game = RemovableGame(stored.evaluate, np.ones(n_free, dtype=bool), n_masks)
         SurrogateSearch().search(game, surrogate, most, np.random.default_rng(seed))
         for n_remove in range(1, most + 1):
             best = stored.scores[(~stored.masks).sum(axis=1) == n_remove].max()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from scipy.stats import spearmanr
 from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, print_or_write, provenance, sequences
 from layershap.fitting.values import ValueSettings, fit_values
 from layershap.fitting.veto import veto_players
+from layershap.masks import mask_keys
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.samplers import StratifiedSampler, strata_sizes
 from layershap.shapley import Semivalue, all_masks
@@ -68,6 +70,14 @@ class Stored:
     @property
     def settings(self) -> ValueSettings:
         return ValueSettings(tuple(self.strata), 80_000, unbiased=True)
+
+    @cached_property
+    def _score_of(self) -> dict[bytes, float]:
+        return dict(zip(mask_keys(self.masks), self.scores.tolist(), strict=True))
+
+    def evaluate(self, masks: MaskArray) -> FloatArray:
+        """Their scores [M]; each must be stored."""
+        return np.array([self._score_of[key] for key in mask_keys(masks)])
 
     def truth(self) -> tuple[FloatArray, float]:
         """Values [F] and their root mean square standard error."""

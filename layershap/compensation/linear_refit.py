@@ -189,15 +189,13 @@ class LinearRefit(BaseEstimator):
             What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
-        refits = {refit.place: refit for refit in measured.refits}
         with quiet(pruned):
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
             states, held = fitted.start(), held_out.start()
             loss = before = held_out.loss(0, held)
             for place in range(len(stack)):
-                if place in refits:
-                    refit = refits[place]
+                for refit in (refit for refit in measured.refits if refit.place == place):
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
                     strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
