@@ -4,6 +4,9 @@
     python -m benchmarks.selection.generalisation table --model smollm2
         --write benchmarks/results/generalisation.md
 
+Under `torchrun --standalone --nproc-per-node 2 -m benchmarks.selection.generalisation run ...` two processes share the
+masks; the record then says so.
+
 Each draw takes other sequences of every second article of WikiText-2's raw test text (of a novel for the bundled
 GPT-2); test text is the articles between them and C4 (the rest of the novel, and two other novels). Every method reads
 the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
@@ -43,6 +46,8 @@ from benchmarks.selection.methods import greedy_pruner
 from layershap import Calibration, LayerGame, LayerPruner
 from layershap.baselines import ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
+from layershap.ranks.launched import is_first_rank
+from layershap.ranks.together import Ranks
 
 MOST = 512
 """Sequences of a draw."""
@@ -126,6 +131,7 @@ def run(problem: Problem, draws: list[int], counts: list[int], names: list[str] 
     record = CACHE / f"generalisation_{problem.name}.jsonl"
     CACHE.mkdir(exist_ok=True)
     done = {(row["draw"], row["sequences"], row["method"]) for row in read(record)}
+    ranks = Ranks.of(problem.model)
     for draw in draws:
         for count in counts:
             calibration = problem.calibration(draw, count)
@@ -133,23 +139,27 @@ def run(problem: Problem, draws: list[int], counts: list[int], names: list[str] 
             for name, make in methods(problem, ledger).items():
                 if (draw, count, name) in done or (names and name not in names):
                     continue
-                start, cpu = time.perf_counter(), time.process_time()
+                start, cpu_start = time.perf_counter(), time.process_time()
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     fitted = make().fit(problem.model, calibration)
                     sets = {n: fitted.removed_layers(n) for n in problem.depths}
+                seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+                cpu_of_ranks = ranks.together(lambda cpu=cpu: cpu)
                 row = {
                     "draw": draw,
                     "sequences": count,
                     "method": name,
-                    "seconds": time.perf_counter() - start,
-                    "cpu_seconds": time.process_time() - cpu,
+                    "seconds": seconds,
+                    "cpu_seconds": sum(cpu_of_ranks),
+                    "processes": len(cpu_of_ranks),
                     "sets": sets,
                     "same": tested(problem, sets, "same"),
                     "other": tested(problem, sets, "other"),
                 }
-                append(record, row)
-                print(json.dumps(row), flush=True)
+                if is_first_rank():
+                    append(record, row)
+                    print(json.dumps(row), flush=True)
 
 
 def tested(problem: Problem, sets: dict[int, list[int]], text: str) -> dict[int, float]:
