@@ -303,6 +303,13 @@ def test_a_published_game_is_the_stored_evaluations_in_shapiqs_format(benchmarks
     assert [theirs[(player,)] for player in range(len(players))] == pytest.approx(ours, abs=1e-6)
 
 
+def test_the_tables_of_values_are_of_every_stored_game_by_default(benchmarks):
+    from benchmarks.values.values import stored_names
+
+    stored = (ROOT / "benchmarks" / "data" / "values").glob("*.npz")
+    assert sorted(stored_names()) == sorted(path.stem for path in stored)
+
+
 def test_every_board_can_be_read_and_its_page_is_made_of_it(benchmarks):
     from benchmarks.leaderboard import board, page
 

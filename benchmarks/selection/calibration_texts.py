@@ -204,13 +204,14 @@ def _test(subject: Subject, record: Path) -> None:
         made = make()
         calibration = made if isinstance(made, Calibration) else made.calibration
         with LayerGame(subject.model, calibration) as game:
-            for key, layers in missing.items():
-                found = game.statistics(np.array([without(layers, subject.n_layers)]))
-                if isinstance(made, Calibration):
-                    value = float(found.sums["nll"].sum() / found.counts.sum())
-                else:
-                    value = float(made.metrics["acc"].score(found)[0])
-                append(record, {"measure": measure, "size": size, "set": key, "value": value})
+            # All at once, since the sets share their first layers.
+            found = game.statistics(np.array([without(layers, subject.n_layers) for layers in missing.values()]))
+        if isinstance(made, Calibration):
+            values = found.sums["nll"].sum(axis=1) / found.counts.sum()
+        else:
+            values = made.metrics["acc"].score(found)
+        for key, value in zip(missing, values):
+            append(record, {"measure": measure, "size": size, "set": key, "value": float(value)})
         print(f"{measure}: {len(missing)} sets", flush=True)
     size = [subject.sizes.prompts, subject.sizes.new_tokens]
     done = {row["set"] for row in read(record) if row.get("measure") == "generation" and row["size"] == size}

@@ -139,20 +139,19 @@ def run(problem: Problem, draws: list[int], counts: list[int], names: list[str] 
             for name, make in methods(problem, ledger).items():
                 if (draw, count, name) in done or (names and name not in names):
                     continue
-                start, cpu_start = time.perf_counter(), time.process_time()
+                start, cpu = time.perf_counter(), sum(ranks.together(time.process_time))
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     fitted = make().fit(problem.model, calibration)
                     sets = {n: fitted.removed_layers(n) for n in problem.depths}
-                seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-                cpu_of_ranks = ranks.together(lambda cpu=cpu: cpu)
+                seconds = time.perf_counter() - start
                 row = {
                     "draw": draw,
                     "sequences": count,
                     "method": name,
                     "seconds": seconds,
-                    "cpu_seconds": sum(cpu_of_ranks),
-                    "processes": len(cpu_of_ranks),
+                    "cpu_seconds": sum(ranks.together(time.process_time)) - cpu,
+                    "processes": ranks.count,
                     "sets": sets,
                     "same": tested(problem, sets, "same"),
                     "other": tested(problem, sets, "other"),

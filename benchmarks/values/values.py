@@ -103,7 +103,7 @@ class Stored:
 
 def stored_names() -> list[str]:
     """Models whose evaluations are stored."""
-    return [name for name in NAMES if (DATA / f"{name}.npz").exists()]
+    return [name for name in NAMES if (STORED / f"{name}.npz").exists()]
 
 
 def load(name: str) -> Stored:

@@ -26,10 +26,10 @@ Forward = Callable[..., Any]
 
 @dataclass
 class _Claim:
-    """The thread that holds a module, in how many contexts, and what was said of it meanwhile."""
+    """The thread that holds a module, the contexts it does so in, and what was said of it meanwhile."""
 
     thread: threading.Thread
-    count: int = 0
+    contexts: set[object] = field(default_factory=set)
     said: set[str] = field(default_factory=set)
 
 
@@ -65,21 +65,19 @@ def claimed(modules: Iterable[nn.Module]) -> Iterator[None]:
         Another thread holds one of them.
     """
     own = list(modules)
-    held: list[tuple[nn.Module, _Claim]] = []
+    context = object()
     try:
         with _guard:
             for module in own:
                 _refuse_another_thread(module)
             for module in own:
-                claim = _claims.setdefault(module, _Claim(threading.current_thread()))
-                held.append((module, claim))
-                claim.count += 1
+                _claims.setdefault(module, _Claim(threading.current_thread())).contexts.add(context)
         yield
     finally:
         try:
-            _release(held)
+            _release(own, context)
         except KeyboardInterrupt:
-            _release(held)
+            _release(own, context)
             raise
 
 
@@ -97,13 +95,16 @@ def first_said(module: nn.Module, what: str) -> bool:
         return first
 
 
-def _release(held: list[tuple[nn.Module, _Claim]]) -> None:
+def _release(modules: list[nn.Module], context: object) -> None:
+    """Let go of what the context holds, however far it came and however often this is called."""
     with _guard:
-        while held:
-            module, claim = held.pop()
-            claim.count -= 1
-            if claim.count <= 0 and _claims.get(module) is claim:
-                del _claims[module]
+        for module in modules:
+            claim = _claims.get(module)
+            if claim is None:
+                continue
+            claim.contexts.discard(context)
+            if not claim.contexts:
+                _claims.pop(module, None)
 
 
 def _refuse_another_thread(module: nn.Module) -> None:
