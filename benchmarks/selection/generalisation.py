@@ -44,7 +44,7 @@ from benchmarks.common import (
 from benchmarks.records import append, read
 from benchmarks.selection.methods import greedy_pruner
 from layershap import Calibration, LayerGame, LayerPruner
-from layershap.baselines import ShortenedLlama, ShortGPT
+from layershap.baselines import AngularDistance, ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
 from layershap.ranks.launched import is_first_rank
 from layershap.ranks.together import Ranks
@@ -120,7 +120,9 @@ def methods(problem: Problem, ledger: Path) -> dict[str, Callable[[], Any]]:
         "layershap, default": lambda: LayerPruner(max_remove=deepest, random_state=0, ledger=ledger),
         "greedy (SLEB without barriers)": partial(greedy_pruner, n_layers, deepest, ledger),
         "one-shot perplexity": lambda: ShortenedLlama(ledger=ledger.with_suffix(".oneshot.jsonl")),
+        "Taylor": partial(ShortenedLlama, criterion="taylor"),
         "ShortGPT": ShortGPT,
+        "angular distance": AngularDistance,
         "the paper's recipe, 500 masks": lambda: LayerPruner.paper(
             n_masks=500, random_state=0, ledger=ledger.with_suffix(".paper.jsonl")
         ),
