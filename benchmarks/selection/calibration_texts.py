@@ -228,7 +228,7 @@ def _test(subject: Subject, record: Path) -> None:
 
 
 def table(subject_name: str, sizes: Sizes) -> str:
-    """Means over the draws by kind of text and depth, and the sets."""
+    """Means over the draws by kind of text and depth, and the sets; NaN where a set's tests aren't finished."""
     rows = read(CACHE / f"calibration_texts_{subject_name}.jsonl")
     fits = [row for row in rows if "fit" in row and tuple(row["fit"][2:]) == (sizes.sequences, max(sizes.depths))]
     if not fits:
@@ -246,13 +246,13 @@ def table(subject_name: str, sizes: Sizes) -> str:
         return float(np.mean([value(key_of(f["sets"][str(depth)])) for f in fits if f["fit"][0] == kind]))
 
     def accuracy(layers: str) -> float:
-        return 100 * float(np.mean([tests[task, layers] for task in TASKS]))
+        return 100 * float(np.mean([tests.get((task, layers), np.nan) for task in TASKS]))
 
     def perplexity(measure: str) -> Callable[[str], float]:
-        return lambda layers: float(np.exp(min(tests[measure, layers], 50.0)))
+        return lambda layers: float(np.exp(np.minimum(tests.get((measure, layers), np.nan), 50.0)))
 
     def generated(metric: str) -> Callable[[str], float]:
-        return lambda layers: float(tests["generation", layers][metric])
+        return lambda layers: float(tests.get(("generation", layers), {}).get(metric, np.nan))
 
     shown: list[tuple[str, Callable[[str], float], str]] = [
         (
