@@ -119,4 +119,4 @@ class CheckpointWarning(UserWarning):
 
 
 class GenerationWarning(UserWarning):
-    """The pruned model's answers have collapsed though its perplexity has not."""
+    """The pruned model's answers have collapsed; the message says whether its perplexity tells of it, too."""

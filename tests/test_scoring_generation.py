@@ -212,20 +212,41 @@ def scores(perplexity=20.0, **answers):
         ("exact_match", 0.5, 0.3, 0.2),
     ],
 )
-def test_answers_that_collapse_are_told_of_unless_perplexity_tells_it(metric, before, harmless, broken):
+def test_answers_that_collapse_are_told_of_with_what_perplexity_says(metric, before, harmless, broken):
     old = scores(**{metric: before})
-    assert collapse(old, scores(**{metric: harmless})) == ""
-    found = collapse(old, scores(24.0, **{metric: broken}))
-    assert found.startswith(
-        "Warning: the answers of the pruned model have collapsed, though the perplexity of novels is"
-    )
-    assert "only 1.20 times as high" in found
-    assert collapse(old, scores(20 * CALM_PERPLEXITY + 1, **{metric: broken})) == ""
-    assert collapse(old, scores(math.nan, **{metric: broken})) == ""
+    for perplexity in (20.0, 20 * CALM_PERPLEXITY + 1, math.nan):
+        assert collapse(old, scores(perplexity, **{metric: harmless})) == ""
+    for perplexity, said in (
+        (19.0, "though the perplexity of novels did not rise"),
+        (20.0, "though the perplexity of novels did not rise"),
+        (22.4, "though the perplexity of novels rose by only 12%"),
+        (20 * CALM_PERPLEXITY, "though the perplexity of novels rose by only 50%"),
+        (36.8, "and the perplexity of novels rose by 84%, too"),
+        (math.nan, "and the perplexity of novels is not finite, too"),
+        (math.inf, "and the perplexity of novels is not finite, too"),
+    ):
+        found = collapse(old, scores(perplexity, **{metric: broken}))
+        assert found.startswith(f"Warning: the answers of the pruned model have collapsed, {said}: ")
     assert collapse(old[1:], scores(**{metric: broken})[1:]).startswith(
         "Warning: the answers of the pruned model have collapsed: "
     )
     assert collapse(scores(), scores()) == ""
+
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [
+        (22.0, "though perplexities rose by at most 20%"),
+        (40.0, "and perplexities rose by up to 100%, too"),
+        (math.nan, "and perplexities are not finite, too"),
+    ],
+)
+def test_of_several_texts_the_perplexity_that_rose_most_counts(news, said):
+    def both(novels, news, repetition):
+        other = Score("news", "perplexity", news, 1.0, 8, False, "seq128")
+        return [*scores(novels, repetition=repetition), other]
+
+    assert f"have collapsed, {said}: " in collapse(both(20.0, 20.0, 0.0), both(24.0, news, 0.9))
 
 
 def test_a_model_that_answers_in_circles_is_told_of_though_its_perplexity_is_nearly_the_same(gpt2):

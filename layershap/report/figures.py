@@ -49,7 +49,7 @@ def scores_of_both(
     Warns
     -----
     GenerationWarning
-        The answers of `pruned` have collapsed, its perplexity hasn't.
+        The answers of `pruned` have collapsed, whatever its perplexity says.
     """
     check = generation
     if generation is not None and not isinstance(generation, GenerationCheck):
