@@ -56,6 +56,23 @@ def test_continuations_are_those_of_each_prompt_alone(gpt2, stories):
         assert found == [one_by_one(model, each, NEW, stop) for each in ids]
 
 
+def test_in_half_precision_other_prompts_of_a_batch_change_an_answer_by_rounding_only(gpt2):
+    model, tokenizer = copy.deepcopy(gpt2[0]).bfloat16(), gpt2[1]
+    prompts = [text[:length] for text in TEXTS for length in (20, 45)]
+    check = GenerationCheck.from_model(model, prompts, tokenizer, max_new_tokens=NEW)
+    assert check.answers_of(copy.deepcopy(model)) == check.answers
+    for prompt, together in zip(check.prompts, check.answers, strict=True):
+        (alone,) = greedy_continuations(model, [prompt.ids], max_new_tokens=NEW, stop=check.stop)
+        place = equal_start(together, alone)
+        if together == alone:
+            continue
+        with torch.inference_mode():
+            logits = gpt2[0](torch.tensor([[*prompt.ids, *alone[:place]]])).logits[0, -1]
+        apart = abs(logits[together[place]] - logits[alone[place]])
+        # Logits have a relative rounding of 2**-8 or less; so do the layers that they come from.
+        assert apart <= 4 * 2**-8 * logits.abs().max()
+
+
 def test_a_stop_token_ends_an_answer_but_not_a_prompt(stories):
     model = stories[0]
     ids = [[1, 5, 9], [1, 33, 2, 20, 41, 2, 300, 22], [1]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-
 from collections.abc import Iterable
 
 from layershap.scoring.generation import TASK
@@ -39,9 +38,7 @@ def collapse(before: Iterable[Score], after: Iterable[Score]) -> str:
     if not faults:
         return ""
     # No perplexity is below 1; a file may say otherwise.
-    ratios = {
-        key[0]: new[key].value / max(old[key].value, 1.0) for key in old if key[1] == "perplexity" and key in new
-    }
+    ratios = {key[0]: new[key].value / max(old[key].value, 1.0) for key in old if key[1] == "perplexity" and key in new}
     return f"Warning: the answers of the pruned model have collapsed{_perplexities(ratios)}: {'; '.join(faults)}."
 
 
