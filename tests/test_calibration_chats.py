@@ -16,6 +16,7 @@ from layershap import CalibrationWarning, GenerationCheck, LayerGame, LayerPrune
 from layershap.calibration import IGNORE, Calibration, as_calibration, chat_answers, mixed_texts, own_answers
 from layershap.calibration.chat_source import MOST_CHATS
 from layershap.calibration.enough import LITTLE
+from layershap.calibration.prompts import read_prompts
 from layershap.datasets import load_smollm2
 from layershap.forward.unmasked import sequence_statistics
 
@@ -300,6 +301,14 @@ def test_a_chat_is_a_prompt_without_the_answer_that_it_ends_with(gpt2, tokenizer
     start = tokenizer.apply_chat_template(asked[0], add_generation_prompt=True, return_dict=False)
     assert found[0].ids_ST[0, : len(start)].tolist() == start
     assert found[0].labels_ST[0, : len(start)].tolist() == [IGNORE] * len(start)
+
+
+def test_prompts_keep_what_people_would_call_them(tokenizer):
+    parts = [{"type": "image"}, {"type": "text", "text": "What is"}, {"type": "text", "text": "this?"}]
+    asked = ["Once", {"text": "Twice"}, CHATS[1], [{"role": "user", "content": parts}], {"input_ids": [5, 6]}]
+    found = read_prompts(asked, tokenizer)
+    assert [prompt.words for prompt in found] == ["Once", "Twice", CHATS[1][-2]["content"], "What is this?", ""]
+    assert [prompt.kind for prompt in found] == ["text", "text", "chat", "chat", "tokens"]
 
 
 def test_bad_prompts(gpt2, tokenizer):

@@ -168,7 +168,7 @@ def _of_words(prompt: str | Chat, tokenizer: Any, where: str, answer: str | None
         if not chat:
             raise ValueError(f"{where} must have a message that the assistant can answer, it has only answers")
         ids = token_ids(tokenizer, rendered(chat, tokenizer, ask=True))
-        words = _words(chat[-1]["content"])
+        words = _words(chat[-1].get("content"))
     if not ids:
         raise ValueError(f"{where} must have at least one token, it is empty")
     kind: Literal["text", "chat"] = "text" if isinstance(prompt, str) else "chat"
