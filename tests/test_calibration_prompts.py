@@ -90,23 +90,24 @@ def test_few_prompts_are_warned_of_unless_their_number_is_chosen(gpt2, tokenizer
 
 def test_a_chat_model_that_says_nothing_to_plain_texts_is_warned_of(gpt2, tokenizer):
     model, plain = gpt2
-    texts = [text[:n] for text, n in zip(TEXTS, (8, 80, 80, 80), strict=False)]
+    texts = [text[:n] for text, n in zip(TEXTS, (8, 80, 80, 80, 80), strict=False)]
     ids = [len(tokenizer(text)["input_ids"]) for text in texts]
     silent = ends_after(model, ids[0])
+    assert len(texts) == 5
     assert ids[0] < min(ids[1:])
     for ask in (own_answers, GenerationCheck.from_model):
 
         def asked(prompts, by, model=silent, ask=ask):
             return issued(lambda: ask(model, prompts, by, max_new_tokens=3), PromptWarning)
 
-        (found,) = asked(texts[:2], tokenizer)  # half of them
-        assert str(found.message).startswith("1 of the 2 answers to plain texts are empty")
+        (found,) = asked(texts[:4], tokenizer)  # a quarter of them
+        assert str(found.message).startswith("1 of the 4 answers to plain texts are empty")
         assert "Give [{'role': 'user', 'content': text}] in place of each text" in str(found.message)
         assert '{"messages": [{"role": "user", "content": "..."}]}' in str(found.message)
         assert found.filename == __file__
         (found,) = asked([{"prompt": texts[0]}, {"text": texts[0]}, CHAT], tokenizer)
         assert "2 of the 2" in str(found.message)
-        assert not asked(texts[:3], tokenizer)  # less than half
+        assert not asked(texts, tokenizer)  # less than a quarter
         assert not asked(texts, tokenizer, model)  # a chat model that goes on from texts
         assert not asked(texts[:2], plain)  # no chat template
         assert not asked({"input_ids": [tokenizer(texts[0])["input_ids"]]}, tokenizer)

@@ -66,7 +66,7 @@ def own_answers(
     CalibrationWarning
         'auto' found fewer than 32 prompts.
     PromptWarning
-        The tokenizer has a chat template, and at least half of the answers to plain texts are empty.
+        The tokenizer has a chat template, and at least a quarter of the answers to plain texts are empty.
 
     See Also
     --------

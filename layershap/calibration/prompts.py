@@ -21,6 +21,11 @@ _NO_TOKENIZER = "prompts need the model's tokenizer, except where they are token
 
 _TEXTS = ("prompt", "text")
 
+_SILENT = 0.25
+"""Share of empty answers to plain texts from which on a chat model seems to be asked in the wrong way.
+
+SmolLM2 has none after 64 beginnings and sentences of the bundled novels, 5 after 12 plain questions."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -117,11 +122,15 @@ def warn_of_empty_answers(
     Warns
     -----
     PromptWarning
-        The tokenizer has a chat template, and at least half of the answers to plain texts end with their first token.
+        The tokenizer has a chat template, and at least a quarter of the answers to plain texts are empty.
     """
     to_texts = [answer for prompt, answer in zip(prompts, answers, strict=True) if prompt.kind == "text"]
     n_empty = sum(answer[0] in stop for answer in to_texts)
-    if not to_texts or 2 * n_empty < len(to_texts) or not getattr(text_tokenizer(tokenizer), "chat_template", None):
+    if (
+        not to_texts
+        or n_empty < _SILENT * len(to_texts)
+        or not getattr(text_tokenizer(tokenizer), "chat_template", None)
+    ):
         return
     warn_user(
         f"{n_empty} of the {len(to_texts)} answers to plain texts are empty: the model ends them at once. Texts are "

@@ -84,7 +84,7 @@ class GenerationCheck:
         Warns
         -----
         PromptWarning
-            The tokenizer has a chat template, and at least half of the answers to plain texts are empty.
+            The tokenizer has a chat template, and at least a quarter of the answers to plain texts are empty.
 
         Examples
         --------
