@@ -119,4 +119,8 @@ class CheckpointWarning(UserWarning):
 
 
 class GenerationWarning(UserWarning):
-    """The pruned model's answers have collapsed though its perplexity has not."""
+    """The pruned model's answers have collapsed; the message says whether its perplexity tells of it, too."""
+
+
+class PromptWarning(UserWarning):
+    """A chat model answers nothing to plain texts: it is to be asked by chats."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import warnings
@@ -84,6 +85,53 @@ def test_tables_page_and_card_show_them(report):
     card = str(report.to_model_card(2, name="small"))
     assert "log\\_likelihood of generation" in card or "log_likelihood of generation" in card
     assert PROMPTS[0] not in card
+
+
+def test_log_likelihoods_have_no_ratio(report):
+    """Below 0 the worse one would have the larger ratio, which reads like a gain."""
+    rows = {str(row[0]).partition(" of ")[0]: row for row in report.tables()["outcome_1"].rows}
+    _, before, after, ratio = rows["log_likelihood"]
+    assert after < before < 0
+    assert ratio is None
+    _, before, after, ratio = rows["perplexity"]
+    assert ratio == after / before
+
+
+def test_answers_without_words_are_no_blank_cells(report):
+    (outcome,) = report.outcomes
+    examples = [
+        dataclasses.replace(example, before=before, after=after)
+        for example, (before, after) in zip(outcome.generation.examples, [("", "\n "), ("Yes.", "")], strict=False)
+    ]
+    record = dataclasses.replace(outcome.generation, examples=tuple(examples))
+    silent = dataclasses.replace(report, outcomes=(dataclasses.replace(outcome, generation=record),))
+    answers = dict(silent.tables()["answers_1"].rows)
+    assert (answers["answer 1, before"], answers["answer 1, after"]) == ("(empty)", "(white space only)")
+    assert (answers["answer 2, before"], answers["answer 2, after"]) == ("Yes.", "(empty)")
+    assert "(empty)" in silent.to_html()
+
+
+def test_of_a_chat_the_message_that_is_answered_is_shown(fitted, gpt2, small):
+    tokenizer = copy.deepcopy(gpt2[1])
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant {% endif %}"
+    )
+    turns = [("system", "Be brief."), ("user", "Where is it?"), ("assistant", "Here."), ("user", "And the ship?")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    parts = [{"type": "image"}, {"type": "text", "text": "What is"}, {"type": "text", "text": "this?"}]
+    prompts = [chat, [*chat, {"role": "assistant", "content": "At sea."}], [{"role": "user", "content": parts}]]
+    arguments = {"generation": prompts, "max_new_tokens": 4, "batch_sizes": ()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GenerationWarning)
+        (outcome,) = fitted.report_.measure(gpt2[0], small, tokenizer, **arguments).outcomes
+        shown = [example.prompt for example in outcome.generation.examples]
+        assert shown == ["And the ship?", "And the ship?", "What is this?"]
+        ids = [tokenizer(text)["input_ids"] for text in PROMPTS[:1]]
+        (outcome,) = fitted.report_.measure(
+            gpt2[0], small, tokenizer, **arguments | {"generation": {"input_ids": ids}}
+        ).outcomes
+    assert [example.prompt for example in outcome.generation.examples] == PROMPTS[:1]
 
 
 def test_a_collapse_is_said_where_the_figures_are(report, fitted, gpt2):

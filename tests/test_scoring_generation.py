@@ -56,6 +56,23 @@ def test_continuations_are_those_of_each_prompt_alone(gpt2, stories):
         assert found == [one_by_one(model, each, NEW, stop) for each in ids]
 
 
+def test_in_half_precision_other_prompts_of_a_batch_change_an_answer_by_rounding_only(gpt2):
+    model, tokenizer = copy.deepcopy(gpt2[0]).bfloat16(), gpt2[1]
+    prompts = [text[:length] for text in TEXTS for length in (20, 45)]
+    check = GenerationCheck.from_model(model, prompts, tokenizer, max_new_tokens=NEW)
+    assert check.answers_of(copy.deepcopy(model)) == check.answers
+    for prompt, together in zip(check.prompts, check.answers, strict=True):
+        (alone,) = greedy_continuations(model, [prompt.ids], max_new_tokens=NEW, stop=check.stop)
+        place = equal_start(together, alone)
+        if together == alone:
+            continue
+        with torch.inference_mode():
+            logits = gpt2[0](torch.tensor([[*prompt.ids, *alone[:place]]])).logits[0, -1]
+        apart = abs(logits[together[place]] - logits[alone[place]])
+        # Logits have a relative rounding of 2**-8 or less; so do the layers that they come from.
+        assert apart <= 4 * 2**-8 * logits.abs().max()
+
+
 def test_a_stop_token_ends_an_answer_but_not_a_prompt(stories):
     model = stories[0]
     ids = [[1, 5, 9], [1, 33, 2, 20, 41, 2, 300, 22], [1]]
@@ -212,20 +229,41 @@ def scores(perplexity=20.0, **answers):
         ("exact_match", 0.5, 0.3, 0.2),
     ],
 )
-def test_answers_that_collapse_are_told_of_unless_perplexity_tells_it(metric, before, harmless, broken):
+def test_answers_that_collapse_are_told_of_with_what_perplexity_says(metric, before, harmless, broken):
     old = scores(**{metric: before})
-    assert collapse(old, scores(**{metric: harmless})) == ""
-    found = collapse(old, scores(24.0, **{metric: broken}))
-    assert found.startswith(
-        "Warning: the answers of the pruned model have collapsed, though the perplexity of novels is"
-    )
-    assert "only 1.20 times as high" in found
-    assert collapse(old, scores(20 * CALM_PERPLEXITY + 1, **{metric: broken})) == ""
-    assert collapse(old, scores(math.nan, **{metric: broken})) == ""
+    for perplexity in (20.0, 20 * CALM_PERPLEXITY + 1, math.nan):
+        assert collapse(old, scores(perplexity, **{metric: harmless})) == ""
+    for perplexity, said in (
+        (19.0, "though the perplexity of novels did not rise"),
+        (20.0, "though the perplexity of novels did not rise"),
+        (22.4, "though the perplexity of novels rose by only 12%"),
+        (20 * CALM_PERPLEXITY, "though the perplexity of novels rose by only 50%"),
+        (36.8, "and the perplexity of novels rose by 84%, too"),
+        (math.nan, "and the perplexity of novels is not finite, too"),
+        (math.inf, "and the perplexity of novels is not finite, too"),
+    ):
+        found = collapse(old, scores(perplexity, **{metric: broken}))
+        assert found.startswith(f"Warning: the answers of the pruned model have collapsed, {said}: ")
     assert collapse(old[1:], scores(**{metric: broken})[1:]).startswith(
         "Warning: the answers of the pruned model have collapsed: "
     )
     assert collapse(scores(), scores()) == ""
+
+
+@pytest.mark.parametrize(
+    ("news", "said"),
+    [
+        (22.0, "though perplexities rose by at most 20%"),
+        (40.0, "and perplexities rose by up to 100%, too"),
+        (math.nan, "and perplexities are not finite, too"),
+    ],
+)
+def test_of_several_texts_the_perplexity_that_rose_most_counts(news, said):
+    def both(novels, news, repetition):
+        other = Score("news", "perplexity", news, 1.0, 8, False, "seq128")
+        return [*scores(novels, repetition=repetition), other]
+
+    assert f"have collapsed, {said}: " in collapse(both(20.0, 20.0, 0.0), both(24.0, news, 0.9))
 
 
 def test_a_model_that_answers_in_circles_is_told_of_though_its_perplexity_is_nearly_the_same(gpt2):

@@ -17,22 +17,19 @@ import torch
 from torch import Tensor
 
 from layershap.calibration.batches import IGNORE, check_labels
+from layershap.calibration.enough import warn_of_little
 from layershap.calibration.packing import check_sizes, pack
 from layershap.calibration.reading import read_batches
 from layershap.calibration.sources import read_texts, source_of, text_tokenizer, token_ids
 from layershap.escaping import one_line
-from layershap.exceptions import CalibrationWarning
 from layershap.inputs import Inputs, add_inputs, check_inputs, input_rows, joined_inputs
 from layershap.places import tokenizer_name
 from layershap.tables import html_fields
-from layershap.warning import warn_user
 
 BosPolicy = Literal["none", "text", "sequence"]
 
 AUTO_SEQUENCES = 128
 """Sequences that texts become unless told, if they hold as many (docs/generalisation.md)."""
-
-LITTLE = 32  # below it, a choice is a matter of luck
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -288,12 +285,6 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
     if n_sequences != "auto":
         return n_sequences
     count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
-    if count < LITTLE:
-        warn_user(
-            f"the calibration texts fill only {count} sequences of {body} tokens; a set of layers that does best on so "
-            f"little is partly the luckiest on it: on a 30-layer model, sets chosen on 10 sequences had a fifth more "
-            f"perplexity on other text than those chosen on {AUTO_SEQUENCES}. Give more text of the kind that matters, "
-            "or n_sequences to say that this is meant.",
-            CalibrationWarning,
-        )
+    found = f"the calibration texts fill only {count} sequences of {body} tokens"
+    warn_of_little(count, n_sequences, found, "text of the kind that matters")
     return count

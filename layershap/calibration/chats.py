@@ -12,14 +12,13 @@ import torch
 from torch import Tensor
 
 from layershap.calibration.batches import IGNORE
-from layershap.calibration.blocks import AUTO_SEQUENCES, LITTLE, Calibration
+from layershap.calibration.blocks import AUTO_SEQUENCES, Calibration
 from layershap.calibration.chat_source import read_chats
 from layershap.calibration.chat_template import answer_tokens, chat_template, template_digest
+from layershap.calibration.enough import warn_of_little
 from layershap.calibration.sources import text_tokenizer
-from layershap.exceptions import CalibrationWarning
 from layershap.limits import check_int
 from layershap.places import tokenizer_name
-from layershap.warning import warn_user
 
 _NO_TOKENIZER = "chats need the model's tokenizer, whose chat template renders them"
 
@@ -138,9 +137,4 @@ def _check_enough(count: int, given: int, n_sequences: int | Literal["auto"] | N
             f"there must be {least} chats with an assistant's answer within max_length, of the {given} given {count} "
             "have one. Give more chats, a larger max_length or a smaller n_sequences"
         )
-    if n_sequences == "auto" and count < LITTLE:
-        warn_user(
-            f"there are only {count} chats with answers; a set of layers that does best on so little is partly the "
-            "luckiest on it. Give more chats, or n_sequences to say that this is meant.",
-            CalibrationWarning,
-        )
+    warn_of_little(count, n_sequences, f"there are only {count} chats with answers", "chats")

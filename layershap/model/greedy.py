@@ -1,4 +1,4 @@
-"""Greedy continuations of prompts, the same whatever batch a prompt is in.
+"""Greedy continuations of prompts, whatever else is in a prompt's batch, but for rounding.
 
 Shapes: B prompts of a batch, T tokens, V vocabulary.
 """
@@ -27,7 +27,9 @@ from layershap.model.skeleton import refuse_skeleton
 Tokens = tuple[int, ...]
 
 _ROWS = 16
-"""Prompts of one batch: enough for full matrix products, few enough for the caches of a large model."""
+"""Prompts of one batch: enough for full matrix products, few enough for the caches of a large model.
+
+One by one, eight prompts of SmolLM2 take twice the time in float32 and 3.5 times in bfloat16, on one core."""
 
 
 def greedy_continuations(
@@ -35,8 +37,10 @@ def greedy_continuations(
 ) -> list[Tokens]:
     """The likeliest next token, again and again, after each of some prompts.
 
-    Nothing is padded, so that models of every kind (recurrent ones too) see each prompt as if it were alone: a batch
-    starts from as many tokens as its shortest prompt has, and longer prompts are fed token by token from there.
+    Nothing is padded, so that models of every kind (recurrent ones too) see no other tokens than a prompt's own: a
+    batch starts from as many tokens as its shortest prompt has, and longer prompts are fed token by token from there.
+    The same prompts have the same continuations. Among other prompts matrix products are rounded otherwise, so that a
+    token may be another one where the two likeliest are equal to rounding.
 
     Parameters
     ----------

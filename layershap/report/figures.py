@@ -49,7 +49,7 @@ def scores_of_both(
     Warns
     -----
     GenerationWarning
-        The answers of `pruned` have collapsed, its perplexity hasn't.
+        The answers of `pruned` have collapsed, whatever its perplexity says.
     """
     check = generation
     if generation is not None and not isinstance(generation, GenerationCheck):
@@ -86,7 +86,8 @@ def _examples(check: GenerationCheck, answers: Sequence[tuple[int, ...]], tokeni
     rows = list(zip(check.prompts, check.answers, answers, strict=True))[:_EXAMPLES]
     return tuple(
         ExampleRecord(
-            prompt=_end(text_of(prompt.ids, tokenizer)),
+            # Without its special tokens a rendered chat runs roles and messages together.
+            prompt=_end(prompt.words or text_of(prompt.ids, tokenizer)),
             before=_beginning(text_of(old, tokenizer)),
             after=_beginning(text_of(new, tokenizer)),
         )

@@ -157,7 +157,7 @@ class PruningReport:
         Warns
         -----
         GenerationWarning
-            The answers of `pruned` have collapsed, its perplexity hasn't. Tables and card say so.
+            The answers of `pruned` have collapsed, whatever its perplexity says. Tables and card say so.
         """
         lengths = speed_lengths((model, pruned), prompt_tokens, new_tokens) if batch_sizes else (1, 1)
         missing = removal_of(self, model, pruned, n_remove, layers).layers

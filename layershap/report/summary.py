@@ -194,10 +194,15 @@ def answers_table(report: PruningReport, outcome: PruningOutcome, record: Genera
     for number, example in enumerate(record.examples, start=1):
         rows += [
             (f"prompt {number}", example.prompt),
-            (f"answer {number}, before", example.before),
-            (f"answer {number}, after", example.after),
+            (f"answer {number}, before", _shown(example.before)),
+            (f"answer {number}, after", _shown(example.after)),
         ]
     return Table(f"{_without(report, outcome)}: greedy answers", ("", "what"), tuple(rows))
+
+
+def _shown(answer: str) -> str:
+    """An answer, or words for one that would leave its cell blank."""
+    return answer if answer.strip() else "(white space only)" if answer else "(empty)"
 
 
 def compensation_table(record: CompensationRecord, title: str) -> Table:
@@ -258,7 +263,8 @@ _BEFORE_AFTER = ("what", "before", "after", "after / before")
 
 
 def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ...]:
-    ratio = after / before if before is not None and after is not None and before != 0 else None
+    # Of figures below 0, log-likelihoods, the worse has the larger ratio.
+    ratio = after / before if before is not None and after is not None and before > 0 and after >= 0 else None
     return (what, before, after, ratio)
 
 

@@ -1,7 +1,8 @@
-"""Whether a model's answers have collapsed though its perplexity has not, in a sentence."""
+"""Whether a model's answers have collapsed, and whether its perplexity says so, in a sentence."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from layershap.scoring.generation import TASK
@@ -20,11 +21,11 @@ EXACT_MATCH_SHARE = 0.5
 """Share of the right answers that are left."""
 
 CALM_PERPLEXITY = 1.5
-"""Factor by which perplexity rises at most where it is said not to have collapsed."""
+"""Factor up to which a rise of perplexity is called small: it doesn't tell what has become of the answers."""
 
 
 def collapse(before: Iterable[Score], after: Iterable[Score]) -> str:
-    """What of the answers has collapsed while perplexity hasn't; empty if nothing has, or perplexity says it already.
+    """What of the answers has collapsed, and what perplexity says of it; empty if nothing has.
 
     Parameters
     ----------
@@ -33,19 +34,28 @@ def collapse(before: Iterable[Score], after: Iterable[Score]) -> str:
         perplexities among them, the answers are judged alone.
     """
     old, new = _by_name(before), _by_name(after)
-    shared = [key for key in old if key[1] == "perplexity" and key in new]
-    # No perplexity is below 1; a file may say otherwise.
-    ratios = {key: new[key].value / max(old[key].value, 1.0) for key in shared}
-    if any(not ratio <= CALM_PERPLEXITY for ratio in ratios.values()):  # NaN isn't calm
-        return ""
     faults = _faults(_answers(old), _answers(new))
     if not faults:
         return ""
-    calm = "".join(f", though the perplexity of {key[0]} is only {ratio:.2f} times" for key, ratio in ratios.items())
-    if len(ratios) > 1:
-        calm = f", though perplexities are at most {max(ratios.values()):.2f} times"
-    calm += " as high" if ratios else ""
-    return f"Warning: the answers of the pruned model have collapsed{calm}: {'; '.join(faults)}."
+    # No perplexity is below 1; a file may say otherwise.
+    ratios = {key[0]: new[key].value / max(old[key].value, 1.0) for key in old if key[1] == "perplexity" and key in new}
+    return f"Warning: the answers of the pruned model have collapsed{_perplexities(ratios)}: {'; '.join(faults)}."
+
+
+def _perplexities(ratios: dict[str, float]) -> str:
+    """What perplexity, as a ratio to the dense model's for each text, says beside a collapse."""
+    if not ratios:
+        return ""
+    names = f"the perplexity of {next(iter(ratios))}" if len(ratios) == 1 else "perplexities"
+    if not all(math.isfinite(ratio) for ratio in ratios.values()):
+        return f", and {names} {'is' if len(ratios) == 1 else 'are'} not finite, too"
+    most = max(ratios.values())
+    calm = most <= CALM_PERPLEXITY
+    if most <= 1:
+        return f", though {names} did not rise"
+    if calm:
+        return f", though {names} rose by {'only' if len(ratios) == 1 else 'at most'} {most - 1:.0%}"
+    return f", and {names} rose by {'' if len(ratios) == 1 else 'up to '}{most - 1:.0%}, too"
 
 
 def _by_name(scores: Iterable[Score]) -> dict[tuple[str, str], Score]:

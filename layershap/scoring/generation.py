@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from layershap.calibration.answers import answered
+from layershap.calibration.answers import answered, greedy_answers
 from layershap.calibration.prompts import Prompt, prompts_provenance, read_prompts
 from layershap.calibration.sources import text_tokenizer
 from layershap.forward.unmasked import sequence_statistics
@@ -32,7 +32,8 @@ class GenerationCheck:
     """Prompts, and the dense model's greedy answers to them, with which other models' answers are compared.
 
     ``evaluate(small, tokenizer, generation=check)`` gives the scores. Nothing is sampled: the same model gives the
-    same answers, token for token.
+    same answers to the same check, token for token. Among other prompts an answer may differ where the two likeliest
+    tokens are equal to rounding.
 
     Attributes
     ----------
@@ -65,8 +66,9 @@ class GenerationCheck:
         model : nn.Module
             The model with all its layers.
         prompts : str, iterable, datasets.Dataset, mapping or Tensor [S, T]
-            Texts, which are continued as they stand; chats, which are answered; rows with 'prompt', 'text' or
-            'messages', and with the right 'answer' or without; or token ids, padded on either side or not.
+            Texts, which are continued as they stand, without a chat template; chats, which are answered; rows with
+            'prompt', 'text' or 'messages', and with the right 'answer' or without; or token ids, padded on either side
+            or not. What a chat model is to be asked is a chat, ``[{"role": "user", "content": question}]``.
         tokenizer : PreTrainedTokenizerBase, optional
             The models' tokenizer, which all but token ids need.
         max_new_tokens : int, default=64
@@ -79,6 +81,11 @@ class GenerationCheck:
         TypeError
             Not prompts.
 
+        Warns
+        -----
+        PromptWarning
+            The tokenizer has a chat template, and at least a quarter of the answers to plain texts are empty.
+
         Examples
         --------
         >>> from layershap import GenerationCheck, evaluate, remove_layers
@@ -90,10 +97,9 @@ class GenerationCheck:
         """
         found = read_prompts(prompts, tokenizer)
         stop = stop_tokens(model, tokenizer)
-        ids = [prompt.ids for prompt in found]
-        answers = greedy_continuations(model, ids, max_new_tokens=max_new_tokens, stop=stop)
+        answers = greedy_answers(model, found, tokenizer, max_new_tokens=max_new_tokens, stop=stop)
         provenance = {**prompts_provenance(found, tokenizer), "answered_by": type(model).__name__}
-        return cls(found, tuple(answers), max_new_tokens, stop, provenance)
+        return cls(found, answers, max_new_tokens, stop, provenance)
 
     def answers_of(self, model: nn.Module) -> tuple[Tokens, ...]:
         """Greedy answers of `model` to the same prompts, under the same limits."""
