@@ -14,7 +14,7 @@ from importlib.metadata import version
 
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
 from layershap.cli import baselines, evaluate, fit, ledger, prune, report
-from layershap.cli.arguments import UsageError
+from layershap.cli.arguments import CommandParser, UsageError
 from layershap.cli.result import CommandResult
 from layershap.exceptions import LayerShapError
 from layershap.ranks.launched import is_first_rank
@@ -43,7 +43,7 @@ _EXIT_CODES = "exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong u
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="layershap",
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,

@@ -25,6 +25,11 @@ COMPENSATIONS = {"rescale": "Rescale", "linear-refit": "LinearRefit"}
 TARGETS = ("'parameters<=80M'", "'bytes<=100MB'", "'perplexity<=+5%'", "'decode_latency<=20ms,batch=8'")
 """Examples of what `layershap.targets.parse_target` reads, which needs torch and help does not."""
 
+ONE_TARGET = (
+    "one target is possible. Choose N from the report's removals (`layershap report REPORT` has for each N the size and "
+    "the score) by the one, give it as --n-remove, and measure the other: `layershap evaluate MODEL OUT --text FILE`"
+)
+
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
     """Options of ``prune``."""
@@ -52,8 +57,10 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="TARGET",
         help=(
             f"what the result is to meet, with --report, instead of --n-remove: {', '.join(TARGETS)}. The smallest "
-            "removal that meets it is taken, or the largest that keeps a perplexity; speeds are measured here"
+            "removal that meets it is taken, or the largest that keeps a perplexity; speeds are measured here. One "
+            "target is possible"
         ).replace("%", "%%"),
+        advice=ONE_TARGET,
     )
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
     parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")

@@ -246,8 +246,8 @@ def _points(curve: RemovalCurve) -> tuple[RemovalPoint, Sequence[RemovalPoint]]:
 
 def _met_already(target: Target, value: float) -> ValueError:
     return ValueError(
-        f"the target ({target}) must be one that the whole model misses: it has {said(target, value)}, so there is "
-        "nothing to remove"
+        f"the whole model already meets the target ({target}): it has {said(target, value)}. There is nothing to "
+        "remove; give a tighter target, or a number of layers"
     )
 
 
