@@ -76,8 +76,8 @@ def parse_target(text: str) -> Target:
     """
     if isinstance(text, list | tuple | set | frozenset | dict):
         raise TypeError(
-            f"one target is possible, got a {type(text).__name__} of {len(text)}. Choose n_remove from the removal curve "
-            "(removal_curve_, report.curve()), which has size, perplexity and measured speeds of every number of layers"
+            f"one target is possible, got a {type(text).__name__} of {len(text)}. Choose n_remove from the removal "
+            "curve (removal_curve_, report.curve()): it has sizes, perplexities and measured speeds"
         )
     if not isinstance(text, str):
         raise TypeError(f"a target must be one of layershap.targets, or text such as 'parameters<=80M'; got {text!r}")
