@@ -43,7 +43,7 @@ def test_a_speed_is_measured_here(run_folder, tmp_path, capsys):
     assert prune(tmp_path / "small", "--report", report, "--target", target) == 1
     assert "the whole model already meets the target (prefill within" in refusal(capsys)
     assert prune(tmp_path / "small", "--report", report, "--target", "decode_latency<=1e-9s,prompt=8,new=4") == 1
-    assert "the nearest is n_remove=" in refusal(capsys)
+    assert "the nearest is --n-remove " in refusal(capsys)
     assert not (tmp_path / "small").exists()
 
 

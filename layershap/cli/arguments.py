@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,20 @@ class _StoreOnce(argparse.Action):
             raise argparse.ArgumentError(self, f"given twice: {self.advice}")
         given.add(self.dest)
         setattr(namespace, self.dest, values)
+
+
+def in_options(message: str, parsers: Iterable[argparse.ArgumentParser]) -> str:
+    """A message of the library, with the options in place of the parameters that they stand for.
+
+    An option has its parameter's name, as ``n_masks`` and ``--n-masks``. Names of one word are replaced only where a
+    value follows (``layers='h'``): elsewhere they are words.
+    """
+    for action in (action for parser in parsers for action in parser._actions if action.option_strings):
+        name, option = action.dest, action.option_strings[-1]
+        message = re.sub(rf"(?<![\w./'\"-]){name}=(?=[\w'\"\[(.-])", f"{option} ", message)
+        if "_" in name:
+            message = re.sub(rf"(?<![\w./'\"-]){name}(?![\w/(=-]|\.\w)", option, message)
+    return message
 
 
 def path(text: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from layershap.cli.arguments import UsageError, at_least, path
 from layershap.cli.files import read_chats, read_prompts, read_texts
@@ -126,7 +126,7 @@ def read_calibration(arguments: argparse.Namespace, tokenizer: Any, model: Any) 
     source, rows = calibration_source(arguments), _rows(arguments)
     if source == "--own-answers":
         return own_answers(model, rows, tokenizer, max_new_tokens=arguments.answer_tokens or _ANSWER_TOKENS)
-    n_sequences = arguments.n_sequences or "auto"
+    n_sequences: int | Literal["auto"] = arguments.n_sequences or "auto"
     if source == "--chats":
         return chat_answers(rows, tokenizer, max_length=arguments.seq_len or _CHAT_TOKENS, n_sequences=n_sequences)
     return Calibration.from_texts(

@@ -64,7 +64,7 @@ def parse_target(text: str) -> Target:
     ValueError
         An unknown quantity or unit, the wrong relation, or a value that is not positive.
     TypeError
-        Not text, or several targets.
+        Not text.
 
     Examples
     --------
@@ -74,11 +74,6 @@ def parse_target(text: str) -> Target:
     >>> parse_target("decode_latency<=20ms, batch=8")
     MaxLatency(seconds=0.02, phase='decode', batch_size=8, prompt_tokens=None, new_tokens=None)
     """
-    if isinstance(text, list | tuple | set | frozenset | dict):
-        raise TypeError(
-            f"one target is possible, got a {type(text).__name__} of {len(text)}. Choose n_remove from the removal "
-            "curve (removal_curve_, report.curve()): it has sizes, perplexities and measured speeds"
-        )
     if not isinstance(text, str):
         raise TypeError(f"a target must be one of layershap.targets, or text such as 'parameters<=80M'; got {text!r}")
     found = _SHAPE.fullmatch(text)
