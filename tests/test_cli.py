@@ -154,7 +154,7 @@ def test_report_measures_and_writes_page_card_and_pictures(small, run, folder, c
     [
         (
             ["prune", "MODEL", "--report", "REPORT", "--n-remove", "5", "--out", "OUT"],
-            "n_remove must be one of [1, 2",
+            "--n-remove must be one of [1, 2",
         ),
         (["prune", "bundled", "--report", "REPORT", "--n-remove", "2", "--out", "OUT"], "model of 5 layers"),
         (["prune", "MODEL", "--remove", "9", "--out", "OUT"], "9"),
@@ -271,7 +271,7 @@ def test_sublayers_from_fit_to_report(folder, capsys):
     assert data["n_parameters"] == removal.n_parameters
     measure = [str(out / "report.json"), "--model", str(STORIES), "--pruned", str(out / "small"), "--no-speed"]
     assert main(["report", *measure]) == 1
-    assert "Give n_remove, the number of sublayers removed" in capsys.readouterr().err
+    assert "Give --n-remove, the number of sublayers removed" in capsys.readouterr().err
     assert main(["report", *measure, "--n-remove", "2", "--html", str(out / "page.html")]) == 0
     names = [PruningReport.load(out / "report.json").layers[player].name for player in removal.layers]
     assert f"Without sublayers {', '.join(names)}" in (out / "page.html").read_text()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from layershap import LayerPruner, PruningReport
+from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, LinearRefit, PruningReport, compare, remove_layers
+from layershap.baselines import LastLayers
 from layershap.calibration import chat_answers, own_answers
 from layershap.cli import main
 from layershap.cli.files import read_chats
+from layershap.compensation import compensation_record
 
 from .helpers.models import STORIES, load_stories
 from .helpers.texts import STORY
@@ -23,6 +26,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::layershap.exceptions.SurrogateQualityWarning"),
     pytest.mark.filterwarnings("ignore::layershap.exceptions.ValueQualityWarning"),
 ]
+METHODS = ("shortened-llama-ppl", "last")
 MASKS = ("--n-masks", "20", "--max-remove", "2")
 
 
@@ -75,20 +79,80 @@ def test_a_fit_on_the_answers_of_chats(model_folder, tmp_path):
 
 def test_a_fit_on_the_models_own_answers(model_folder, tmp_path):
     prompts = [STORY[:30], STORY[5:40], STORY[60:95]]
-    (tmp_path / "prompts.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
-    report = fitted(model_folder, tmp_path / "run", "--own-answers", tmp_path / "prompts.txt", "--answer-tokens", 12)
+    (tmp_path / "a.txt").write_text("\n".join(prompts[:2]) + "\n", encoding="utf-8")
+    (tmp_path / "b.json").write_text(json.dumps([{"prompt": prompts[2]}]), encoding="utf-8")
+    files = (tmp_path / "a.txt", tmp_path / "b.json")
+    report = fitted(model_folder, tmp_path / "run", "--own-answers", *files, "--answer-tokens", 12)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     check_is_the_librarys(report, own_answers(load_stories(), prompts, tokenizer, max_new_tokens=12))
+
+
+@pytest.mark.parametrize("kind", ["--chats", "--own-answers"])
+def test_a_compensation_is_measured_on_the_answers_too(kind, model_folder, tmp_path, capsys):
+    """The same weights as from Python on the same data."""
+    (tmp_path / "data.json").write_text(json.dumps([{"messages": each} for each in CHATS]), encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    if kind == "--chats":
+        cut, data = ("--seq-len", "64"), chat_answers(CHATS, tokenizer, max_length=64)
+    else:
+        prompts = [{"messages": each} for each in CHATS]
+        cut, data = ("--answer-tokens", "12"), own_answers(load_stories(), prompts, tokenizer, max_new_tokens=12)
+    out = tmp_path / "small"
+    options = ["--remove", "2", "--compensation", "linear-refit", kind, str(tmp_path / "data.json"), *cut]
+    assert main(["prune", str(model_folder), *options, "--out", str(out), "--format", "json"]) == 0
+    record = json.loads(capsys.readouterr().out)["compensation"]
+    expected = remove_layers(load_stories(), [2], compensation=LinearRefit(), calibration=data)
+    assert record["loss_before"] == compensation_record(expected).loss_before
+    assert record["loss_after"] <= record["loss_before"]
+    loaded = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    assert all(torch.equal(value, loaded[name]) for name, value in expected.state_dict().items())
+
+
+@pytest.mark.parametrize("option", ["--text", "--chats", "--own-answers"])
+def test_calibration_files_are_read_before_a_model_is_loaded(option, tmp_path, monkeypatch, capsys):
+    for command in ("fit", "prune", "baselines"):
+        monkeypatch.setattr(f"layershap.cli.{command}.load_model", lambda *_: pytest.fail("loaded"))
+    (tmp_path / "held-out.txt").write_text(STORY, encoding="utf-8")
+    data = [option, tmp_path / "none.json"]
+    for command in (
+        ["fit", STORIES, *data, "--out", tmp_path / "run"],
+        ["prune", STORIES, "--remove", 1, "--compensation", "rescale", *data, "--out", tmp_path / "small"],
+        ["baselines", STORIES, *data, "--eval-text", tmp_path / "held-out.txt", "--n-remove", 1],
+    ):
+        assert main(list(map(str, command))) == 1
+        assert "none.json" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_other_methods_on_the_answers_of_chats(model_folder, tmp_path, capsys):
     (tmp_path / "chats.json").write_text(json.dumps(CHATS), encoding="utf-8")
     (tmp_path / "held-out.txt").write_text(STORY * 4, encoding="utf-8")
     options = ["--chats", tmp_path / "chats.json", "--n-sequences", 6, "--eval-text", tmp_path / "held-out.txt"]
-    options += ["--n-remove", 1, "--methods", "shortened-llama-ppl", "last", "--format", "json"]
-    assert main(["baselines", str(model_folder), *map(str, options)]) == 0
-    records = json.loads(capsys.readouterr().out)["records"]
-    assert {record["method"] for record in records} >= {"shortened-llama-ppl", "last"}
+    options += [
+        "--n-remove",
+        1,
+        "--methods",
+        "shortened-llama-ppl",
+        "last",
+        "--compensation",
+        "linear-refit",
+        "rescale",
+    ]
+    assert main(["baselines", str(model_folder), *map(str, options), "--format", "json"]) == 0
+    records = {record["method"]: record for record in json.loads(capsys.readouterr().out)["records"]}
+    names = {f"{name}{more}" for name in METHODS for more in ("", " + linear-refit", " + rescale")}
+    assert names <= set(records)
+    # That of `compare` on the same data.
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    data = chat_answers(CHATS, tokenizer, n_sequences=6)
+    expected = compare(
+        load_stories(),
+        data,
+        PERPLEXITY_PROTOCOLS["seq128"].sequences([STORY * 4], tokenizer),
+        {"last": LastLayers()},
+        [1],
+        compensations={"linear-refit": LinearRefit()},
+    )
+    assert records["last + linear-refit"]["perplexity"] == expected["last + linear-refit", 1].perplexity
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +62,11 @@ USAGE = [
         ["baselines", "M", "--chats", "c", "--eval-text", "t", "--n-remove", "1", "--bos", "text"],
         "--bos can't be given with --chats",
     ),
+    (
+        ["prune", "M", "--out", "o", "--report", "r", "--target", "bytes<=1MB", "--target", "perplexity<=+5%"],
+        "argument --target: given twice: one target is possible. Choose N from the report's removals",
+    ),
+    (["fit", "M", "--out", "o", "--text", "a", "--text", "b"], "argument --text: given twice: name all values after"),
     (["evaluate", "M"], "nothing to evaluate"),
     (["evaluate", "M", "--tasks", "x.jsonl", "--limit", "0"], "must be at least 1, got 0"),
     (["evaluate", "M", "--tasks", "x.jsonl", "--limit", "-1"], "must be at least 1, got -1"),
@@ -91,6 +98,38 @@ def test_wrong_usage_exits_2_with_a_line(arguments, message, story_file, capsys)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err.splitlines()[-1]
+
+
+def options_with_values():
+    for name, command in subcommands().items():
+        for action in command._actions:
+            if action.option_strings and action.nargs != 0:
+                yield name, action
+
+
+def subcommands():
+    (found,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return found.choices
+
+
+def test_no_option_of_any_command_takes_the_last_of_two_values(capsys):
+    several = list(options_with_values())
+    assert len(several) > 60
+    for name, action in several:
+        option = action.option_strings[-1]
+        value = str(next(iter(action.choices))) if action.choices else "0.5" if option == "--n-remove" else "7"
+        if name != "prune" and option == "--n-remove":
+            value = "7"
+        with pytest.raises(SystemExit) as stop:
+            main([name, option, value, option, value])
+        assert stop.value.code == 2
+        assert f"argument {option}: given twice: " in refusal(capsys), (name, option)
+
+
+def test_a_parser_reads_several_command_lines():
+    parser = build_parser()
+    for _ in range(2):
+        assert parser.parse_args(["fit", "M", "--text", "a", "b", "--out", "o"]).text == [Path("a"), Path("b")]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

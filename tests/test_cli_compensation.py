@@ -71,9 +71,16 @@ def test_without_a_compensation_the_answer_has_none(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--compensation", "rescale"], "--compensation rescale is measured on calibration text: give --text"),
-        (["--text", "t"], "give --compensation linear-refit or rescale"),
+        (["--compensation", "rescale"], "is measured on calibration data: give --text, --chats or --own-answers"),
+        (["--compensation", "rescale", "--seq-len", "9"], "give --text, --chats or --own-answers"),
+        (["--text", "t"], "--text can't be given without --compensation"),
+        (
+            ["--own-answers", "t", "--seq-len", "64"],
+            "--own-answers and --seq-len can't be given without --c",
+        ),
         (["--seq-len", "64"], "give --compensation linear-refit or rescale"),
+        (["--compensation", "rescale", "--chats", "c", "--bos", "text"], "--bos can't be given with --chats"),
+        (["--compensation", "rescale", "--chats", "c", "--text", "t"], "not allowed with argument --chats"),
         (["--compensation", "train", "--text", "t"], "invalid choice: 'train'"),
     ],
 )

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 import layershap
-from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, remove_layers
+from layershap import LayerPruner, PruningReport, ShapleyRanking, StratifiedValues, evaluate, remove_layers
 from layershap.calibration import blocks
 from layershap.datasets import load_calibration_text
 
@@ -123,8 +123,18 @@ def test_choosing_reads_what_a_fit_says_of_itself(here):
     assert len((DOCS / "choosing.md").read_text(encoding="utf-8").splitlines()) <= 100
 
 
-def test_targets_are_met_as_the_page_says(here):
+def test_targets_are_met_as_the_page_says(here, capsys):
     names = follow("targets.md")
+    assert names["before"] < names["after"]
+    plain = AutoModelForCausalLM.from_pretrained("plain").eval()
+    score = evaluate(plain, names["tokenizer"], texts=names["held_out"]).scores[0]
+    assert names["after"] < score.value, "the refit gains on text that it has not seen"
+    assert names["refitted"].num_parameters() == plain.num_parameters() <= 14e6 / 4
+    printed = capsys.readouterr().out
+    assert all(f"{value:.2f}" in printed for value in (names["before"], names["after"], score.value))
+    assert f"{names['after'] / names['before'] - 1:+.0%} kept" in printed
+    in_folder = sum(file.stat().st_size for file in (here / "plain").iterdir())
+    assert 4 * plain.num_parameters() <= 14e6 < in_folder < 14.25e6, "what the page says of the folder"
     assert sum(p.numel() * p.element_size() for p in names["small"].parameters()) <= 14e6
     assert names["curve"].speed.depths == (0, 2, 4)
     assert names["nearest"].config.n_layer == 12 - names["n_remove"]

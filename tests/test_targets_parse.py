@@ -16,6 +16,7 @@ from layershap.targets import (
     MinThroughput,
     parse_target,
 )
+from layershap.targets.choice import checked_target
 from layershap.targets.parse import SPELLINGS
 
 SPELLED = [
@@ -81,6 +82,12 @@ def test_the_examples_can_be_read():
 def test_what_can_not_be_read_is_refused_with_what_could(text, message):
     with pytest.raises(ValueError, match=message.replace("+", r"\+")):
         parse_target(text)
+
+
+@pytest.mark.parametrize("several", [["bytes<=1MB", "perplexity<=+5%"], (MaxBytes(1e6),), {"bytes": 1e6}])
+def test_one_target_is_possible_and_the_curve_serves_two_wishes(several):
+    with pytest.raises(TypeError, match=rf"one target is possible, got a {type(several).__name__} of .*removal_curve_"):
+        checked_target(several)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, -0.5, math.nan, math.inf, np.float64("nan")])

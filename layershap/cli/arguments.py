@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 
 class UsageError(ValueError):
     """Options that don't go together, or a value that no machine would take: exit code 2."""
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose options are given once: argparse would take the last value and drop the others unsaid."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        # Groups share the registry, so that this holds for every option that has no action of its own.
+        self.register("action", None, _StoreOnce)
+        self.register("action", "store", _StoreOnce)
+
+
+class _StoreOnce(argparse.Action):
+    """Stores the value, or values, of an option; `advice` ends the message when it is given a second time."""
+
+    def __init__(self, *arguments: Any, advice: str | None = None, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        several = "name all values after one" if self.nargs == "+" else "give one"
+        self.advice = several if advice is None else advice
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        # Kept in the namespace, which is new for each command line; a parser may read several.
+        given: set[str] = vars(namespace).setdefault("_given", set())
+        if self.dest in given:
+            raise argparse.ArgumentError(self, f"given twice: {self.advice}")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
+def in_options(message: str, parsers: Iterable[argparse.ArgumentParser]) -> str:
+    """A message of the library, with the options in place of the parameters that they stand for.
+
+    An option has its parameter's name, as ``n_masks`` and ``--n-masks``. Names of one word are replaced only where a
+    value follows (``layers='h'``): elsewhere they are words.
+    """
+    for action in (action for parser in parsers for action in parser._actions if action.option_strings):
+        name, option = action.dest, action.option_strings[-1]
+        message = re.sub(rf"(?<![\w./'\"-]){name}=(?=[\w'\"\[(.-])", f"{option} ", message)
+        if "_" in name:
+            message = re.sub(rf"(?<![\w./'\"-]){name}(?![\w/(=-]|\.\w)", option, message)
+    return message
 
 
 def path(text: str) -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, at_least, path
 from layershap.cli.calibration import add_calibration_options, check_calibration_options, read_calibration
+from layershap.cli.compensation import COMPENSATIONS, compensation
 from layershap.cli.files import read_texts
 from layershap.cli.inputs import PROTOCOLS, add_model_options, load_model
 from layershap.cli.outputs import check_file
@@ -59,6 +60,17 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="LAYER",
         help="one method more: layers that you name, the first removed first (a published order, say)",
     )
+    parser.add_argument(
+        "--compensation",
+        nargs="+",
+        choices=sorted(COMPENSATIONS),
+        default=[],
+        metavar="NAME",
+        help=(
+            "each method also with what makes up for its removed layers, measured on the calibration data (default: "
+            f"without only): {', '.join(sorted(COMPENSATIONS))}"
+        ),
+    )
     parser.add_argument("--picture", type=path, metavar="FILE", help="perplexity against removed layers, as PNG")
     add_overwrite_option(parser, "replace the picture where it exists")
     add_calibration_options(parser)
@@ -80,8 +92,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     from layershap.display import DepthCurveDisplay
     from layershap.model.stack import find_layers
 
-    check_calibration_options(arguments)
     _check_picture(arguments)
+    check_calibration_options(arguments)
     held_out = read_texts(arguments.eval_text)
     model, tokenizer = load_model(arguments.model, arguments)
     depth = len(find_layers(model, arguments.layers))
@@ -98,6 +110,7 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         evaluation,
         methods,
         arguments.n_remove,
+        compensations={name: compensation(name) for name in arguments.compensation},
         layers=arguments.layers,
     )
     text = f"perplexity on held-out text, protocol {protocol.name}, {evaluation.n_sequences} sequences\n\n{found}"

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import add_overwrite_option, at_least, path
 from layershap.cli.calibration import add_calibration_options, check_calibration_options, read_calibration
-from layershap.cli.inputs import add_model_options, load_model
+from layershap.cli.inputs import add_model_options, check_model, load_model, skeleton
 from layershap.cli.outputs import check_file
 from layershap.cli.result import CommandResult
 from layershap.ranks.launched import is_first_rank
+
+if TYPE_CHECKING:
+    from layershap import LayerPruner
+    from layershap.game.players import GameModel
 
 REPORT_FILE = "report.json"
 LEDGER_FILE = "ledger.jsonl"
@@ -71,14 +76,13 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
 def run(arguments: argparse.Namespace) -> CommandResult:
     """Fit and write the report."""
     from layershap import utilities
+    from layershap.game.players import GameModel
     from layershap.pruner import LayerPruner
 
     check_calibration_options(arguments)
     target = arguments.out / REPORT_FILE
     if not arguments.estimate:
         check_file(target, arguments.overwrite)
-    model, tokenizer = load_model(arguments.model, arguments)
-    calibration = read_calibration(arguments, tokenizer, model)
     method, _, kind = arguments.method.partition("-")
     pruner = LayerPruner.paper(model=kind or "llama") if method == "paper" else LayerPruner()
     pruner.set_params(
@@ -94,6 +98,12 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         pruner.set_params(n_masks=arguments.n_masks)
     if arguments.max_remove is not None:
         pruner.set_params(max_remove=arguments.max_remove)
+    check_model(arguments.model, arguments)
+    checked = _check_numbers_early(pruner, arguments.model)
+    model, tokenizer = load_model(arguments.model, arguments)
+    if not checked:
+        _check_numbers(pruner, GameModel.of(model, pruner.layers, pruner.granularity))
+    calibration = read_calibration(arguments, tokenizer, model)
     if arguments.estimate:
         cost = pruner.estimate_cost(model, calibration)
         return CommandResult(str(cost), asdict(cost))
@@ -102,3 +112,51 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         report.save(target)
     advice = f"next: layershap prune {arguments.model} --report {target} --n-remove N --out FOLDER"
     return CommandResult(f"{report}\n\nwritten: {target}\n{advice}", {"path": str(target), "report": report})
+
+
+def _check_numbers_early(pruner: LayerPruner, source: str) -> bool:
+    """`_check_numbers` before any weight is read, where a model without weights can be asked; whether it was."""
+    from layershap.game.players import GameModel
+
+    if pruner.n_masks is None and pruner.max_remove is None and not pruner.protect:
+        return True  # the defaults suit every model
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the loaded model gives the same
+            model = skeleton(source)
+            found = None if model is None else GameModel.of(model, pruner.layers, pruner.granularity)
+    except Exception:
+        # What fails without weights (an operation that torch has for values only) may work with them.
+        return False
+    if found is None:
+        return False
+    _check_numbers(pruner, found)
+    return True
+
+
+def _check_numbers(pruner: LayerPruner, found: GameModel) -> None:
+    """Raise where the numbers that options give don't suit the model's layers: before data is made.
+
+    Raises
+    ------
+    ValueError
+        A layer that the model doesn't have, more layers than can be removed, or too few masks.
+    """
+    from layershap.fitting.masks import least_masks
+    from layershap.fitting.settings import FitSettings
+    from layershap.limits import check_max_remove
+
+    try:
+        removable = found.removable(pruner.protect)
+    except ValueError as error:
+        raise ValueError(f"--protect: {error}") from None
+    most = check_max_remove(pruner.max_remove, None, removable)
+    selector, n_players = FitSettings.of(pruner).selector, int(removable.sum())
+    least = least_masks(selector, n_players, most)
+    if pruner.n_masks is not None and pruner.n_masks < least:
+        lower = least_masks(selector, n_players, 1)
+        raise ValueError(
+            f"--n-masks must be at least {least} to choose up to {most} of {n_players} removable "
+            f"{pruner.granularity}s, got {pruner.n_masks}. Raise it, or leave it out for the method's own number"
+            + (f"; a lower --max-remove needs fewer, {lower} for 1" if lower < least else "")
+        )

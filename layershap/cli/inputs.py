@@ -209,6 +209,22 @@ def load_model(source: str, arguments: argparse.Namespace) -> tuple[Any, Any]:
     return model.eval(), tokenizer
 
 
+def skeleton(source: str) -> Any | None:
+    """The model without its weights, on the meta device, by its config; None where a model isn't built by a config.
+
+    What its config says is known in a second, and weights may take minutes.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from layershap.checkpoint import RECIPE_FILE
+
+    if source == BUNDLED or (Path(source) / RECIPE_FILE).is_file():
+        return None
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source)).eval()
+
+
 def has_weights_of(model: Any, report: PruningReport) -> bool:
     """Whether the model's weights are those that the report's fit had."""
     from layershap.fingerprint import weights_digest

@@ -8,13 +8,14 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 
 # The commands import torch and transformers when they run: help, version and wrong usage need not wait for them.
 from layershap.cli import baselines, evaluate, fit, ledger, prune, report
-from layershap.cli.arguments import UsageError
+from layershap.cli.arguments import CommandParser, UsageError, in_options
 from layershap.cli.result import CommandResult
 from layershap.exceptions import LayerShapError
 from layershap.ranks.launched import is_first_rank
@@ -43,7 +44,7 @@ _EXIT_CODES = "exit codes: 0 done, 1 failed (the reason is on stderr), 2 wrong u
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="layershap",
         description=_DESCRIPTION,
         epilog=_EXIT_CODES,
@@ -62,8 +63,13 @@ def build_parser() -> argparse.ArgumentParser:
 def help_texts() -> dict[str, str]:
     """``--help`` of the program and of each command, by command; the program's is under ""."""
     parser = build_parser()
-    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices
-    return {"": parser.format_help()} | {name: command.format_help() for name, command in commands.items()}
+    return {"": parser.format_help()} | {name: each.format_help() for name, each in _subcommands(parser).items()}
+
+
+def _subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command, by the command's name."""
+    (found,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,11 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
     if not is_first_rank() and arguments.command not in _SHARED:
         return 0
+    worded = partial(in_options, parsers=list(_subcommands(parser).values()))
     try:
-        with _messages_to_stderr():
+        with _messages_to_stderr(worded):
             answer = arguments.run(arguments)
     except KeyboardInterrupt:
         print("interrupted; a fit's evaluated masks are kept, the same command resumes", file=sys.stderr)
@@ -91,7 +99,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LayerShapError, ValueError, TypeError, OSError) as error:
         if arguments.traceback:
             raise
-        print(f"layershap {arguments.command}: error: {error}", file=sys.stderr)
+        # What the system says of files stays as it is.
+        said = str(error) if isinstance(error, OSError) else worded(str(error))
+        print(f"layershap {arguments.command}: error: {said}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     return _print(answer, arguments.format) if is_first_rank() else 0
 
@@ -112,8 +122,11 @@ def _print(answer: CommandResult, form: str) -> int:
 
 
 @contextmanager
-def _messages_to_stderr() -> Iterator[None]:
-    """Show the messages of this library, not of those below it, each on a line without its place in the code."""
+def _messages_to_stderr(worded: Callable[[str], str]) -> Iterator[None]:
+    """Show the messages of this library, not of those below it, each on a line without its place in the code.
+
+    Those of warnings are `worded` for the command line.
+    """
     import transformers
 
     logger, handler = logging.getLogger("layershap"), _ToStandardError()
@@ -122,7 +135,11 @@ def _messages_to_stderr() -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     logger.setLevel(logging.INFO if is_first_rank() else logging.ERROR)
     logger.addHandler(handler)
-    warnings.showwarning = _show_warning if is_first_rank() else _hide_warning
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        print(f"{category.__name__}: {worded(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = show if is_first_rank() else _hide_warning
     try:
         yield
     finally:
@@ -141,7 +158,3 @@ class _ToStandardError(logging.Handler):
 
 def _hide_warning(*_: object, **__: object) -> None:
     """Another process, which does the same, shows it."""
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    print(f"{category.__name__}: {message}", file=sys.stderr)

@@ -7,8 +7,14 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from layershap.cli.arguments import UsageError, add_overwrite_option, count_or_fraction, path
-from layershap.cli.calibration import add_sequence_options, read_calibration
-from layershap.cli.files import read_texts
+from layershap.cli.calibration import (
+    add_source_options,
+    calibration_source,
+    check_calibration_options,
+    idle_options,
+    read_calibration,
+)
+from layershap.cli.compensation import COMPENSATIONS, compensation
 from layershap.cli.inputs import add_model_options, has_weights_of, load_model
 from layershap.cli.outputs import check_checkpoint_folder, checkpoint_folder
 from layershap.cli.result import CommandResult
@@ -16,14 +22,15 @@ from layershap.exceptions import CheckpointWarning
 from layershap.warning import warn_user
 
 if TYPE_CHECKING:
-    from layershap.compensation import Compensation
     from layershap.targets import Target
-
-COMPENSATIONS = {"rescale": "Rescale", "linear-refit": "LinearRefit"}
-"""Option -> class of `layershap.compensation`."""
 
 TARGETS = ("'parameters<=80M'", "'bytes<=100MB'", "'perplexity<=+5%'", "'decode_latency<=20ms,batch=8'")
 """Examples of what `layershap.targets.parse_target` reads, which needs torch and help does not."""
+
+ONE_TARGET = (
+    "one target is possible. Choose N from the report's removals (`layershap report REPORT` shows size and score of "
+    "each), give it as --n-remove, and measure the rest: `layershap evaluate MODEL OUT --text FILE`"
+)
 
 
 def add_parser(commands: Any) -> argparse.ArgumentParser:
@@ -35,7 +42,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
             "Removes the layers that a fit chose for N or for a target (or those you name) and saves model, tokenizer "
             "and model card. The result loads with AutoModelForCausalLM.from_pretrained, or with "
             "layershap.load_pruned where its architecture's config can't express it; the answer says which. With "
-            "--compensation the kept layers' weights are changed, on calibration text, to make up for the removed "
+            "--compensation the kept layers' weights are changed, on calibration data, to make up for the removed "
             "ones."
         ),
     )
@@ -52,26 +59,23 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         metavar="TARGET",
         help=(
             f"what the result is to meet, with --report, instead of --n-remove: {', '.join(TARGETS)}. The smallest "
-            "removal that meets it is taken, or the largest that keeps a perplexity; speeds are measured here"
+            "removal that meets it is taken, or the largest that keeps a perplexity; speeds are measured here. One "
+            "target is possible"
         ).replace("%", "%%"),
+        advice=ONE_TARGET,
     )
     parser.add_argument("--remove", nargs="+", type=int, metavar="LAYER", help="these layers, instead of a report's")
     parser.add_argument("--out", type=path, required=True, help="new folder for the pruned model")
     add_overwrite_option(parser, "replace the checkpoint in OUT, all of it; never the model's own folder")
-    group = parser.add_argument_group("compensation")
+    group = parser.add_argument_group(
+        "compensation", "--compensation is measured on calibration data, of all kinds that matter, as `fit` takes them."
+    )
     group.add_argument(
         "--compensation",
         choices=sorted(COMPENSATIONS),
         help="change the kept layers' weights, without training, so that less is lost (default: leave them)",
     )
-    group.add_argument(
-        "--text",
-        nargs="+",
-        type=path,
-        metavar="FILE",
-        help="calibration text for it, of all kinds that matter: .txt, .json or .jsonl",
-    )
-    add_sequence_options(group)
+    add_source_options(group, required=False)
     add_model_options(parser)
     return parser
 
@@ -92,12 +96,11 @@ def run(arguments: argparse.Namespace) -> CommandResult:
 
     target = _checked_ways(arguments)
     _check_compensation(arguments)
+    check_calibration_options(arguments)
     report = PruningReport.load(arguments.report) if arguments.report is not None else None
     if report is not None and arguments.n_remove is not None:
         report.removal(arguments.n_remove)  # what the fit doesn't know is found out before the model is loaded
     check_checkpoint_folder(arguments.out, arguments.model, arguments.overwrite)
-    if arguments.text:
-        read_texts(arguments.text)  # what can't be read is found out before the model is loaded
     model, tokenizer = load_model(arguments.model, arguments)
     granularity: Any = report.fit.granularity if report is not None else "layer"
     players = find_players(model, arguments.layers, granularity, causal=False)
@@ -118,7 +121,8 @@ def run(arguments: argparse.Namespace) -> CommandResult:
     before = sum(p.numel() for p in model.parameters())
     compensating = None
     if arguments.compensation is not None:
-        compensating = Compensating(_compensation(arguments.compensation), read_calibration(arguments, tokenizer))
+        calibration = read_calibration(arguments, tokenizer, model)
+        compensating = Compensating(compensation(arguments.compensation), calibration)
     with warnings.catch_warnings():
         # The answer says how to load the result; the warning would say it a second time.
         warnings.simplefilter("ignore", CheckpointWarning)
@@ -171,19 +175,15 @@ def _checked_ways(arguments: argparse.Namespace) -> Target | None:
 
 
 def _check_compensation(arguments: argparse.Namespace) -> None:
-    if arguments.compensation is not None and not arguments.text:
-        raise UsageError(f"--compensation {arguments.compensation} is measured on calibration text: give --text")
-    cut = (arguments.seq_len, arguments.n_sequences, arguments.bos) != (None, None, None)
-    if arguments.compensation is None and (arguments.text or cut):
+    source = calibration_source(arguments)
+    if arguments.compensation is not None and source is None:
         raise UsageError(
-            "--text, --seq-len, --n-sequences and --bos say what a compensation is measured on: give --compensation "
-            f"{' or '.join(sorted(COMPENSATIONS))}"
+            f"--compensation {arguments.compensation} is measured on calibration data: give --text, --chats or "
+            "--own-answers"
         )
-
-
-def _compensation(name: str) -> Compensation:
-    """The compensation that an option names."""
-    from layershap import compensation
-
-    made: Compensation = getattr(compensation, COMPENSATIONS[name])()
-    return made
+    given = [source, *idle_options(arguments)] if source is not None else idle_options(arguments)
+    if arguments.compensation is None and given:
+        raise UsageError(
+            f"{' and '.join(given)} can't be given without --compensation: calibration data is what a compensation is "
+            f"measured on; give --compensation {' or '.join(sorted(COMPENSATIONS))}"
+        )

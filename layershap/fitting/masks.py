@@ -135,6 +135,12 @@ def default_masks(selector: Selector, n_players: int, max_remove: int) -> int:
     return max(256, n_players + drawn)
 
 
+def least_masks(selector: Selector, n_players: int, max_remove: int) -> int:
+    """The fewest masks that `fit` takes: one more than players, and what a search for `max_remove` may need."""
+    needed = selector.n_required(n_players, max_remove) if isinstance(selector, SearchingSelector) else 0
+    return max(needed, n_players + 1)
+
+
 def share_masks(
     n_masks: Any, selector: Selector, n_players: int, max_remove: int, *, keep_veto: bool = True
 ) -> tuple[int, int]:
@@ -163,7 +169,7 @@ def share_masks(
                 f"apart; got {n_masks}. {20 * n_players} is a good start."
             )
         return total, total - known
-    required = max(selector.n_required(n_players, max_remove), n_players + 1)
+    required = least_masks(selector, n_players, max_remove)
     if total < required:
         raise ValueError(
             f"n_masks must exceed the number of removable layers, {n_players}, or the surrogate can't tell them apart; "

@@ -66,7 +66,8 @@ def removal_of(
     if found is not None and not (_is(removal, whole, rest) if known is None else removal.layers == known):
         raise ValueError(
             f"pruned must be one of the report's removals: it lacks layers {list(found)}, the report's of this size "
-            f"are {list(removal.layers)}. layershap.report.measure_outcome measures any pair of models."
+            f"are {list(removal.layers)}. Any pair of models is measured by layershap.report.measure_outcome, on the "
+            "command line by `layershap evaluate`"
         )
     return removal
 

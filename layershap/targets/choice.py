@@ -102,8 +102,13 @@ def checked_target(target: Any) -> Target:
     Raises
     ------
     TypeError, ValueError
-        Neither one of them nor text that means one.
+        Neither one of them nor text that means one, or several.
     """
+    if isinstance(target, list | tuple | set | frozenset | dict):
+        raise TypeError(
+            f"one target is possible, got a {type(target).__name__} of {len(target)}. Choose n_remove from the removal "
+            "curve (removal_curve_, report.curve()): it has sizes, perplexities and measured speeds"
+        )
     return target if isinstance(target, Target) else parse_target(target)
 
 
@@ -164,7 +169,8 @@ def _by_perplexity(target: MaxPerplexityIncrease, curve: RemovalCurve) -> Target
         what = f"this fit's scores are {curve.score_name}" if curve.score_name else "this method scores no sets"
         raise ValueError(
             f"a limit of the perplexity is read from the scores of LayerPruner(utility=PerplexityRatio()), {what}. "
-            "Fit with that utility (with the ledger of a fit with NegativeLogLikelihood, no mask is evaluated again)"
+            "Fit with that utility, on the command line with --utility perplexity-ratio (with the ledger of a fit with "
+            "NegativeLogLikelihood, no mask is evaluated again)"
         )
     sure = known
     if target.standard_errors:
@@ -246,8 +252,8 @@ def _points(curve: RemovalCurve) -> tuple[RemovalPoint, Sequence[RemovalPoint]]:
 
 def _met_already(target: Target, value: float) -> ValueError:
     return ValueError(
-        f"the target ({target}) must be one that the whole model misses: it has {said(target, value)}, so there is "
-        "nothing to remove"
+        f"the whole model already meets the target ({target}): it has {said(target, value)}. There is nothing to "
+        "remove; give a tighter target, or a number of layers"
     )
 
 

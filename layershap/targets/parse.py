@@ -63,6 +63,8 @@ def parse_target(text: str) -> Target:
     ------
     ValueError
         An unknown quantity or unit, the wrong relation, or a value that is not positive.
+    TypeError
+        Not text.
 
     Examples
     --------
