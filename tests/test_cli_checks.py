@@ -55,8 +55,8 @@ USAGE = [
     ),
     (["fit", "M", "--out", "o", "--text", "t", "--answer-tokens", "9"], "--answer-tokens can't be given with --text"),
     (
-        ["fit", "M", "--out", "o", "--own-answers", "p", "--seq-len", "9", "--n-sequences", "4"],
-        "--seq-len and --n-sequences can't be given with --own-answers, which takes --answer-tokens",
+        ["fit", "M", "--out", "o", "--own-answers", "p", "--seq-len", "9", "--bos", "text"],
+        "--seq-len and --bos can't be given with --own-answers, which takes --answer-tokens, --n-sequences",
     ),
     (
         ["baselines", "M", "--chats", "c", "--eval-text", "t", "--n-remove", "1", "--bos", "text"],

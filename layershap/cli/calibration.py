@@ -20,7 +20,7 @@ _CUTS = ("--seq-len", "--n-sequences", "--bos", "--answer-tokens")
 _TAKES = {
     "--text": ("--seq-len", "--n-sequences", "--bos"),
     "--chats": ("--seq-len", "--n-sequences"),
-    "--own-answers": ("--answer-tokens",),
+    "--own-answers": ("--answer-tokens", "--n-sequences"),
 }
 """Those that say something of each kind of data."""
 
@@ -66,7 +66,10 @@ def add_source_options(group: argparse._ArgumentGroup, *, required: bool) -> Non
         "--n-sequences",
         type=at_least(1),
         metavar="S",
-        help="sequences, at even distances (default: as many as there are, up to 128)",
+        help=(
+            "sequences, or prompts of --own-answers, at even distances (default: as many as there are, but for prompts "
+            "up to 128)"
+        ),
     )
     group.add_argument(
         "--bos",
@@ -124,9 +127,10 @@ def read_calibration(arguments: argparse.Namespace, tokenizer: Any, model: Any) 
     from layershap.calibration import Calibration, chat_answers, own_answers
 
     source, rows = calibration_source(arguments), _rows(arguments)
-    if source == "--own-answers":
-        return own_answers(model, rows, tokenizer, max_new_tokens=arguments.answer_tokens or _ANSWER_TOKENS)
     n_sequences: int | Literal["auto"] = arguments.n_sequences or "auto"
+    if source == "--own-answers":
+        max_new_tokens = arguments.answer_tokens or _ANSWER_TOKENS
+        return own_answers(model, rows, tokenizer, max_new_tokens=max_new_tokens, n_sequences=n_sequences)
     if source == "--chats":
         return chat_answers(rows, tokenizer, max_length=arguments.seq_len or _CHAT_TOKENS, n_sequences=n_sequences)
     return Calibration.from_texts(
