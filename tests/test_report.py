@@ -18,6 +18,8 @@ from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, PruningReport, Score, e
 from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
+from layershap.tables import megabytes
+from layershap.targets import parse_target
 
 from .helpers.models import STORIES
 from .helpers.texts import STORY
@@ -313,3 +315,40 @@ def test_measure_of_a_model_trained_since_takes_the_reports_set(fitted, gpt2):
         healed.transformer.h[0].mlp.c_fc.bias.add_(0.01)
     (outcome,) = fitted.report_.measure(gpt2[0], healed, batch_sizes=()).outcomes
     assert list(outcome.removed) == fitted.removed_layers(2)
+
+
+def test_a_score_is_told_as_a_perplexity_too(report, fitted):
+    """The same percent in the text, the page and the card as in the curve; 100 (1 / score - 1)."""
+    removals = report.tables()["removals"].to_frame()
+    scores = fitted.removal_scores_
+    np.testing.assert_allclose(removals["% higher perplexity"], 100 * (1 / scores - 1), rtol=1e-12)
+    increases = [point.perplexity_increase for point in fitted.removal_curve_.points[1:]]
+    assert removals["% higher perplexity"].tolist() == increases
+    assert "% higher perplexity: what the score says" in str(report)
+    assert "% higher perplexity: what the score says" in report.to_html()
+    assert f"perplexity {increases[3]:+.3g}% on the calibration text" in report.to_model_card(4, name="minus-4").text
+
+
+def test_other_scores_are_told_as_no_perplexity(report):
+    other = dataclasses.replace(report, fit=dataclasses.replace(report.fit, utility="KLDivergence"), outcomes=())
+    assert "perplexity" not in str(other)
+    assert "perplexity" not in other.to_model_card(4, name="minus-4").text
+
+
+def test_sizes_are_in_the_megabytes_of_targets(report, fitted, gpt2):
+    """A target in MB can be seen to be met in every place that shows a size."""
+    limit = parse_target("bytes<=13MB").n_bytes
+    choice = fitted.choose_n_remove(gpt2[0], "bytes<=13MB")
+    n_remove = choice.n_remove
+    left = report.tables()["removals"].to_frame()["MB left"]
+    assert 1e6 * left[n_remove - 1] <= limit < 1e6 * left[n_remove - 2]
+    assert 1e6 * left[n_remove - 1] == report.removal(n_remove).n_bytes
+    text = megabytes(report.removal(n_remove).n_bytes)
+    assert text == "12.7 MB"
+    assert f"{text} are left" in str(choice)
+    assert f"{text} of 17.6 MB are left" in report.to_model_card(n_remove, name="small").text
+    assert fitted.removal_curve_.table().to_frame()["MB"][n_remove] == pytest.approx(12.68352)
+    assert report.tables()["outcome_1"].rows[2][:3] == ("MB", 17.632, 12.68352)
+    for shown in (str(report), report.to_html(), str(fitted.removal_curve_), str(fitted.inspection_)):
+        assert "MB" in shown
+        assert "MiB" not in shown
