@@ -16,6 +16,7 @@ from layershap.forward.settings import EngineSettings
 from layershap.model.calls import probe_ids
 from layershap.model.split import find_players
 from layershap.model.sublayers import AbsentSublayer, Granularity, Players, PlayersArgument, SublayerStack
+from layershap.places import model_name
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players
@@ -95,6 +96,8 @@ class ModelInspection:
         - "none": a game refuses the model.
     forward_note : str
         Reason why the forward is not the fused one.
+    name : str
+        Last part of the model's name on the Hub, or of its folder; empty if it has none.
     """
 
     model_class: str
@@ -104,6 +107,7 @@ class ModelInspection:
     layers: tuple[LayerInspection, ...]
     forward: str = ""
     forward_note: str = ""
+    name: str = ""
 
     @property
     def n_layers(self) -> int:
@@ -217,6 +221,7 @@ def inspect(
         layers=tuple(described),
         forward=found,
         forward_note=note,
+        name=model_name(model),
     )
 
 

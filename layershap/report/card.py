@@ -15,11 +15,11 @@ from layershap.report.records import RemovalRecord
 from layershap.report.summary import (
     compensation_sentence,
     compensation_table,
-    describe,
     layer_table,
     outcome_table,
     speed_table,
 )
+from layershap.report.words import describe
 from layershap.tables import megabytes
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _body(
     base_model: str | None,
 ) -> str:
     fit, text = report.fit, report.calibration
-    origin = markdown_code(base_model) if base_model else f"a {markdown_text(fit.model_class)}"
+    origin = markdown_code(base_model) if base_model else markdown_text(fit.model_name or f"a {fit.model_class}")
     score = "not measured" if removal.score is None else f"{removal.score:.4g}"
     parts = [
         f"# {markdown_text(name)}",
@@ -123,6 +123,8 @@ def _body(
         f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",
         markdown_text(f"- random_state: {fit.settings.get('random_state')}; {describe(report.environment.versions)}"),
     ]
+    if report.doubts:
+        parts += ["## Doubts about the fit", "\n".join(f"- {markdown_text(doubt)}" for doubt in report.doubts)]
     if compensation is not None:
         parts += ["## What was changed in the layers that stayed", compensation_table(compensation, "").to_markdown()]
     if outcome is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layershap.compensation import CompensationRecord
 from layershap.report.curve import curve_of_report, scores_are_perplexity_ratios
 from layershap.report.outcome import GenerationRecord, PruningOutcome
+from layershap.report.records import LayerRecord
+from layershap.report.words import describe, named
 from layershap.scoring.collapse import collapse
 from layershap.tables import MEGABYTE, Cell, Table, megabytes
 
@@ -37,16 +38,21 @@ def summary_table(report: PruningReport) -> Table:
     final = "" if text.final_sequences is None else f", {text.final_sequences} of them held back for the final choice"
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
     rows: list[tuple[Cell, ...]] = [
-        ("model", f"{fit.model_class}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
+        ("model", f"{named(fit)}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
         ("size", f"{fit.n_parameters:,} parameters, {megabytes(fit.n_bytes)}"),
         ("calibration", f"{text.n_sequences} x {text.seq_len} tokens{final}, " + describe(text.provenance)),
         ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
         ("surrogate", f"{report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}"),
-        ("cost", f"{cost.n_masks} masks, {cost.layer_runs:,} layer runs, {cost.seconds:.1f} s, {cost.path} forward"),
+        (
+            "cost",
+            f"{cost.n_masks} masks beside the whole and the empty model, {cost.layer_runs:,} layer runs, "
+            f"{cost.seconds:.1f} s, {cost.path} forward",
+        ),
         (
             "of it for values",
             f"{cost.n_for_values} masks, {cost.value_run_tokens / max(cost.layer_run_tokens, 1):.0%} of the work",
         ),
+        *[("doubt", doubt) for doubt in report.doubts],
         *_precision(report),
         *_compensation_asked_for(report),
         ("random_state", fit.settings.get("random_state", "")),
@@ -93,7 +99,7 @@ def layer_table(report: PruningReport) -> Table:
             layer.removal_rank if layer.removable else None,
             f"{layer.mixer} + {layer.feed_forward}",
             layer.n_parameters,
-            layer.remark if layer.removable else f"protected: {layer.reason}",
+            _layer_note(layer),
         )
         for layer in report.layers
     ]
@@ -101,11 +107,23 @@ def layer_table(report: PruningReport) -> Table:
     player = report.fit.granularity
     note = (
         f"value: by how much the score rises, on average, when the {player} joins some of the others. rank by value: 1 "
-        f"for the {player} of least value, the first to go if the values alone decided; the sets under Removals need "
-        "not follow it. veto player: without it alone less than a third of the model's worth is left; in doubt: the "
-        f"value has another sign than what the {player} adds to all others."
+        f"for the {player} of least value, the first to go if the values alone decided; the sets that the selector "
+        "chose need not follow it. veto player: without it alone less than a third of the model's worth is left; in "
+        f"doubt: the value has another sign than what the {player} adds to all others."
     )
+    if any(layer.contribution is not None and math.isnan(layer.contribution) for layer in report.layers):
+        note += f" {_UNKNOWN}: too few masks were drawn for it (n_masks), or the score without it isn't finite."
     return Table("Layers, by their value for the score", columns, tuple(rows), note)
+
+
+_UNKNOWN = "value unknown"
+
+
+def _layer_note(layer: LayerRecord) -> str:
+    if not layer.removable:
+        return f"protected: {layer.reason}"
+    unknown = layer.contribution is not None and math.isnan(layer.contribution)
+    return ", ".join(part for part in (layer.remark, _UNKNOWN if unknown else "") if part)
 
 
 def removal_table(report: PruningReport) -> Table:
@@ -264,8 +282,3 @@ def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ..
 
 def _without(report: PruningReport, outcome: PruningOutcome) -> str:
     return f"Without {report.fit.granularity}s {report.names(outcome.removed)}"
-
-
-def describe(provenance: Mapping[str, object]) -> str:
-    """Provenance in one line."""
-    return ", ".join(f"{name} {value}" for name, value in provenance.items())
