@@ -69,8 +69,8 @@ class LayerPruner(FittedPruner):
         Largest number of layers that a search looks for and that `transform` then accepts. By default two thirds of
         the removable layers, rounded up.
     n_masks : int, optional
-        Maximum number of masks to evaluate, beside the whole model and the empty one. By default, for P removable
-        layers, max(256, 10 P); with a search, 9 P + ``selector.n_useful(P, max_remove)``.
+        Maximum number of masks to evaluate, beside the whole and the empty model. By default, for P removable layers,
+        max(256, 10 P); with a search, 9 P + ``selector.n_useful(P, max_remove)``.
     confidence : float, default=0.999
         Confidence of the paired t-test by which a search drops a set that is worse than the best of its size on a part
         of the calibration text. 1 scores all sets on all of the text.
@@ -254,9 +254,8 @@ class LayerPruner(FittedPruner):
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
         """Estimate what ``fit(model, calib_data, tokenizer=tokenizer)`` will cost, by a plan and a short timing.
 
-        No mask is evaluated. Random sets stand for those that a search will choose, in calls as small as a search
-        makes; half of a race is taken to drop out on each part of the text. Further parts are in ``further`` and the
-        totals.
+        No mask is evaluated. Random sets stand for those that a search will choose, in calls as small as its own; half
+        of a race is taken to drop out on each part of the text. Further parts are in ``further`` and the totals.
         """
         settings = FitSettings.of(self)
         text, utility = settings.text(calib_data, tokenizer, self.utility)

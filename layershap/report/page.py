@@ -67,7 +67,7 @@ def pictures(report: PruningReport, n_remove: int | None = None, dpi: int = 110)
         n_remove = next((removal.n_remove for removal in report.removals if removal.layers == measured), None)
     known = n_remove in [removal.n_remove for removal in report.removals]
     displays: dict[str, Any] = {
-        "curve": RemovalCurveDisplay.from_report(report),
+        "curve": RemovalCurveDisplay.from_report(report, n_remove if known else None),
         "contributions": ContributionDisplay.from_report(report, n_remove if known else None),
         "depth": DepthCurveDisplay.from_report(report),
         "surrogate": SurrogateDisplay.from_report(report),
