@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from layershap.report import PruningReport
 
 _UNSURE = 0.5
-_UNSURE_LABEL = "... in doubt: a layer of it is in\nless than half of the resampled choices"
+_UNSURE_LABEL = "... unsure: in under half of resamples"
 
 
 @dataclass
@@ -36,7 +36,7 @@ class RemovalCurveDisplay:
         True draws the quality on a logarithmic axis, as perplexities need.
     least_sure : ndarray [N]
         How often the least sure layer of the set is in it when the choice is made again on resampled text; NaN where
-        unknown. Below a half the point is drawn hollow.
+        unknown. Below a half the point is drawn hollow ("unsure").
     left : dict of str to ndarray [N]
         Percent of the whole model's parameters, and seconds where measured or estimated, that are left.
     player : str

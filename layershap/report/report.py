@@ -216,10 +216,12 @@ class PruningReport:
         return curve_of_report(self)
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals, and for measured models outcome_1, compensation_1,
-        answers_1, speed_1 and so on.
-        """
+        """All tables by name: summary, layers, removals; outcome_1, compensation_1, answers_1, speed_1 where measured."""
         return summary.tables(self)
+
+    def to_markdown(self) -> str:
+        """All tables in Markdown, each under its title as a heading."""
+        return summary.to_markdown(self)
 
     def __str__(self) -> str:
         return "\n\n".join(str(table) for table in self.tables().values())

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from layershap.compensation import CompensationRecord
+from layershap.escaping import markdown_text
 from layershap.report.curve import curve_of_report, scores_are_perplexity_ratios
 from layershap.report.outcome import GenerationRecord, PruningOutcome
 from layershap.report.records import LayerRecord
@@ -30,6 +31,11 @@ def tables(report: PruningReport) -> dict[str, Table]:
         if outcome.after.speed:
             found[f"speed_{number}"] = speed_table(report, outcome)
     return found
+
+
+def to_markdown(report: PruningReport) -> str:
+    """All tables of a report in Markdown, everything escaped, with their titles as headings."""
+    return "\n\n".join(f"## {markdown_text(t.title)}\n\n{t.to_markdown()}" for t in tables(report).values()) + "\n"
 
 
 def summary_table(report: PruningReport) -> Table:
