@@ -216,7 +216,7 @@ class PruningReport:
         return curve_of_report(self)
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals; outcome_1, compensation_1, answers_1, speed_1 where measured."""
+        """Tables by name: summary, layers, removals; outcome_1, compensation_1, answers_1, speed_1 where measured."""
         return summary.tables(self)
 
     def to_markdown(self) -> str:
