@@ -42,8 +42,11 @@ def markdown_text(text: str) -> str:
     --------
     >>> print(markdown_text("<b>|*c*|d_e"))
     &lt;b&gt;\|\*c\*\|d_e
+    >>> print(markdown_text("3.1 -> 2.9"))
+    3.1 -> 2.9
     """
-    return _MARKDOWN.sub(r"\\\g<0>", escape(one_line(text), quote=False))
+    # An arrow stays readable: it can neither close a tag, as none is open, nor begin a quotation.
+    return _MARKDOWN.sub(r"\\\g<0>", escape(one_line(text), quote=False).replace("-&gt;", "->"))
 
 
 def markdown_code(text: str) -> str:

@@ -16,10 +16,11 @@ from layershap.forward.settings import EngineSettings
 from layershap.model.calls import probe_ids
 from layershap.model.split import find_players
 from layershap.model.sublayers import AbsentSublayer, Granularity, Players, PlayersArgument, SublayerStack
+from layershap.places import model_name
 from layershap.surgery.cache_slots import lacks_mixer
 from layershap.surgery.config import layer_kinds
 from layershap.surgery.removable import unremovable_players
-from layershap.tables import Table
+from layershap.tables import MEGABYTE, Table, megabytes
 
 # Word in a submodule's class name -> kind of token mixer; the first that matches names the layer. A class named only
 # "...Attention" is the fallback, since hybrids call their other mixers attention too.
@@ -95,6 +96,8 @@ class ModelInspection:
         - "none": a game refuses the model.
     forward_note : str
         Reason why the forward is not the fused one.
+    name : str
+        Last part of the model's name on the Hub, or of its folder; empty if it has none.
     """
 
     model_class: str
@@ -104,6 +107,7 @@ class ModelInspection:
     layers: tuple[LayerInspection, ...]
     forward: str = ""
     forward_note: str = ""
+    name: str = ""
 
     @property
     def n_layers(self) -> int:
@@ -115,7 +119,7 @@ class ModelInspection:
         share = sum(layer.n_parameters for layer in self.layers) / max(self.n_parameters, 1)
         title = (
             f"{self.model_class}: {self.n_layers} layers at {self.path or '(given one by one)'}, "
-            f"{self.n_parameters:,} parameters ({share:.0%} in the layers), {self.n_bytes / 2**20:,.1f} MiB"
+            f"{self.n_parameters:,} parameters ({share:.0%} in the layers), {megabytes(self.n_bytes)}"
         )
         why = f" ({self.forward_note})" if self.forward_note else ""
         rows = tuple(
@@ -124,12 +128,12 @@ class ModelInspection:
                 layer.mixer,
                 layer.feed_forward,
                 layer.n_parameters,
-                layer.n_bytes / 2**20,
+                layer.n_bytes / MEGABYTE,
                 "yes" if layer.removable else f"no: {layer.reason}",
             )
             for layer in self.layers
         )
-        columns = ("layer", "mixer", "feed-forward", "parameters", "MiB", "removable")
+        columns = ("layer", "mixer", "feed-forward", "parameters", "MB", "removable")
         return Table(title, columns, rows, f"forward for masked models: {self.forward}{why}" if self.forward else "")
 
     def __str__(self) -> str:
@@ -217,6 +221,7 @@ def inspect(
         layers=tuple(described),
         forward=found,
         forward_note=note,
+        name=model_name(model),
     )
 
 

@@ -40,6 +40,19 @@ def public_name(source: str) -> str:
     return os.path.basename(os.path.abspath(source)) if local else source
 
 
+def model_name(model: Any) -> str:
+    """The last part of a model's name on the Hub, or of its folder; empty if it has none.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> model_name(SimpleNamespace(name_or_path="openai-community/gpt2")), model_name(object())
+    ('gpt2', '')
+    """
+    known = getattr(model, "name_or_path", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
+    return os.path.basename(public_name(known).rstrip("/")) if isinstance(known, str) and known else ""
+
+
 def tokenizer_name(tokenizer: Any) -> str:
     """What a provenance calls a tokenizer: its name on the Hub, of a folder the last part, or its class."""
     name = getattr(tokenizer, "name_or_path", None)

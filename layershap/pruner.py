@@ -23,7 +23,7 @@ from layershap.fitting.diagnostics import diagnose, log_cost
 from layershap.fitting.evidence import evaluate_masks
 from layershap.fitting.fitted import FitResult, FittedPruner
 from layershap.fitting.former import takes_former_parameters
-from layershap.fitting.quality import warn_of_quality
+from layershap.fitting.quality import doubts_of, warn_of_quality
 from layershap.fitting.recipes import paper_recipe
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.stability import removal_probabilities
@@ -69,8 +69,8 @@ class LayerPruner(FittedPruner):
         Largest number of layers that a search looks for and that `transform` then accepts. By default two thirds of
         the removable layers, rounded up.
     n_masks : int, optional
-        Maximum number of masks to evaluate. By default, for P removable layers, max(256, 10 P); with a search,
-        9 P + ``selector.n_useful(P, max_remove)``.
+        Maximum number of masks to evaluate, beside the whole and the empty model. By default, for P removable layers,
+        max(256, 10 P); with a search, 9 P + ``selector.n_useful(P, max_remove)``.
     confidence : float, default=0.999
         Confidence of the paired t-test by which a search drops a set that is worse than the best of its size on a part
         of the calibration text. 1 scores all sets on all of the text.
@@ -101,7 +101,8 @@ class LayerPruner(FittedPruner):
     Attributes
     ----------
     contributions_, contributions_std_ : ndarray [L]
-        The layers' values and their standard errors; NaN for protected layers, which are no players.
+        The layers' values and their standard errors; NaN for protected layers, which are no players. Of a veto player
+        NaN where too few masks were drawn (`n_masks` too small), or where the score without it isn't finite.
     result_ : FitResult
         Everything that the fit found. Its parts are attributes too: `masks_`, `scores_`, `predictions_`, `surrogate_`,
         `diagnostics_`, `veto_players_`, `interactions_`, `removal_order_`, `removal_probabilities_`, `comparisons_`,
@@ -230,6 +231,7 @@ class LayerPruner(FittedPruner):
             contributions = estimate_contributions(game, evidence, settings, rng)
             probabilities = removal_probabilities(game, evidence, contributions, settings.selector, rng)
             selection = contributions.for_selection(evidence)
+            doubts = doubts_of(contributions, settings)
             inspection = inspect(model, game.found.players, forward=False)
             self._keep(
                 FitResult(
@@ -238,23 +240,22 @@ class LayerPruner(FittedPruner):
                     selection=selection,
                     sets=sets_by_size(settings.selector, selection, evidence.max_remove),
                     removal_probabilities=probabilities,
-                    diagnostics=diagnose(game, evidence, contributions, time.perf_counter() - start),
+                    diagnostics=diagnose(game, evidence, contributions, doubts, time.perf_counter() - start),
                     fingerprint=game.first.fingerprint,
                     inspection=replace(inspection, forward=game.first.path, forward_note=game.first.path_note),
                     environment=current_environment(model),
                     calibration=text.given,
                 )
             )
-        warn_of_quality(contributions)
+        warn_of_quality(doubts)
         log_cost(self.diagnostics_)
         return self
 
     def estimate_cost(self, model: nn.Module, calib_data: Any = None, *, tokenizer: Any = None) -> CostEstimate:
         """Estimate what ``fit(model, calib_data, tokenizer=tokenizer)`` will cost, by a plan and a short timing.
 
-        No mask is evaluated. Random sets stand for those that a search will choose, in calls as small as a search
-        makes; half of a race is taken to drop out on each part of the text. Further parts are in ``further`` and the
-        totals.
+        No mask is evaluated. Random sets stand for those that a search will choose, in calls as small as its own; half
+        of a race is taken to drop out on each part of the text. Further parts are in ``further`` and the totals.
         """
         settings = FitSettings.of(self)
         text, utility = settings.text(calib_data, tokenizer, self.utility)

@@ -13,6 +13,9 @@ from layershap.extras import require
 
 Cell = str | int | float | None
 
+MEGABYTE = 1e6
+"""Bytes in an MB of tables and targets; an MiB is 2**20."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -87,6 +90,17 @@ def format_cell(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:,.1f}" if 1000 <= abs(cell) < 1e7 else f"{cell:.4g}"
     return one_line(cell)
+
+
+def megabytes(n_bytes: int) -> str:
+    """Bytes for people, by 1,000 as in a target: ``bytes<=220MB``.
+
+    Examples
+    --------
+    >>> megabytes(219_466_752)
+    '219.5 MB'
+    """
+    return f"{n_bytes / MEGABYTE:,.1f} MB"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -23,6 +23,8 @@ from layershap.display import (
 from layershap.report import SpeedRecord
 from layershap.targets import RemovalSpeed
 
+_VETO = "veto player: the model is lost without it"
+
 
 @pytest.fixture(scope="module")
 def pruner(gpt2, gpt2_calibration):
@@ -42,7 +44,8 @@ def test_contributions(pruner):
     colours = {round(bar.get_x() + bar.get_width() / 2): bar.get_facecolor() for bar in display.ax_.patches}
     marked = [layer for layer, colour in colours.items() if colour == matplotlib.colors.to_rgba("#EE6677")]
     assert sorted(marked) == pruner.removed_layers(3)
-    assert {text.get_text() for text in display.ax_.get_legend().get_texts()} == {"kept", "removed", "protected"}
+    legend = {text.get_text() for text in display.ax_.get_legend().get_texts()}
+    assert legend == {"kept", "removed", "protected"} | ({_VETO} if len(pruner.veto_players_) else set())
 
 
 def test_removed_layers_of_no_value_are_marked_all_the_same():
@@ -160,3 +163,57 @@ def test_a_curve_of_other_scores_and_one_of_none(pruner):
     without = dataclasses.replace(curve, points=tuple(dataclasses.replace(p, score=None) for p in points))
     with pytest.raises(ValueError, match="a picture needs a curve with scores"):
         RemovalCurveDisplay.from_curve(without)
+
+
+def test_the_removal_curve_marks_the_whole_model_and_the_choice(pruner):
+    """The whole model's ratio, 1, has a tick; what is drawn hollow is told; a target's choice has a line."""
+    display = RemovalCurveDisplay.from_estimator(pruner, n_remove=3).plot()
+    display.figure_.canvas.draw()
+    assert "1" in [label.get_text() for label in display.ax_.get_yticklabels()]
+    (line,) = [line for line in display.ax_.lines if line.get_linestyle() == ":"]
+    assert list(line.get_xdata()) == [3, 3]
+    legend = [text.get_text() for text in display.right_ax_.get_legend().get_texts()]
+    assert "3 layers removed" in legend
+    assert "... unsure: in under half of resamples" in legend
+    assert display.ax_.get_ylabel().endswith("not compensated")
+    with pytest.raises(ValueError, match="n_remove must be one of"):
+        RemovalCurveDisplay.from_estimator(pruner, n_remove=40)
+    assert RemovalCurveDisplay.from_report(pruner.report_).chosen is None
+
+
+def test_veto_players_are_told_from_protected_layers():
+    values, veto = np.array([np.nan, 0.7, np.nan, 0.1]), np.array([False, True, True, False])
+    removed = np.zeros(4, dtype=bool)
+    display = ContributionDisplay(values, np.zeros(4), removed, tuple("0123"), veto=veto).plot()
+    marks = {
+        line.get_label(): line.get_xdata().tolist() for line in display.ax_.lines if line.get_marker() in ("x", "+")
+    }
+    assert marks == {"protected": [0], "veto player of unknown value": [2]}
+    legend = {text.get_text() for text in display.ax_.get_legend().get_texts()}
+    assert legend == {"kept", _VETO, *marks}
+
+
+def test_a_report_says_which_bars_are_veto_players(pruner):
+    report = pruner.report_
+    layers = [dataclasses.replace(layer, remark="veto player" if layer.index == 5 else "") for layer in report.layers]
+    display = ContributionDisplay.from_report(dataclasses.replace(report, layers=tuple(layers)))
+    assert np.flatnonzero(display.veto).tolist() == [5]
+
+
+def test_a_colour_bar_of_one_size_names_that_size():
+    display = SurrogateDisplay(np.array([0.4, 0.6]), np.array([0.5, 0.5]), np.array([1, 1]), 0.1).plot()
+    display.figure_.canvas.draw()
+    (bar,) = [ax for ax in display.figure_.axes if ax is not display.ax_]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["1"]
+
+
+def test_long_labels_stay_within_the_picture():
+    """Of a comparison under a protocol with a long name."""
+    ylabel = "perplexity (answers of the chats alone, rendered by the model's chat template, n = 1,024)"
+    display = DepthCurveDisplay(np.arange(3), {"a": np.array([1.0, 2, 3])}, ylabel, logarithmic=True).plot()
+    display.figure_.canvas.draw()
+    label = display.ax_.yaxis.label.get_window_extent()
+    assert label.x0 >= 0
+    assert label.y0 >= 0
+    assert label.y1 <= display.figure_.bbox.height
+    assert display.ax_.get_ylabel().replace("\n", " ") == ylabel

@@ -51,8 +51,11 @@ def spoilt(report, text, path):
         return text if isinstance(value, str) and value not in ("layer", "NaN") else value
 
     content = replaced(json.loads(report.save(path).read_text()))
+    content["doubts"] = [text]
     content["fit"]["settings"][text] = text
     content["calibration"]["provenance"][text] = text
+    content["calibration"]["provenance"]["kinds"] = {text: text}
+    content["calibration"]["provenance"]["scored_tokens"] = {text: text}
     content["environment"]["versions"][text] = text
     path.write_text(json.dumps(content))
     return PruningReport.load(path)

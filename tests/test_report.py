@@ -14,7 +14,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from layershap import PERPLEXITY_PROTOCOLS, LayerPruner, PruningReport, Score, evaluate, remove_layers, tasks
+from layershap import (
+    PERPLEXITY_PROTOCOLS,
+    LayerPruner,
+    PruningReport,
+    Score,
+    evaluate,
+    remove_layers,
+    tasks,
+)
 from layershap.datasets import load_evaluation_text
 from layershap.exceptions import MissingExtraError, ReportFormatError
 from layershap.report import SpeedRecord, Table, measure_outcome, measure_speed
@@ -127,17 +135,17 @@ def test_non_finite_numbers_survive(report, tmp_path):
 def test_a_report_from_a_newer_version_says_so(report, tmp_path):
     path = report.save(tmp_path / "report.json")
     content = json.loads(path.read_text())
-    content["layershap_report"] = 4
+    content["layershap_report"] = 5
     content["environment"]["versions"]["layershap"] = "9.1"
     path.write_text(json.dumps(content))
-    with pytest.raises(ReportFormatError, match=r"format 4, written by layershap 9\.1; .* pip install --upgrade"):
+    with pytest.raises(ReportFormatError, match=r"format 5, written by layershap 9\.1; .* pip install --upgrade"):
         PruningReport.load(path)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.pop("layershap_report"), "with 'layershap_report': 3; got None"),
+        (lambda c: c.pop("layershap_report"), "with 'layershap_report': 4; got None"),
         (lambda c: c["fit"].pop("utility"), r"\.fit must have the fields .* missing \['utility'\]"),
         (lambda c: c["cost"].update(n_masks="many"), r"\.cost\.n_masks must be int, got 'many'"),
         (lambda c: c["layers"][3].update(contribution="high"), r"\.layers\[3\]\.contribution must be a number"),

@@ -120,7 +120,7 @@ def test_a_model_that_was_loaded_is_known_to_be_compensated(fitted, gpt2, small,
 def test_reports_of_the_former_format_are_read(report, tmp_path):
     path = report.save(tmp_path / "report.json")
     content = json.loads(path.read_text())
-    assert content["layershap_report"] == 3
+    assert content["layershap_report"] == 4
     content["layershap_report"] = 1
     del content["outcomes"][0]["compensation"], content["outcomes"][0]["generation"]
     path.write_text(json.dumps(content))

@@ -38,7 +38,7 @@ def outcome(**changed):
 @pytest.mark.parametrize("mark", [0, -5, True, "1", None, 1.0])
 def test_a_format_that_never_was_is_refused(path, mark):
     change(path, lambda c: c.update(layershap_report=mark))
-    with pytest.raises(ReportFormatError, match=f"with 'layershap_report': 3; got {mark!r}"):
+    with pytest.raises(ReportFormatError, match=f"with 'layershap_report': 4; got {mark!r}"):
         PruningReport.load(path)
 
 

@@ -169,7 +169,7 @@ def test_files(report, tmp_path):
     path = report.save(tmp_path / "report.json")
     assert PruningReport.load(path) == report
     content = json.loads(path.read_text())
-    assert content["layershap_report"] == 3
+    assert content["layershap_report"] == 4
     assert "higher_is_better" in content["outcomes"][0]["after"]["scores"][0]
     content["outcomes"][0]["generation"]["equal_starts"][0] = 99
     path.write_text(json.dumps(content))

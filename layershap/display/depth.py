@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layershap.display.axes import CYCLE, MARKERS, add_legend, axes_or_new, name_axes
+from layershap.display.axes import CYCLE, MARKERS, add_legend, axes_or_new, name_axes, perplexity_ticks
 from layershap.escaping import one_line
-from layershap.extras import require
 from layershap.protocols import FloatArray, IntArray
 from layershap.utilities.naming import score_name
 
@@ -138,14 +137,8 @@ class DepthCurveDisplay:
             line, order = ("-", 3) if i == 0 else ("--", 2)
             ax.plot(self.n_removed[known], values[known], label=one_line(name), linestyle=line, zorder=order, **style)
         if self.logarithmic:
-            ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
-            ax.set_yscale("log")
             values = np.concatenate([*self.curves.values()])
-            within_a_decade = np.nanmax(values) < 10 * np.nanmin(values)
-            locator = ticker.MaxNLocator(6) if within_a_decade else ticker.LogLocator(subs=(1.0, 2.0, 5.0))
-            ax.yaxis.set_major_locator(locator)
-            ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-            ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+            perplexity_ticks(ax, np.nanmin(values), np.nanmax(values))
         name_axes(ax, "layers removed", self.ylabel, "What removing layers costs")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if len(self.curves) > 1:

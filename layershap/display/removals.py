@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from layershap.display.axes import BLUE, GREEN, PURPLE, YELLOW, axes_or_new, name_axes
+from layershap.display.axes import BLUE, GREEN, PURPLE, YELLOW, axes_or_new, name_axes, perplexity_ticks
 from layershap.escaping import one_line
-from layershap.extras import require
 from layershap.protocols import FloatArray, IntArray
 from layershap.targets import RemovalCurve
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from layershap.report import PruningReport
 
 _UNSURE = 0.5
+_UNSURE_LABEL = "... unsure: in under half of resamples"
 
 
 @dataclass
@@ -36,11 +36,13 @@ class RemovalCurveDisplay:
         True draws the quality on a logarithmic axis, as perplexities need.
     least_sure : ndarray [N]
         How often the least sure layer of the set is in it when the choice is made again on resampled text; NaN where
-        unknown. Below a half the point is drawn hollow.
+        unknown. Below a half the point is drawn hollow ("unsure").
     left : dict of str to ndarray [N]
         Percent of the whole model's parameters, and seconds where measured or estimated, that are left.
     player : str
         What is removed: "layer" or "sublayer".
+    chosen : int or None
+        Number of removed layers to mark with a line, as a target or a user chose it.
     ax_, right_ax_, figure_ : matplotlib objects
         Axes and figure, after `plot`.
     """
@@ -53,26 +55,29 @@ class RemovalCurveDisplay:
     least_sure: FloatArray
     left: dict[str, FloatArray]
     player: str = "layer"
+    chosen: int | None = None
 
     @classmethod
-    def from_estimator(cls, pruner: FittedPruner) -> RemovalCurveDisplay:
-        """Display of a fitted `pruner`."""
-        return cls.from_curve(pruner.removal_curve_)
+    def from_estimator(cls, pruner: FittedPruner, n_remove: int | None = None) -> RemovalCurveDisplay:
+        """Display of a fitted `pruner`; `n_remove`, such as a target's choice, is marked."""
+        return cls.from_curve(pruner.removal_curve_, n_remove)
 
     @classmethod
-    def from_report(cls, report: PruningReport) -> RemovalCurveDisplay:
-        """Display of a `report`, with the speeds of its measured outcomes."""
-        return cls.from_curve(report.curve())
+    def from_report(cls, report: PruningReport, n_remove: int | None = None) -> RemovalCurveDisplay:
+        """Display of a `report`, with the speeds of its measured outcomes; `n_remove` is marked."""
+        return cls.from_curve(report.curve(), n_remove)
 
     @classmethod
-    def from_curve(cls, curve: RemovalCurve) -> RemovalCurveDisplay:
-        """Display of a `curve`.
+    def from_curve(cls, curve: RemovalCurve, n_remove: int | None = None) -> RemovalCurveDisplay:
+        """Display of a `curve`; `n_remove` is marked.
 
         Raises
         ------
         ValueError
-            The curve has no scores.
+            The curve has no scores, or no point for `n_remove`.
         """
+        if n_remove is not None:
+            curve.point(n_remove)
         points = curve.points
         if all(point.score is None for point in points):
             raise ValueError(
@@ -93,13 +98,14 @@ class RemovalCurveDisplay:
             n_removed=np.array([point.n_remove for point in points]),
             quality=1 + increase / 100 if is_perplexity else _array(point.score for point in points),
             quality_errors=increase_errors / 100 if is_perplexity else _array(point.score_error for point in points),
-            ylabel="perplexity / whole model's\non the calibration text"
+            ylabel="perplexity / whole model's\non the calibration text, not compensated"
             if is_perplexity
-            else f"{one_line(curve.score_name)}\non the calibration text",
+            else f"{one_line(curve.score_name)}\non the calibration text, not compensated",
             logarithmic=is_perplexity,
             least_sure=_array(point.least_sure for point in points),
             left=left,
             player=curve.player,
+            chosen=n_remove,
         )
 
     def plot(self, ax: Any = None) -> RemovalCurveDisplay:
@@ -119,22 +125,20 @@ class RemovalCurveDisplay:
         right = ax.twinx()
         for (name, percent), colour in zip(self.left.items(), (GREEN, PURPLE, YELLOW), strict=False):
             right.plot(self.n_removed, percent, "--", color=colour, linewidth=1, label=f"{name} left")
+        if self.chosen is not None:
+            mark = {"color": "black", "linewidth": 0.8, "linestyle": ":", "zorder": 1}
+            ax.axvline(self.chosen, label=f"{self.chosen} {self.player}s removed", **mark)
         known = np.isfinite(self.quality)
         # Within a logarithmic axis an error bar must end above 0.
         low = np.nan_to_num(np.minimum(self.quality_errors, 0.99 * np.abs(self.quality)))
         bars = np.stack([low, np.nan_to_num(self.quality_errors)])
         ax.errorbar(self.n_removed[known], self.quality[known], bars[:, known], color=BLUE, capsize=2, zorder=3)
         unsure = np.nan_to_num(self.least_sure, nan=1.0) < _UNSURE
-        for which, face, label in ((known & ~unsure, BLUE, "set chosen"), (known & unsure, "white", "... unsure")):
+        for which, face, label in ((known & ~unsure, BLUE, "set chosen"), (known & unsure, "white", _UNSURE_LABEL)):
             if which.any():
                 ax.plot(self.n_removed[which], self.quality[which], "o", color=BLUE, mfc=face, label=label, zorder=4)
         if self.logarithmic:
-            ticker = require("matplotlib.ticker", "layershap[plot]", "a plot")
-            ax.set_yscale("log")
-            within_a_decade = self.quality[known].max() < 10 * self.quality[known].min()
-            ax.yaxis.set_major_locator(ticker.MaxNLocator(6) if within_a_decade else ticker.LogLocator())
-            ax.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-            ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+            perplexity_ticks(ax, self.quality[known].min(), self.quality[known].max(), always=1.0)
         name_axes(ax, f"{self.player}s removed", self.ylabel, "Which number to remove")
         ax.xaxis.get_major_locator().set_params(integer=True)
         right.set_ylabel("% of the whole model")

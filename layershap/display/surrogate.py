@@ -67,7 +67,13 @@ class SurrogateDisplay:
             ends = [min(scores.min(), predictions.min()), max(scores.max(), predictions.max())]
             ax.plot(ends, ends, color="black", linewidth=0.8, linestyle="--", zorder=1)
         points = ax.scatter(scores, predictions, c=self.n_removed[finite], cmap="viridis_r", s=14, zorder=2)
-        ax.figure.colorbar(points, ax=ax, label="layers removed").locator.set_params(integer=True)
+        bar = ax.figure.colorbar(points, ax=ax, label="layers removed")
+        sizes = np.unique(self.n_removed[finite])
+        if len(sizes) == 1:
+            # Of a single number the colour bar would make a range around it.
+            bar.set_ticks([float(sizes[0])], labels=[str(sizes[0])])
+        else:
+            bar.locator.set_params(integer=True)
         ax.set(
             xlabel="measured score",
             ylabel="predicted, held out",

@@ -13,6 +13,7 @@ import numpy as np
 from layershap.fitting.contributions import Contributions
 from layershap.fitting.evidence import Evidence
 from layershap.fitting.precision import PrecisionCheck
+from layershap.fitting.quality import Doubt
 from layershap.fitting.text_game import TextGame
 from layershap.protocols import FloatArray
 from layershap.surrogates import BestSurrogate
@@ -27,7 +28,8 @@ class Diagnostics(TypedDict):
     Attributes
     ----------
     n_evaluated : int
-        Number of distinct masks run on the model by this process, on the first part of the text.
+        Number of distinct masks run on the model by this process, on the first part of the text; the whole model and
+        the empty one, which ``n_masks`` doesn't count, are among them.
     n_drawn, n_searched : int
         Numbers of masks drawn at random for the values, and of masks that only the selector asked for.
     n_non_finite : int
@@ -66,6 +68,9 @@ class Diagnostics(TypedDict):
         Numbers of kept players that enter the values and of which no mask was drawn.
     doubtful : list of int
         Layers whose value contradicts their leave-one-out beyond two standard errors.
+    doubts : list of str
+        Why values or surrogate can't be trusted, and what to do about it: the sentences of `ValueQualityWarning` and
+        `SurrogateQualityWarning`.
     precision : PrecisionCheck or None
         What half precision leaves open in the final choice (`layershap.fitting.precision.PrecisionCheck`); None for a
         model in float32, and where no text was held back.
@@ -95,10 +100,13 @@ class Diagnostics(TypedDict):
     unbiased: bool
     missing_sizes: list[int]
     doubtful: list[int]
+    doubts: list[str]
     precision: PrecisionCheck | None
 
 
-def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, seconds: float) -> Diagnostics:
+def diagnose(
+    game: TextGame, evidence: Evidence, contributions: Contributions, doubts: list[Doubt], seconds: float
+) -> Diagnostics:
     """Collect the diagnostics of a fit that took so many seconds."""
     text = game.text
     drawn = evidence.drawn
@@ -136,6 +144,7 @@ def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, s
         "unbiased": fit.settings.unbiased,
         "missing_sizes": list(fit.missing),
         "doubtful": contributions.doubtful,
+        "doubts": [message for message, _ in doubts],
         "precision": evidence.precision,
     }
 
@@ -143,7 +152,7 @@ def diagnose(game: TextGame, evidence: Evidence, contributions: Contributions, s
 def log_cost(found: Diagnostics) -> None:
     """One line in the log, when a fit is done."""
     _logger.info(
-        "%(n_evaluated)d masks evaluated in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the "
-        "surrogate's R2 on held-out masks: %(held_out_r2).3f",
+        "%(n_evaluated)d masks evaluated, the whole and the empty model among them, in %(layer_runs)d layer runs "
+        "(%(path)s forward), %(seconds).1f s; the surrogate's R2 on held-out masks: %(held_out_r2).3f",
         found,
     )

@@ -141,7 +141,11 @@ class FittedPruner(ModelPruner):
 
     @property
     def contributions_(self) -> FloatArray:
-        """Value of each layer [L], NaN for protected ones, which are no players."""
+        """Value of each layer [L].
+
+        NaN for protected layers, which are no players. Of a veto player NaN where fewer than four masks for each veto
+        player were drawn for the values (`n_masks` too small), or where the score without it isn't finite.
+        """
         return self._result.contributions.values
 
     @property

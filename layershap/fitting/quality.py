@@ -5,10 +5,15 @@ Shapes: L layers.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 from layershap.exceptions import SurrogateQualityWarning, ValueQualityWarning
 from layershap.fitting.contributions import Contributions
+from layershap.fitting.settings import FitSettings
+from layershap.samplers import StratifiedSampler
+from layershap.surrogates import BestSurrogate, HammingProcess, PairwiseRidge
 from layershap.warning import warn_user
 
 _POOR_R2 = 0.5
@@ -16,8 +21,25 @@ _POOR_R2 = 0.5
 _NEARLY_ALL = 0.9
 
 
-def warn_of_quality(found: Contributions) -> None:
+Doubt: TypeAlias = tuple[str, type[Warning]]
+"""Why values or surrogate can't be trusted and what to do about it, and the category of the warning."""
+
+
+def doubts_of(found: Contributions, settings: FitSettings) -> list[Doubt]:
     """Judge values and surrogate by the masks drawn at random, stratum by stratum.
+
+    Parameters
+    ----------
+    found : Contributions
+        Values and surrogate.
+    settings : FitSettings
+        What the fit was asked for: parts that are in use already aren't recommended.
+    """
+    return [*_of_values(found, settings), *_of_surrogate(found, settings)]
+
+
+def warn_of_quality(doubts: list[Doubt]) -> None:
+    """Warn of all that is doubted.
 
     Warns
     -----
@@ -27,11 +49,11 @@ def warn_of_quality(found: Contributions) -> None:
     SurrogateQualityWarning
         Held-out R2 below 0.5 on all masks drawn, or, where the surrogate alone is believed, below 0 in a stratum.
     """
-    for message, category in [*_of_values(found), *_of_surrogate(found)]:
+    for message, category in doubts:
         warn_user(message, category)
 
 
-def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
+def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
     messages = []
     fit = found.fit
     n_free = int(found.free.sum())
@@ -41,11 +63,10 @@ def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
             "Higher must be better: negate it."
         )
     if fit.missing:
-        lacking = sorted((n_free - size for size in fit.missing), reverse=False)
+        lacking = sorted(n_free - size for size in fit.missing)
         messages.append(
-            f"the values average over coalitions that lack {lacking} of {n_free} layers, of which no mask was drawn: "
-            "there they rest on the surrogate alone. Raise n_masks, or sample those sizes "
-            "(StratifiedSampler(neighbours=True), the default)."
+            f"the values average over coalitions that lack {lacking} of {n_free} layers{_always_kept(found)}, of which "
+            f"no mask was drawn: there they rest on the surrogate alone. Raise n_masks{_other_sampler(settings)}."
         )
     if fit.settings.unbiased and n_free > 2:
         error = float(np.sqrt(np.mean(fit.mask_errors**2)))
@@ -56,8 +77,7 @@ def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
             messages.append(
                 f"{n_masks} masks drawn at random don't tell the layers' values apart: their standard error is "
                 f"{error:.2g}, their true spread about {spread:.2g}. {needed.capitalize()} would halve the one against "
-                "the other: raise n_masks, and let veto players be kept in, as is the default "
-                "(StratifiedValues(keep_veto=True))."
+                f"the other: raise n_masks{_keep_veto(settings)}."
             )
     if found.doubtful:
         messages.append(
@@ -68,14 +88,13 @@ def _of_values(found: Contributions) -> list[tuple[str, type[Warning]]]:
     return [(message, ValueQualityWarning) for message in messages]
 
 
-def _of_surrogate(found: Contributions) -> list[tuple[str, type[Warning]]]:
+def _of_surrogate(found: Contributions, settings: FitSettings) -> list[Doubt]:
     quality = found.fit.held_out
     if not quality.r2 >= _POOR_R2:
         what = "what is read from it (interactions, predictions)" if found.fit.settings.unbiased else "its values"
         message = (
             f"the surrogate predicts held-out masks poorly (R2 {quality.r2:.2f} on {len(found.fit.scores)} masks), so "
-            f"{what} can't be trusted. Raise n_masks, or use another surrogate (HammingProcess and PairwiseRidge need "
-            "far fewer masks than PaperMLP)."
+            f"{what} can't be trusted. Raise n_masks{_other_surrogate(settings)}."
         )
         return [(message, SurrogateQualityWarning)]
     poor = [int(stratum["n_kept"]) for stratum in quality.strata if stratum["n_masks"] > 2 and stratum["r2"] < 0]
@@ -86,3 +105,32 @@ def _of_surrogate(found: Contributions) -> list[tuple[str, type[Warning]]]:
         )
         return [(message, SurrogateQualityWarning)]
     return []
+
+
+def _always_kept(found: Contributions) -> str:
+    """Which layers the values' game is without, where it isn't played by all."""
+    n_layers, n_veto = len(found.free), int(found.veto.sum())
+    n_protected = n_layers - int(found.free.sum()) - n_veto
+    if not n_veto + n_protected:
+        return ""
+    return f" (of the model's {n_layers}, all masks keep the veto players, {n_veto}, and protected ones, {n_protected})"
+
+
+def _other_sampler(settings: FitSettings) -> str:
+    sampler = settings.sampler
+    stratified = sampler if isinstance(sampler, StratifiedSampler) else None
+    if settings.values.weights == "shapley":
+        all_sizes = stratified is not None and isinstance(stratified.strata, str) and stratified.strata == "all"
+        return "" if all_sizes else ", or sample all sizes (StratifiedSampler('all'), the default of ShapleyValues)"
+    neighbours = stratified is not None and stratified.neighbours
+    return "" if neighbours else ", or sample those sizes (StratifiedSampler(neighbours=True), the default)"
+
+
+def _keep_veto(settings: FitSettings) -> str:
+    return "" if settings.values.keep_veto else ", and let veto players be kept in, as is the default (keep_veto=True)"
+
+
+def _other_surrogate(settings: FitSettings) -> str:
+    if isinstance(settings.surrogate, HammingProcess | PairwiseRidge | BestSurrogate):
+        return ""
+    return ", or use another surrogate (HammingProcess, the default, and PairwiseRidge need far fewer masks than most)"

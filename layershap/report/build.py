@@ -34,6 +34,7 @@ def fit_record(pruner: FittedPruner) -> FitRecord:
     if pruner.ledger is not None:
         settings["ledger"] = repr(public_name(os.fspath(pruner.ledger)))
     return FitRecord(
+        model_name=model.name,
         model_class=model.model_class,
         layers_path=model.path,
         dtype=str(pruner.fingerprint_["dtype"]),
@@ -159,12 +160,14 @@ def calibration_record(pruner: FittedPruner) -> CalibrationRecord:
 def cost_record(pruner: FittedPruner) -> CostRecord:
     """What the fit took."""
     found = pruner.diagnostics_
+    # What was scored to look for veto players begins with the coalition of no layers, which `n_masks` doesn't count.
+    n_empty = min(len(pruner.result_.evidence.drawn.beside), 1)
     return CostRecord(
-        n_masks=len(pruner.masks_),
+        n_masks=len(pruner.masks_) - n_empty,
         n_evaluated=found["n_evaluated"],
         layer_runs=found["layer_runs"],
         layer_run_tokens=float(found["layer_run_tokens"]),
-        n_for_values=found["n_drawn"],
+        n_for_values=found["n_drawn"] - n_empty,
         value_run_tokens=float(found["value_run_tokens"]),
         seconds=found["seconds"],
         path=found["path"],

@@ -15,11 +15,12 @@ from layershap.report.records import RemovalRecord
 from layershap.report.summary import (
     compensation_sentence,
     compensation_table,
-    describe,
     layer_table,
     outcome_table,
     speed_table,
 )
+from layershap.report.words import describe
+from layershap.tables import megabytes
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -93,13 +94,14 @@ def _body(
     base_model: str | None,
 ) -> str:
     fit, text = report.fit, report.calibration
-    origin = markdown_code(base_model) if base_model else f"a {markdown_text(fit.model_class)}"
+    origin = markdown_code(base_model) if base_model else markdown_text(fit.model_name or f"a {fit.model_class}")
     score = "not measured" if removal.score is None else f"{removal.score:.4g}"
     parts = [
         f"# {markdown_text(name)}",
         f"{origin} without {removal.n_remove} of its {len(report.layers)} {fit.granularity}s: "
         f"{markdown_text(report.names(removal.layers))}. "
-        f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters are left. "
+        f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters, {megabytes(removal.n_bytes)} of "
+        f"{megabytes(fit.n_bytes)} are left. "
         + (
             "The weights of the other layers are unchanged; nothing was trained."
             if compensation is None
@@ -117,10 +119,12 @@ def _body(
         + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),
         f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, "
         f"{'this model' if compensation is None else 'without these layers, not compensated,'} {score} "
-        f"(predicted {removal.predicted_score:.4g})",
+        f"(predicted {removal.predicted_score:.4g}){_perplexity(report, removal)}",
         f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",
         markdown_text(f"- random_state: {fit.settings.get('random_state')}; {describe(report.environment.versions)}"),
     ]
+    if report.doubts:
+        parts += ["## Doubts about the fit", "\n".join(f"- {markdown_text(doubt)}" for doubt in report.doubts)]
     if compensation is not None:
         parts += ["## What was changed in the layers that stayed", compensation_table(compensation, "").to_markdown()]
     if outcome is not None:
@@ -131,6 +135,15 @@ def _body(
         parts += [f"{markdown_text(speed.title)}:", speed.to_markdown()]
     parts += ["## Values of the layers", layer_table(report).to_markdown()]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"
+
+
+def _perplexity(report: PruningReport, removal: RemovalRecord) -> str:
+    """What a score that is a perplexity ratio means for the perplexity."""
+    increase = report.curve().point(removal.n_remove).perplexity_increase
+    if increase is None:
+        return ""
+    of_what = "" if removal.score is not None else " as predicted"
+    return f": perplexity {increase:+.3g}% on the calibration text{of_what}"
 
 
 def _eval_results(outcome: PruningOutcome) -> list[Any]:

@@ -78,7 +78,7 @@ def prediction_errors(
 def _curve(
     removals: Sequence[RemovalRecord], names: Sequence[str], fit: FitRecord, errors: Mapping[int, float]
 ) -> RemovalCurve:
-    is_ratio = fit.utility == score_name(PerplexityRatio())
+    is_ratio = scores_are_perplexity_ratios(fit)
     whole = RemovalPoint(
         n_remove=0,
         layers=(),
@@ -116,6 +116,11 @@ def _point(removal: RemovalRecord, names: Sequence[str], rmse: float | None, is_
         over_greedy=None if compared is None else compared.over_greedy,
         over_greedy_error=None if compared is None else compared.over_greedy_error,
     )
+
+
+def scores_are_perplexity_ratios(fit: FitRecord) -> bool:
+    """Whether a fit's scores are the whole model's perplexity over the pruned one's."""
+    return fit.utility == score_name(PerplexityRatio())
 
 
 def perplexity_increase(ratio: float, error: float | None) -> tuple[float, float | None]:

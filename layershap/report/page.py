@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from layershap.escaping import html_text
+from layershap.report.words import named
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -37,11 +38,12 @@ def page(report: PruningReport, n_remove: int | None = None) -> str:
         for title, png in pictures(report, n_remove).items()
     )
     settings = "".join(f"<li><code>{html_text(k)}={html_text(v)}</code></li>" for k, v in report.fit.settings.items())
-    title = html_text(f"Layer pruning of {report.fit.model_class}")
+    doubts = "".join(f"<p>Doubt: {html_text(doubt)}</p>\n" for doubt in report.doubts)
+    title = html_text(f"Layer pruning of {named(report.fit)}")
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head>\n'
-        f"<body><h1>{title}</h1>\n{figures}\n{tables}\n"
+        f"<body><h1>{title}</h1>\n{doubts}{figures}\n{tables}\n"
         f"<details><summary>Settings of the fit</summary><ul>{settings}</ul></details></body></html>\n"
     )
 
@@ -65,7 +67,7 @@ def pictures(report: PruningReport, n_remove: int | None = None, dpi: int = 110)
         n_remove = next((removal.n_remove for removal in report.removals if removal.layers == measured), None)
     known = n_remove in [removal.n_remove for removal in report.removals]
     displays: dict[str, Any] = {
-        "curve": RemovalCurveDisplay.from_report(report),
+        "curve": RemovalCurveDisplay.from_report(report, n_remove if known else None),
         "contributions": ContributionDisplay.from_report(report, n_remove if known else None),
         "depth": DepthCurveDisplay.from_report(report),
         "surrogate": SurrogateDisplay.from_report(report),

@@ -160,9 +160,11 @@ class CostRecord:
     Attributes
     ----------
     n_masks : int
-        Number of masks asked for.
+        Number of masks that draws and search asked for, as the parameter ``n_masks`` counts them: without the whole
+        model, nor the empty one that veto players are judged by (which reports before format 4 counted).
     n_evaluated : int
-        Number of masks run on the model; those read from a ledger don't count.
+        Number of distinct masks run on the model, the whole and the empty one among them, as the log counts them;
+        those read from a ledger don't count.
     layer_runs : int
         Number of layer runs on the sequences searched with.
     layer_run_tokens : float
@@ -194,6 +196,8 @@ class FitRecord:
 
     Attributes
     ----------
+    model_name : str
+        Last part of the model's name on the Hub, or of its folder; empty if it is unknown.
     model_class, layers_path, dtype : str
         Class, path of the layer list and precision of the fitted model.
     granularity : str
@@ -210,6 +214,7 @@ class FitRecord:
         The estimator's parameters, `random_state` among them, as Python would write them.
     """
 
+    model_name: str
     model_class: str
     layers_path: str
     dtype: str

@@ -72,6 +72,8 @@ class PruningReport:
         Versions and machine of the fit.
     precision : PrecisionCheck or None
         What half precision leaves open in the choice; None for float32, or without text held back.
+    doubts : tuple of str
+        Why the values or the surrogate can't be trusted, and what to do about it; what `fit` warned of.
     outcomes : tuple of PruningOutcome
         Models measured before and after pruning.
     """
@@ -84,6 +86,7 @@ class PruningReport:
     cost: CostRecord
     environment: Environment
     precision: PrecisionCheck | None = None
+    doubts: tuple[str, ...] = ()
     outcomes: tuple[PruningOutcome, ...] = ()
 
     def __eq__(self, other: object) -> bool:
@@ -102,6 +105,7 @@ class PruningReport:
             cost=build.cost_record(pruner),
             environment=pruner.environment_,
             precision=pruner.diagnostics_["precision"],
+            doubts=tuple(pruner.diagnostics_["doubts"]),
         )
 
     def measure(
@@ -212,10 +216,12 @@ class PruningReport:
         return curve_of_report(self)
 
     def tables(self) -> dict[str, Table]:
-        """All tables by name: summary, layers, removals, and for measured models outcome_1, compensation_1,
-        answers_1, speed_1 and so on.
-        """
+        """Tables by name: summary, layers, removals; outcome_1, compensation_1, answers_1, speed_1 where measured."""
         return summary.tables(self)
+
+    def to_markdown(self) -> str:
+        """All tables in Markdown, each under its title as a heading."""
+        return summary.to_markdown(self)
 
     def __str__(self) -> str:
         return "\n\n".join(str(table) for table in self.tables().values())

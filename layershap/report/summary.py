@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layershap.compensation import CompensationRecord
+from layershap.escaping import markdown_text
+from layershap.report.curve import curve_of_report, scores_are_perplexity_ratios
 from layershap.report.outcome import GenerationRecord, PruningOutcome
+from layershap.report.records import LayerRecord
+from layershap.report.words import describe, named
 from layershap.scoring.collapse import collapse
-from layershap.tables import Cell, Table
+from layershap.tables import MEGABYTE, Cell, Table, megabytes
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -30,22 +33,32 @@ def tables(report: PruningReport) -> dict[str, Table]:
     return found
 
 
+def to_markdown(report: PruningReport) -> str:
+    """All tables of a report in Markdown, everything escaped, with their titles as headings."""
+    return "\n\n".join(f"## {markdown_text(t.title)}\n\n{t.to_markdown()}" for t in tables(report).values()) + "\n"
+
+
 def summary_table(report: PruningReport) -> Table:
     """What was fitted, on what, how, and at which cost."""
     fit, cost, text = report.fit, report.cost, report.calibration
     final = "" if text.final_sequences is None else f", {text.final_sequences} of them held back for the final choice"
     versions = ", ".join(f"{name} {number}" for name, number in report.environment.versions.items())
     rows: list[tuple[Cell, ...]] = [
-        ("model", f"{fit.model_class}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
-        ("size", f"{fit.n_parameters:,} parameters, {mebibytes(fit.n_bytes)}"),
+        ("model", f"{named(fit)}, {len(report.layers)} {fit.granularity}s at {fit.layers_path}, {fit.dtype}"),
+        ("size", f"{fit.n_parameters:,} parameters, {megabytes(fit.n_bytes)}"),
         ("calibration", f"{text.n_sequences} x {text.seq_len} tokens{final}, " + describe(text.provenance)),
         ("score", f"{fit.utility}; {fit.baseline_score:.4g} for the model with all its layers"),
         ("surrogate", f"{report.surrogate.name}, held-out R2 {report.surrogate.held_out_r2:.3f}"),
-        ("cost", f"{cost.n_masks} masks, {cost.layer_runs:,} layer runs, {cost.seconds:.1f} s, {cost.path} forward"),
+        (
+            "cost",
+            f"{cost.n_masks} masks beside the whole and the empty model, {cost.layer_runs:,} layer runs, "
+            f"{cost.seconds:.1f} s, {cost.path} forward",
+        ),
         (
             "of it for values",
             f"{cost.n_for_values} masks, {cost.value_run_tokens / max(cost.layer_run_tokens, 1):.0%} of the work",
         ),
+        *[("doubt", doubt) for doubt in report.doubts],
         *_precision(report),
         *_compensation_asked_for(report),
         ("random_state", fit.settings.get("random_state", "")),
@@ -92,7 +105,7 @@ def layer_table(report: PruningReport) -> Table:
             layer.removal_rank if layer.removable else None,
             f"{layer.mixer} + {layer.feed_forward}",
             layer.n_parameters,
-            layer.remark if layer.removable else f"protected: {layer.reason}",
+            _layer_note(layer),
         )
         for layer in report.layers
     ]
@@ -100,44 +113,41 @@ def layer_table(report: PruningReport) -> Table:
     player = report.fit.granularity
     note = (
         f"value: by how much the score rises, on average, when the {player} joins some of the others. rank by value: 1 "
-        f"for the {player} of least value, the first to go if the values alone decided; the sets under Removals need "
-        "not follow it. veto player: without it alone less than a third of the model's worth is left; in doubt: the "
-        f"value has another sign than what the {player} adds to all others."
+        f"for the {player} of least value, the first to go if the values alone decided; the sets that the selector "
+        "chose need not follow it. veto player: without it alone less than a third of the model's worth is left; in "
+        f"doubt: the value has another sign than what the {player} adds to all others."
     )
+    if any(layer.contribution is not None and math.isnan(layer.contribution) for layer in report.layers):
+        note += f" {_UNKNOWN}: too few masks were drawn for it (n_masks), or the score without it isn't finite."
     return Table("Layers, by their value for the score", columns, tuple(rows), note)
+
+
+_UNKNOWN = "value unknown"
+
+
+def _layer_note(layer: LayerRecord) -> str:
+    if not layer.removable:
+        return f"protected: {layer.reason}"
+    unknown = layer.contribution is not None and math.isnan(layer.contribution)
+    return ", ".join(part for part in (layer.remark, _UNKNOWN if unknown else "") if part)
 
 
 def removal_table(report: PruningReport) -> Table:
     """For each number of removed layers: which, what that scores, what is left."""
-    rows = [
-        (
-            removal.n_remove,
-            report.names(removal.layers),
-            None if removal.probabilities is None else min(removal.probabilities),
-            removal.score,
-            None if removal.comparison is None else removal.comparison.score_error,
-            None if removal.comparison is None else removal.comparison.over_greedy,
-            None if removal.comparison is None else removal.comparison.over_greedy_error,
-            removal.predicted_score,
-            removal.n_parameters,
-            100 * (1 - removal.n_parameters / report.fit.n_parameters),
-            round(removal.n_bytes / 2**20, 1),
-        )
-        for removal in report.removals
-    ]
-    columns = (
-        "removed",
-        "layers",
-        "least sure",
-        "score",
-        "+/-",
-        "over greedy",
-        "+/- of that",
-        "predicted score",
-        "parameters left",
-        "% smaller",
-        "MiB left",
-    )
+    columns: dict[str, list[Cell]] = {
+        "removed": [removal.n_remove for removal in report.removals],
+        "layers": [report.names(removal.layers) for removal in report.removals],
+        "least sure": [None if r.probabilities is None else min(r.probabilities) for r in report.removals],
+        "score": [removal.score for removal in report.removals],
+        "+/-": [None if r.comparison is None else r.comparison.score_error for r in report.removals],
+        **_perplexity_columns(report),
+        "over greedy": [None if r.comparison is None else r.comparison.over_greedy for r in report.removals],
+        "+/- of that": [None if r.comparison is None else r.comparison.over_greedy_error for r in report.removals],
+        "predicted score": [removal.predicted_score for removal in report.removals],
+        "parameters left": [removal.n_parameters for removal in report.removals],
+        "% smaller": [100 * (1 - removal.n_parameters / report.fit.n_parameters) for removal in report.removals],
+        "MB left": [removal.n_bytes / MEGABYTE for removal in report.removals],
+    }
     player = report.fit.granularity
     note = (
         f"least sure: the choice is made again on resampled calibration sequences; the share of the resamples in which "
@@ -148,7 +158,21 @@ def removal_table(report: PruningReport) -> Table:
         "nothing was held back (fewer than 32 sequences) the score is the set's own on the text searched, which "
         "flatters it, and the other three are -. predicted score: the surrogate's."
     )
-    return Table("Removals, by the calibration text", columns, tuple(rows), note)
+    if scores_are_perplexity_ratios(report.fit):
+        note += (
+            " % higher perplexity: what the score says of the perplexity on that text, 100 (1 / score - 1); of the "
+            "predicted score where there is no other."
+        )
+    rows = tuple(zip(*columns.values(), strict=True))
+    return Table("Removals, by the calibration text", tuple(columns), rows, note)
+
+
+def _perplexity_columns(report: PruningReport) -> dict[str, list[Cell]]:
+    """What scores that are perplexity ratios say in percent, as in the curve; no column for other scores."""
+    if not scores_are_perplexity_ratios(report.fit):
+        return {}
+    curve = curve_of_report(report)
+    return {"% higher perplexity": [curve.point(r.n_remove).perplexity_increase for r in report.removals]}
 
 
 def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
@@ -157,7 +181,7 @@ def outcome_table(report: PruningReport, outcome: PruningOutcome) -> Table:
     rows = [
         _row("layers", before.n_layers, after.n_layers),
         _row("parameters", before.n_parameters, after.n_parameters),
-        _row("MiB", round(before.n_bytes / 2**20, 1), round(after.n_bytes / 2**20, 1)),
+        _row("MB", before.n_bytes / MEGABYTE, after.n_bytes / MEGABYTE),
         *[
             _row(f"{old.metric} of {old.task} ({old.protocol}, n = {old.n:,})", old.value, new.value)
             for old, new in zip(before.scores, after.scores, strict=True)
@@ -270,13 +294,3 @@ def _row(what: str, before: float | None, after: float | None) -> tuple[Cell, ..
 
 def _without(report: PruningReport, outcome: PruningOutcome) -> str:
     return f"Without {report.fit.granularity}s {report.names(outcome.removed)}"
-
-
-def describe(provenance: Mapping[str, object]) -> str:
-    """Provenance in one line."""
-    return ", ".join(f"{name} {value}" for name, value in provenance.items())
-
-
-def mebibytes(n_bytes: int) -> str:
-    """Bytes for people."""
-    return f"{n_bytes / 2**20:,.1f} MiB"

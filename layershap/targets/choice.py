@@ -12,6 +12,7 @@ from layershap.environment import current_environment
 from layershap.exceptions import UnreachableTargetError
 from layershap.model.sublayers import Players
 from layershap.speed import SpeedRecord
+from layershap.tables import megabytes
 from layershap.targets.curve import RemovalCurve, RemovalPoint
 from layershap.targets.limits import (
     MaxLatency,
@@ -139,7 +140,7 @@ def expected_cost(point: RemovalPoint) -> str:
     sure = (
         "" if point.least_sure is None else f"; its least sure layer is removed in {point.least_sure:.0%} of resamples"
     )
-    return f"{quality}; {point.n_parameters:,} parameters, {point.n_bytes / 2**20:,.1f} MiB are left{sure}"
+    return f"{quality}; {point.n_parameters:,} parameters, {megabytes(point.n_bytes)} are left{sure}"
 
 
 def _error(error: float | None, unit: str = "") -> str:

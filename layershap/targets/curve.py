@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from layershap.model.sublayers import Players
-from layershap.tables import Cell, Table
+from layershap.tables import MEGABYTE, Cell, Table
 from layershap.targets.sizes import size_without
 from layershap.targets.timing import RemovalSpeed
 
@@ -132,12 +132,14 @@ class RemovalCurve:
             "over greedy": [point.over_greedy for point in self.points],
             "+/- of the lead": [point.over_greedy_error for point in self.points],
             "parameters": [point.n_parameters for point in self.points],
-            "MiB": [round(point.n_bytes / 2**20, 1) for point in self.points],
+            "MB": [point.n_bytes / MEGABYTE for point in self.points],
             **self._speed_columns(),
         }
         known = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
         rows = tuple(zip(*known.values(), strict=True))
-        return Table(f"Removing {self.player}s: what each number comes to", tuple(known), rows, self._note())
+        scored = any(point.scored_on for point in self.points)
+        by = ", by the calibration text, not compensated" if scored else ""
+        return Table(f"Removing {self.player}s: what each number comes to{by}", tuple(known), rows, self._note())
 
     def __str__(self) -> str:
         return str(self.table())
