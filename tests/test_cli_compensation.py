@@ -51,7 +51,7 @@ def test_the_answer_and_the_card_tell_of_it(run_folder, story_file, tmp_path, ca
     assert "LinearRefit" in answer
     assert "nats per token" in answer or "found no change" in answer
     card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
-    assert answer.splitlines()[1].replace(">", "&gt;") in card
+    assert answer.splitlines()[1] in card
     assert "The weights of the other layers are unchanged" not in card
     assert measure(run_folder, STORIES, tmp_path / "small", "--no-speed") == 0
     (outcome,) = PruningReport.load(run_folder / "report.json").outcomes
