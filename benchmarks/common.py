@@ -16,6 +16,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from layershap import Calibration
+from layershap.calibration.packing import evenly as even_indices
 from layershap.forward.unmasked import sequence_statistics
 
 HERE = Path(__file__).parent
@@ -92,7 +93,7 @@ def sequences(text: str | list[str], tokenizer: Any, count: int | None) -> Calib
 def evenly(available: int, count: int | None) -> list[int]:
     """Indices at even distances; all of them if no number is given, or more than there are."""
     wanted = available if count is None else min(count, available)
-    return [index * available // wanted for index in range(wanted)]
+    return even_indices(available, wanted)
 
 
 def random_llama(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 
@@ -14,9 +15,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from layershap import Calibration
+from layershap import Calibration, LayerPruner, Score
 from layershap.cli import main
 from layershap.datasets import load_calibration_text, load_tiny_gpt2, tiny_random
+from layershap.report import measure_outcome
 
 from .helpers.models import STORIES
 from .helpers.texts import STORY
@@ -32,6 +34,24 @@ def gpt2():
 @pytest.fixture(scope="session")
 def gpt2_calibration(gpt2):
     return Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=4)
+
+
+@pytest.fixture(scope="session")
+def fitted_gpt2(gpt2, gpt2_calibration):
+    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
+
+
+@pytest.fixture(scope="session")
+def small_gpt2(fitted_gpt2, gpt2):
+    return fitted_gpt2.transform(gpt2[0], 4)
+
+
+@pytest.fixture(scope="session")
+def gpt2_report(fitted_gpt2, gpt2, small_gpt2):
+    """Of that fit, with an outcome of four layers removed, whose scores are given."""
+    scores = tuple((Score("text", "perplexity", ppl, 1.5, 10, False, "seq128"),) for ppl in (85.5, 104.25))
+    outcome = measure_outcome(gpt2[0], small_gpt2, scores=scores, prompt_tokens=8, new_tokens=2, repeats=1)
+    return dataclasses.replace(fitted_gpt2.report_, outcomes=(outcome,))
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from layershap import (
     Calibration,
     LayerPruner,
     PruningReport,
-    Score,
     ShapleyRanking,
     StratifiedValues,
 )
@@ -23,71 +22,57 @@ from layershap.calibration import mixed_texts
 from layershap.datasets import load_evaluation_text
 from layershap.escaping import html_text, markdown_text
 from layershap.exceptions import SurrogateQualityWarning, ValueQualityWarning
-from layershap.report import measure_outcome
 from layershap.tables import format_cell, megabytes
 from layershap.targets import parse_target
 
 
-@pytest.fixture(scope="module")
-def fitted(gpt2, gpt2_calibration):
-    return LayerPruner(n_masks=80, random_state=0, protect=(0,)).fit(gpt2[0], gpt2_calibration)
-
-
-@pytest.fixture(scope="module")
-def small(fitted, gpt2):
-    return fitted.transform(gpt2[0], 4)
-
-
-@pytest.fixture(scope="module")
-def report(fitted, gpt2, small):
-    scores = tuple((Score("text", "perplexity", ppl, 1.5, 10, False, "seq128"),) for ppl in (85.5, 104.25))
-    outcome = measure_outcome(gpt2[0], small, scores=scores, prompt_tokens=8, new_tokens=2, repeats=1)
-    return dataclasses.replace(fitted.report_, outcomes=(outcome,))
-
-
-def test_a_score_is_told_as_a_perplexity_too(report, fitted):
+def test_a_score_is_told_as_a_perplexity_too(gpt2_report, fitted_gpt2):
     """The same percent in the text, the page and the card as in the curve; 100 (1 / score - 1)."""
-    removals = report.tables()["removals"].to_frame()
-    scores = fitted.removal_scores_
+    removals = gpt2_report.tables()["removals"].to_frame()
+    scores = fitted_gpt2.removal_scores_
     np.testing.assert_allclose(removals["% higher perplexity"], 100 * (1 / scores - 1), rtol=1e-12)
-    increases = [point.perplexity_increase for point in fitted.removal_curve_.points[1:]]
+    increases = [point.perplexity_increase for point in fitted_gpt2.removal_curve_.points[1:]]
     assert removals["% higher perplexity"].tolist() == increases
-    assert "% higher perplexity: what the score says" in str(report)
-    assert "% higher perplexity: what the score says" in report.to_html()
-    assert f"perplexity {increases[3]:+.3g}% on the calibration text" in report.to_model_card(4, name="minus-4").text
+    assert "% higher perplexity: what the score says" in str(gpt2_report)
+    assert "% higher perplexity: what the score says" in gpt2_report.to_html()
+    assert (
+        f"perplexity {increases[3]:+.3g}% on the calibration text" in gpt2_report.to_model_card(4, name="minus-4").text
+    )
 
 
-def test_other_scores_are_told_as_no_perplexity(report):
-    other = dataclasses.replace(report, fit=dataclasses.replace(report.fit, utility="KLDivergence"), outcomes=())
+def test_other_scores_are_told_as_no_perplexity(gpt2_report):
+    other = dataclasses.replace(
+        gpt2_report, fit=dataclasses.replace(gpt2_report.fit, utility="KLDivergence"), outcomes=()
+    )
     assert "perplexity" not in str(other)
     assert "perplexity" not in other.to_model_card(4, name="minus-4").text
 
 
-def test_sizes_are_in_the_megabytes_of_targets(report, fitted, gpt2):
+def test_sizes_are_in_the_megabytes_of_targets(gpt2_report, fitted_gpt2, gpt2):
     """A target in MB can be seen to be met in every place that shows a size."""
     limit = parse_target("bytes<=13MB").n_bytes
-    choice = fitted.choose_n_remove(gpt2[0], "bytes<=13MB")
+    choice = fitted_gpt2.choose_n_remove(gpt2[0], "bytes<=13MB")
     n_remove = choice.n_remove
-    left = report.tables()["removals"].to_frame()["MB left"]
+    left = gpt2_report.tables()["removals"].to_frame()["MB left"]
     assert 1e6 * left[n_remove - 1] <= limit < 1e6 * left[n_remove - 2]
-    assert 1e6 * left[n_remove - 1] == report.removal(n_remove).n_bytes
-    text = megabytes(report.removal(n_remove).n_bytes)
+    assert 1e6 * left[n_remove - 1] == gpt2_report.removal(n_remove).n_bytes
+    text = megabytes(gpt2_report.removal(n_remove).n_bytes)
     assert text == "12.7 MB"
     assert f"{text} are left" in str(choice)
-    assert f"{text} of 17.6 MB are left" in report.to_model_card(n_remove, name="small").text
-    assert fitted.removal_curve_.table().to_frame()["MB"][n_remove] == pytest.approx(12.68352)
-    assert report.tables()["outcome_1"].rows[2][:3] == ("MB", 17.632, 12.68352)
-    page = re.sub(r"base64,[^\"]*", "", report.to_html())
-    for shown in (str(report), page, str(fitted.removal_curve_), str(fitted.inspection_)):
+    assert f"{text} of 17.6 MB are left" in gpt2_report.to_model_card(n_remove, name="small").text
+    assert fitted_gpt2.removal_curve_.table().to_frame()["MB"][n_remove] == pytest.approx(12.68352)
+    assert gpt2_report.tables()["outcome_1"].rows[2][:3] == ("MB", 17.632, 12.68352)
+    page = re.sub(r"base64,[^\"]*", "", gpt2_report.to_html())
+    for shown in (str(gpt2_report), page, str(fitted_gpt2.removal_curve_), str(fitted_gpt2.inspection_)):
         assert "MB" in shown
         assert "MiB" not in shown
 
 
-def test_the_page_and_the_card_name_the_model(report):
-    assert report.fit.model_name == "tiny_gpt2"
-    assert "<title>Layer pruning of tiny_gpt2 (GPT2LMHeadModel)</title>" in report.to_html()
-    assert "tiny_gpt2 without 4 of its 12 layers" in report.to_model_card(4, name="small").text
-    nameless = dataclasses.replace(report, fit=dataclasses.replace(report.fit, model_name=""))
+def test_the_page_and_the_card_name_the_model(gpt2_report):
+    assert gpt2_report.fit.model_name == "tiny_gpt2"
+    assert "<title>Layer pruning of tiny_gpt2 (GPT2LMHeadModel)</title>" in gpt2_report.to_html()
+    assert "tiny_gpt2 without 4 of its 12 layers" in gpt2_report.to_model_card(4, name="small").text
+    nameless = dataclasses.replace(gpt2_report, fit=dataclasses.replace(gpt2_report.fit, model_name=""))
     assert "<title>Layer pruning of GPT2LMHeadModel</title>" in nameless.to_html()
     assert "a GPT2LMHeadModel without 4" in nameless.to_model_card(4, name="small").text
 
@@ -106,8 +91,8 @@ def test_a_mixture_is_told_by_kinds_and_counts(gpt2):
         assert "{" not in shown.split("## Values")[0]
 
 
-def test_the_card_speaks_of_no_table_that_it_lacks(report):
-    card = report.to_model_card(4, name="small").text
+def test_the_card_speaks_of_no_table_that_it_lacks(gpt2_report):
+    card = gpt2_report.to_model_card(4, name="small").text
     assert "Removals" not in card
     assert "-&gt;" not in card
     assert markdown_text("3.1 -> 2.9 <b>") == "3.1 -> 2.9 &lt;b&gt;"
@@ -166,7 +151,7 @@ def test_doubts_recommend_nothing_that_is_in_use(doubted, gpt2, gpt2_calibration
         ).fit(gpt2[0], gpt2_calibration)
 
 
-def test_a_value_that_is_not_known_is_explained(doubted, report):
+def test_a_value_that_is_not_known_is_explained(doubted, gpt2_report):
     """A veto player of which no mask could be drawn."""
     pruner, _ = doubted
     (veto,) = pruner.veto_players_
@@ -175,16 +160,16 @@ def test_a_value_that_is_not_known_is_explained(doubted, report):
     assert table.rows[veto][-1] == "veto player, value unknown"
     assert format_cell(table.rows[veto][1]) == "-"
     assert "value unknown: too few masks were drawn for it" in table.note
-    assert "value unknown" not in str(report.tables()["layers"])
+    assert "value unknown" not in str(gpt2_report.tables()["layers"])
 
 
-def test_all_tables_in_markdown(report):
-    text = report.to_markdown()
-    tables = report.tables()
+def test_all_tables_in_markdown(gpt2_report):
+    text = gpt2_report.to_markdown()
+    tables = gpt2_report.tables()
     assert list(tables) == ["summary", "layers", "removals", "outcome_1", "speed_1"]
     assert re.findall(r"^## (.*)$", text, re.MULTILINE) == [markdown_text(table.title) for table in tables.values()]
     assert all(table.to_markdown() in text for table in tables.values())
 
 
-def test_the_curve_says_that_nothing_is_compensated(fitted):
-    assert fitted.removal_curve_.table().title.endswith("by the calibration text, not compensated")
+def test_the_curve_says_that_nothing_is_compensated(fitted_gpt2):
+    assert fitted_gpt2.removal_curve_.table().title.endswith("by the calibration text, not compensated")

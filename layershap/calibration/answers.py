@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from layershap.calibration.batches import IGNORE
 from layershap.calibration.blocks import Calibration
 from layershap.calibration.enough import warn_of_little
+from layershap.calibration.packing import evenly
 from layershap.calibration.prompts import Prompt, prompts_provenance, read_prompts, warn_of_empty_answers
 from layershap.limits import check_int
 from layershap.model.greedy import Tokens, greedy_continuations, stop_tokens
@@ -88,7 +89,7 @@ def own_answers(
     if n_sequences != "auto":
         if len(found) < n_sequences:
             raise ValueError(f"n_sequences must be at most {len(found)}, the number of prompts, got {n_sequences}")
-        found = tuple(found[index * len(found) // n_sequences] for index in range(n_sequences))
+        found = tuple(found[index] for index in evenly(len(found), n_sequences))
     warn_of_little(len(found), n_sequences, f"there are only {len(found)} prompts", "prompts")
     answers = greedy_answers(model, found, tokenizer, max_new_tokens=max_new_tokens, stop=stop_tokens(model, tokenizer))
     provenance = {
@@ -104,7 +105,7 @@ def own_answers(
 def greedy_answers(
     model: nn.Module, prompts: Sequence[Prompt], tokenizer: Any, *, max_new_tokens: int, stop: Collection[int]
 ) -> tuple[Tokens, ...]:
-    """The new tokens after each prompt by the model that is to be pruned, with a warning if most say nothing."""
+    """The whole model's new tokens after each prompt, with a warning where many of a chat model's are none."""
     ids = [prompt.ids for prompt in prompts]
     answers = tuple(greedy_continuations(model, ids, max_new_tokens=max_new_tokens, stop=stop))
     warn_of_empty_answers(prompts, answers, stop, tokenizer)

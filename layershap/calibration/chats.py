@@ -16,6 +16,7 @@ from layershap.calibration.blocks import AUTO_SEQUENCES, Calibration
 from layershap.calibration.chat_source import read_chats
 from layershap.calibration.chat_template import answer_tokens, chat_template, template_digest
 from layershap.calibration.enough import warn_of_little
+from layershap.calibration.packing import evenly
 from layershap.calibration.sources import text_tokenizer
 from layershap.limits import check_int
 from layershap.places import tokenizer_name
@@ -124,7 +125,7 @@ def _row(ids: Sequence[int], scored: Sequence[bool]) -> tuple[Tensor, Tensor]:
 
 def _spread(count: int, wanted: int) -> Iterator[int]:
     """Indices at even distances, then the others in order: in place of what turns out to have no answer."""
-    even = [index * count // wanted for index in range(wanted)] if wanted <= count else list(range(count))
+    even = evenly(count, min(wanted, count))
     yield from even
     taken = set(even)
     yield from (index for index in range(count) if index not in taken)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from layershap.calibration.blocks import AUTO_SEQUENCES, BosPolicy, Calibration
+from layershap.calibration.packing import evenly
 from layershap.limits import check_int
 
 
@@ -103,4 +104,4 @@ def mixed_texts(
 def _taken(source: Calibration, count: int) -> Calibration:
     if source.n_sequences < count:
         raise ValueError(f"it has {source.n_sequences} sequences, its share is {count}; give more, or another weight")
-    return source.take(torch.arange(count) * source.n_sequences // count)
+    return source.take(torch.tensor(evenly(source.n_sequences, count), dtype=torch.int64))

@@ -22,6 +22,11 @@ def check_sizes(seq_len: int, n_sequences: int | Literal["auto"] | None) -> None
         check_int("n_sequences", n_sequences, 1, other="'auto', or None for all")
 
 
+def evenly(available: int, count: int) -> list[int]:
+    """Indices of `count` of so many things at even distances, the first among them."""
+    return [index * available // count for index in range(count)]
+
+
 def pack(
     stream: Sequence[int], *, seq_len: int, n_sequences: int | None, first_token: int | None, n_texts: int
 ) -> Tensor:
@@ -47,7 +52,7 @@ def pack(
             f"calibration texts must fill {n_sequences or 1} sequences of {seq_len} tokens; these {n_texts} texts "
             f"have {len(stream)} tokens, enough for {available}. Give more text, or lower n_sequences or seq_len."
         )
-    taken = np.arange(available) if n_sequences is None else np.arange(n_sequences) * available // n_sequences
+    taken = evenly(available, available if n_sequences is None else n_sequences)
     ids = np.asarray(stream[: available * body], dtype=np.int64).reshape(available, body)[taken]
     if first_token is not None:
         ids = np.concatenate([np.full((len(ids), 1), first_token, dtype=np.int64), ids], axis=1)

@@ -28,8 +28,8 @@ class Diagnostics(TypedDict):
     Attributes
     ----------
     n_evaluated : int
-        Number of distinct masks run on the model by this process, on the first part of the text; the whole model and
-        the empty one, which ``n_masks`` doesn't count, are among them.
+        Number of distinct masks run on the model by this process, on the first part of the text; the whole model is
+        among them and, where veto players are looked for, the empty one; ``n_masks`` counts neither.
     n_drawn, n_searched : int
         Numbers of masks drawn at random for the values, and of masks that only the selector asked for.
     n_non_finite : int
@@ -152,7 +152,8 @@ def diagnose(
 def log_cost(found: Diagnostics) -> None:
     """One line in the log, when a fit is done."""
     _logger.info(
-        "%(n_evaluated)d masks evaluated, the whole and the empty model among them, in %(layer_runs)d layer runs "
-        "(%(path)s forward), %(seconds).1f s; the surrogate's R2 on held-out masks: %(held_out_r2).3f",
+        "%(n_evaluated)d masks evaluated, the whole model (and the empty one, where veto players are looked for) among "
+        "them, in %(layer_runs)d layer runs (%(path)s forward), %(seconds).1f s; the surrogate's R2 on held-out masks: "
+        "%(held_out_r2).3f",
         found,
     )

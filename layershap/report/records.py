@@ -163,8 +163,8 @@ class CostRecord:
         Number of masks that draws and search asked for, as the parameter ``n_masks`` counts them: without the whole
         model, nor the empty one that veto players are judged by (which reports before format 4 counted).
     n_evaluated : int
-        Number of distinct masks run on the model, the whole and the empty one among them, as the log counts them;
-        those read from a ledger don't count.
+        Number of distinct masks run on the model, as the log counts them: with the whole model and, where veto
+        players are looked for, the empty one. Those read from a ledger don't count.
     layer_runs : int
         Number of layer runs on the sequences searched with.
     layer_run_tokens : float
