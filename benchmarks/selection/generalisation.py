@@ -8,8 +8,8 @@ Under `torchrun --standalone --nproc-per-node 2 -m benchmarks.selection.generali
 masks; the record then says so.
 
 Each draw takes other sequences of every second article of WikiText-2's raw test text (of a novel for the bundled
-GPT-2); test text is the articles between them and C4 (the rest of the novel, and two other novels). Every method reads
-the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
+GPT-2 and the trained models, `--model benchmarks/models/llama24`, which know no other text); test text is the articles
+between them and C4 (the rest of the novel, and two other novels). Every method reads the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
 `benchmarks/cache/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
 confidence, like the default: on all of the text its path is the same, at several times the price.
 """
@@ -98,14 +98,15 @@ def loaded(model: str) -> tuple[str, str, Any, Any]:
 
 
 def problem_with(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
-    """The bundled GPT-2 is calibrated on a novel, all others on WikiText-2."""
-    if name != "gpt2":
+    """The bundled GPT-2 and the models that are trained here are calibrated on a novel, all others on WikiText-2."""
+    if name != "gpt2" and not (MODELS / name / "training.json").exists():
         return of_wikitext(name, title, model, tokenizer)
     text = sequences(load_calibration_text(), tokenizer, None)
     rows = torch.from_numpy(np.random.default_rng(99).permutation(text.n_sequences))
     same, stream = (Calibration(text.ids_ST[part], text.ids_ST[part].clone()) for part in (rows[:128], rows[128:]))
     other = sequences(load_evaluation_text(), tokenizer, 128)
-    return Problem(name, title, model, stream, same, other, (1, 2, 3, 4, 5, 6, 7, 8))
+    deepest = 2 * model.config.num_hidden_layers // 3
+    return Problem(name, title, model, stream, same, other, tuple(range(deepest // 8, deepest + 1, deepest // 8)))
 
 
 def problem_of(model: str) -> Problem:
