@@ -23,7 +23,8 @@ def test_a_target_is_met_by_the_folder_that_is_written(run_folder, tmp_path, cap
         assert "target: at most" in told
         assert f"remove 2 ({', '.join(second.names)})" in told
         assert "expected: perplexity +" in told
-        assert (tmp_path / "small" / "README.md").exists()
+        card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
+        assert "- number of layers: the smallest removal that meets the target (at most " in card
 
 
 def test_a_perplexity_is_read_from_the_report_and_the_choice_is_in_the_json(run_folder, tmp_path, capsys):
@@ -35,6 +36,7 @@ def test_a_perplexity_is_read_from_the_report_and_the_choice_is_in_the_json(run_
     assert data["target"]["n_remove"] == len(data["removed"]) == points[-1].n_remove
     assert data["target"]["reached"] == points[-1].perplexity_increase
     assert data["target"]["point"]["scored_on"] == "searched"
+    assert "the largest removal that meets the target" in (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
 
 
 def test_a_speed_is_measured_here(run_folder, tmp_path, capsys):

@@ -138,7 +138,9 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         tokenizer.save_pretrained(folder)
         if report is not None:
             name = arguments.out.resolve().name
-            card = report.to_model_card(n_remove, name=name, base_model=arguments.model, compensation=record)
+            card = report.to_model_card(
+                n_remove, name=name, base_model=arguments.model, compensation=record, target=choice
+            )
             card.save(folder / "README.md")
     after = sum(p.numel() for p in pruned.parameters())
     loader = "transformers.AutoModelForCausalLM.from_pretrained" if plain else "layershap.load_pruned"

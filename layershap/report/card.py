@@ -21,6 +21,7 @@ from layershap.report.summary import (
 )
 from layershap.report.words import describe
 from layershap.tables import megabytes
+from layershap.targets.choice import TargetChoice, reason
 
 if TYPE_CHECKING:
     from layershap.report.report import PruningReport
@@ -38,6 +39,7 @@ def model_card(
     name: str,
     base_model: str | None = None,
     compensation: CardCompensation = "measured",
+    target: TargetChoice | None = None,
 ) -> ModelCard:
     """Model card of the model with `n_remove` layers removed.
 
@@ -56,6 +58,8 @@ def model_card(
         (`layershap.compensation.compensation_record`); None says that they are unchanged. "measured": as the last
         outcome with these layers removed says, or unchanged without one. Figures of outcomes that were compensated
         otherwise are left out of the card.
+    target : TargetChoice, optional
+        What `n_remove` was chosen by, if by a target (`layershap.targets.choose_removal`).
 
     Returns
     -------
@@ -80,7 +84,7 @@ def model_card(
         model_name=one_line(name) if results else None,
         eval_results=results,
     )
-    body = _body(report, removal, outcome, compensation, name=name, base_model=base_model)
+    body = _body(report, removal, outcome, compensation, name=name, base_model=base_model, target=target)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
 
 
@@ -92,6 +96,7 @@ def _body(
     *,
     name: str,
     base_model: str | None,
+    target: TargetChoice | None,
 ) -> str:
     fit, text = report.fit, report.calibration
     origin = markdown_code(base_model) if base_model else markdown_text(fit.model_name or f"a {fit.model_class}")
@@ -120,6 +125,7 @@ def _body(
         f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, "
         f"{'this model' if compensation is None else 'without these layers, not compensated,'} {score} "
         f"(predicted {removal.predicted_score:.4g}){_perplexity(report, removal)}",
+        *([] if target is None else [f"- number of layers: {markdown_text(reason(target))}"]),
         f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",
         markdown_text(f"- random_state: {fit.settings.get('random_state')}; {describe(report.environment.versions)}"),
     ]

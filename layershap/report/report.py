@@ -38,7 +38,7 @@ from layershap.report.validity import check_report
 from layershap.scoring.evaluate import Texts
 from layershap.speed import speed_lengths
 from layershap.tables import Table
-from layershap.targets import RemovalCurve
+from layershap.targets import RemovalCurve, TargetChoice
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
@@ -257,12 +257,13 @@ class PruningReport:
         name: str,
         base_model: str | None = None,
         compensation: CardCompensation = "measured",
+        target: TargetChoice | None = None,
     ) -> ModelCard:
         """Model card of the model without `n_remove` layers.
 
-        The arguments `n_remove`, `name`, `base_model` and `compensation` are those of `layershap.report.model_card`.
+        All arguments are those of `layershap.report.model_card`.
         """
-        return model_card(self, n_remove, name=name, base_model=base_model, compensation=compensation)
+        return model_card(self, n_remove, name=name, base_model=base_model, compensation=compensation, target=target)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the report as JSON to `path`, through a file beside it: a report is never half written."""

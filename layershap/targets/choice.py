@@ -113,6 +113,12 @@ def checked_target(target: Any) -> Target:
     return target if isinstance(target, Target) else parse_target(target)
 
 
+def reason(choice: TargetChoice) -> str:
+    """Why so many layers are removed, in a line."""
+    extreme = "largest" if isinstance(choice.target, MaxPerplexityIncrease) else "smallest"
+    return f"the {extreme} removal that meets the target ({choice.target}): {said(choice.target, choice.reached)}"
+
+
 def said(target: Target, value: float) -> str:
     """A value of what the target limits, in words."""
     if isinstance(target, MaxPerplexityIncrease):
