@@ -8,8 +8,9 @@ Under `torchrun --standalone --nproc-per-node 2 -m benchmarks.selection.generali
 masks; the record then says so.
 
 Each draw takes other sequences of every second article of WikiText-2's raw test text (of a novel for the bundled
-GPT-2 and the trained models, `--model benchmarks/models/llama24`, which know no other text); test text is the articles
-between them and C4 (the rest of the novel, and two other novels). Every method reads the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
+GPT-2 and for the trained models, `--model benchmarks/models/llama24`, which know no other text); test text is the
+articles between them and C4 (the rest of the novel, and two other novels). Every method reads the same sequences. A run
+that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
 `benchmarks/cache/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
 confidence, like the default: on all of the text its path is the same, at several times the price.
 """
@@ -51,6 +52,8 @@ from layershap.ranks.together import Ranks
 
 MOST = 512
 """Sequences of a draw."""
+MANY = 128
+"""The default's number of sequences."""
 TESTED = 128
 """Sequences that a choice is tested on, at even distances in each of the two texts."""
 
@@ -176,23 +179,20 @@ def tested(problem: Problem, sets: dict[int, list[int]], text: str) -> dict[int,
 
 
 def table(problem_name: str) -> str:
-    """Test perplexities by method, number of sequences and depth: means over the draws that every method has."""
+    """What each amount of text is worth and costs, then perplexities and layers by method, amount and depth: all over
+    the draws that every method of an amount has.
+    """
     rows = read(CACHE / f"generalisation_{problem_name}.jsonl")
     if not rows:
         raise SystemExit(f"nothing was run for {problem_name} yet")
     depths = [int(n) for n in rows[0]["sets"]]
-    lines = []
-    for count in sorted({row["sequences"] for row in rows}):
-        of_count = [row for row in rows if row["sequences"] == count]
-        names = list(dict.fromkeys(row["method"] for row in of_count))
-        by_method = {name: {row["draw"]: row for row in of_count if row["method"] == name} for name in names}
-        draws = sorted(set.intersection(*(set(found) for found in by_method.values())))
-        lines += [f"### {count} sequences, draws {', '.join(map(str, draws))}", ""]
-        for kind, title in (("same", "the calibration's kind of text"), ("other", "another kind of text")):
-            means = {
-                name: np.mean([[found[draw][kind][str(n)] for n in depths] for draw in draws], axis=0)
-                for name, found in by_method.items()
-            }
+    counts = {count: of_count(rows, count) for count in sorted({row["sequences"] for row in rows})}
+    lines = by_amount(rows, counts, depths) if len(counts) > 1 else []
+    # Of many amounts the default's is shown in full.
+    for count, amount in counts.items() if MANY not in counts else [(MANY, counts[MANY])]:
+        lines += [f"### {count} sequences, draws {', '.join(map(str, amount.draws))}", ""]
+        for kind, title in TEXTS.items():
+            means = {name: np.mean(perplexities(found, kind, depths), axis=0) for name, found in amount.methods.items()}
             lowest = np.min(list(means.values()), axis=0)
             body = [
                 [name, *(f"**{v:.1f}**" if v <= best * 1.0005 else f"{v:.1f}" for v, best in zip(found, lowest))]
@@ -200,20 +200,82 @@ def table(problem_name: str) -> str:
             ]
             lines += [f"Test perplexity on {title} (`seq128`), mean over the draws:", ""]
             lines += [markdown(["method", *(f"{n} removed" for n in depths)], body), ""]
-        body = [[name, f"{max(found[draw]['cpu_seconds'] for draw in draws):.0f}"] for name, found in by_method.items()]
+        if count == MANY:
+            lines += ["Layers removed:", "", layers(amount, depths), ""]
+    return "\n".join([*lines, "CPU seconds of a fit, the most of the draws; " + LEDGERS, "", costs(counts), ""])
+
+
+TEXTS = {"same": "the calibration's kind of text", "other": "another kind of text"}
+LEDGERS = (
+    "what a ledger supplied costs nothing (greedy follows the default; of a fit that was interrupted the last part "
+    "counts):"
+)
+
+
+@dataclass(frozen=True)
+class Amount:
+    """The fits on one number of sequences: rows by method, those of the draws that all methods have."""
+
+    draws: list[int]
+    methods: dict[str, list[dict[str, Any]]]
+
+
+def of_count(rows: list[dict[str, Any]], count: int) -> Amount:
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        if row["sequences"] == count:
+            found.setdefault(row["method"], {})[row["draw"]] = row
+    draws = sorted(set.intersection(*(set(of_method) for of_method in found.values())))
+    return Amount(draws, {name: [of_method[draw] for draw in draws] for name, of_method in found.items()})
+
+
+def perplexities(rows: list[dict[str, Any]], kind: str, depths: list[int]) -> np.ndarray:
+    return np.array([[row[kind][str(n)] for n in depths] for row in rows])
+
+
+def by_amount(rows: list[dict[str, Any]], counts: dict[int, Amount], depths: list[int]) -> list[str]:
+    """Test perplexity above that of the best set that any fit has found, by method and number of sequences."""
+    lines = []
+    for kind, title in TEXTS.items():
+        best = perplexities(rows, kind, depths).min(axis=0)
+        body = []
+        for name in dict.fromkeys(name for amount in counts.values() for name in amount.methods):
+            for count, amount in counts.items():
+                if name in amount.methods:
+                    excess = 100 * (perplexities(amount.methods[name], kind, depths) / best - 1)
+                    cells = [f"{mean:.1f} ({most:.1f})" for mean, most in zip(excess.mean(axis=0), excess.max(axis=0))]
+                    body.append([name, str(count), str(len(amount.draws)), *cells])
         lines += [
-            "CPU seconds of a fit, the most of the draws; what a ledger supplied costs nothing (greedy follows the "
-            "default; of a fit that was interrupted the last part counts):",
+            f"Test perplexity on {title} over that of the best set of any fit here, in %, mean over the draws (worst):",
+            "",
+            markdown(["method", "sequences", "draws", *(f"{n} removed" for n in depths)], body),
             "",
         ]
-        lines += [markdown(["method", "CPU s"], body), ""]
-        body = [
-            [name, str(draw), *(" ".join(map(str, found[draw]["sets"][str(n)])) for n in depths)]
-            for name, found in by_method.items()
-            for draw in draws
+    return lines
+
+
+def costs(counts: dict[int, Amount]) -> str:
+    names = dict.fromkeys(name for amount in counts.values() for name in amount.methods)
+    body = [
+        [
+            name,
+            *(
+                f"{max(row['cpu_seconds'] for row in amount.methods[name]):.0f}" if name in amount.methods else "-"
+                for amount in counts.values()
+            ),
         ]
-        lines += ["Layers removed:", "", markdown(["method", "draw", *map(str, depths)], body), ""]
-    return "\n".join(lines)
+        for name in names
+    ]
+    return markdown(["method", *(f"{count} sequences" for count in counts)], body)
+
+
+def layers(amount: Amount, depths: list[int]) -> str:
+    body = [
+        [name, str(row["draw"]), *(" ".join(map(str, row["sets"][str(n)])) for n in depths)]
+        for name, rows in amount.methods.items()
+        for row in rows
+    ]
+    return markdown(["method", "draw", *map(str, depths)], body)
 
 
 def main() -> None:
@@ -221,7 +283,7 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--model", default="smollm2", help="smollm2, gpt2, or a folder with a checkpoint")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--sequences", type=int, nargs="+", default=[128])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[MANY])
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
