@@ -1,7 +1,8 @@
 """Selection under compensation against compensation after selection: the same search, its game with and without.
 
     python -m benchmarks.compensation.selection run --model gpt2 --draws 0 1 2
-    python -m benchmarks.compensation.selection run --model smollm2 --draws 0 --sequences 64 --greedy
+    python -m benchmarks.compensation.selection run --model benchmarks/models/llama24 --draws 0
+    python -m benchmarks.compensation.selection run --model smollm2 --draws 0 --sequences 32 --greedy
     python -m benchmarks.compensation.selection table --write benchmarks/results/compensation_selection.md
 
 In the game under `Rescale` a skipped layer multiplies the hidden states by its ratio, so that a coalition is scored as
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     for draw in options.draws:
         calibration = problem.calibration(draw, options.sequences)
         for game, in_game in GAMES.items():
-            if (options.model, draw, game) in done:
+            if (problem.name, draw, game) in done:
                 continue
             deepest = max(problem.depths)
             greedy: dict[str, Any] = {"selector": Greedy(), "n_masks": greedy_masks(len(stack), deepest)}
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
                     max_remove=deepest,
                     random_state=0,
                     compensation=Rescale(in_game=in_game),
-                    ledger=CACHE / f"compensation_selection_{options.model}_{draw}_{in_game}.jsonl",
+                    ledger=CACHE / f"compensation_selection_{problem.name}_{draw}_{in_game}.jsonl",
                     **(greedy if options.greedy else {}),
                 ).fit(model, calibration)
                 seconds = time.process_time() - start
@@ -64,7 +65,7 @@ def run(options: argparse.Namespace) -> None:
                         for kind in ("same", "other"):
                             tested[f"{name}, {kind}, {n}"] = perplexity(small, getattr(problem, kind))
             row = {
-                "model": options.model,
+                "model": problem.name,
                 "draw": draw,
                 "game": game,
                 "sequences": options.sequences,
