@@ -1,4 +1,4 @@
-"""`benchmarks.real_model.compare` on other models than SmolLM2: any folder, and what is wrong with one, in a sentence."""
+"""`benchmarks.real_model.compare` on other models than SmolLM2: any folder; what is wrong with one is a sentence."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
+from layershap import LayerPruner
 from layershap.datasets import load_tiny_gpt2, tiny_random
 
 from .helpers.models import STORIES
@@ -61,6 +62,22 @@ def test_the_layers_of_a_model_that_sees_are_those_of_its_text_decoder(compare, 
     assert not hasattr(config, "num_hidden_layers")
     compare("run", folder, "--rows", "random 0", "--test-sequences", "1", "--questions", "0")
     assert "random 0: {1: [" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arch", "n_masks"), [("llama", 8_000), ("mamba", 10_000), ("rwkv", 12_000)])
+def test_the_papers_rows_have_the_settings_of_the_models_kind(compare, tmp_path, arch, n_masks):
+    from benchmarks.real_model.readme import ROWS
+    from benchmarks.real_model.rows import rows
+    from benchmarks.real_model.subject import Subject
+
+    folder = folder_with(tiny_random(arch, n_layers=10, vocab_size=4096, hidden_size=16), tmp_path / arch)
+    found = [row for row in rows(Subject.load(str(folder), 0, "cpu")) if row.name.startswith("the paper's recipe")]
+    recipe = LayerPruner.paper(model=arch)
+    assert [row.make().n_masks for row in found] == [2_000, n_masks]
+    assert repr(found[-1].make().sampler) == repr(recipe.sampler)
+    assert repr(found[-1].make().surrogate) == repr(recipe.surrogate)
+    assert found[-1].follows == found[0].key
+    assert {row.key for row in found} <= {*ROWS["the paper's recipe"]}
 
 
 def test_another_model_in_a_folder_of_the_same_name_is_refused(compare, tmp_path, capsys):

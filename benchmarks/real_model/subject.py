@@ -146,7 +146,6 @@ class Subject:
         task = multiple_choice(chosen, self.tokenizer, name=name, max_length=positions)
         return Measure(f"{name}, {len(chosen)} questions", task.calibration, task)
 
-
     def _fits(self, row: dict[str, Any], positions: int) -> bool:
         """Whether the model has positions for the question's longest choice: those of the bundled GPT-2 are few."""
         try:

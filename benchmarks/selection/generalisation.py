@@ -9,7 +9,8 @@ masks; the record then says so.
 
 Each draw takes other sequences of every second article of WikiText-2's raw test text (of a novel for the bundled
 GPT-2 and the trained models, `--model benchmarks/models/llama24`, which know no other text); test text is the articles
-between them and C4 (the rest of the novel, and two other novels). Every method reads the same sequences. A run that is interrupted goes on where it was: masked models are kept in ledgers, finished fits in
+between them and C4 (the rest of the novel, and two other novels). Every method reads the same sequences. A run that is
+interrupted goes on where it was: masked models are kept in ledgers, finished fits in
 `benchmarks/cache/generalisation_MODEL.jsonl`. Greedy elimination here drops candidates on a part of the text at 99.9%
 confidence, like the default: on all of the text its path is the same, at several times the price.
 """
