@@ -59,10 +59,12 @@ out.mkdir(parents=True, exist_ok=True)
 if arguments.fetch:
     fetch_smollm2(arguments.weights)
 if (arguments.weights / "config.json").exists():
+    name = arguments.weights.name
     model = AutoModelForCausalLM.from_pretrained(arguments.weights, dtype="auto").eval()
     tokenizer = AutoTokenizer.from_pretrained(arguments.weights)
 else:
     print(f"no weights in {arguments.weights} (--fetch gets them): the bundled GPT-2 serves")
+    name = "gpt2"
     model, tokenizer = load_tiny_gpt2()
 chats = tokenizer.chat_template is not None
 
@@ -111,12 +113,11 @@ evaluation = mixed_texts(
 # %%
 # One fit for every number of layers
 # ----------------------------------
-# The ledger keeps every evaluated mask: stopped, the fit goes on where it was.
+# The ledger keeps every evaluated mask: stopped, the fit goes on where it was. It belongs to one model and one text.
 n_layers = model.config.num_hidden_layers
 counts = sorted({max(1, round(n_layers * share)) for share in (0.1, 0.2, 0.3)})
-pruner = LayerPruner(
-    max_remove=counts[-1], n_masks=arguments.n_masks, ledger=out / "ledger.jsonl", random_state=0, verbose=1
-)
+ledger = out / f"{name}_{arguments.sequences}.jsonl"
+pruner = LayerPruner(max_remove=counts[-1], n_masks=arguments.n_masks, ledger=ledger, random_state=0, verbose=1)
 pruner.fit(model, calibration)
 print(f"\nveto players, without which the model is lost: {pruner.veto_players_.tolist()}")
 for n in counts:

@@ -168,7 +168,8 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         model : nn.Module
             The model to prune.
         n_removes : sequence of int, optional
-            Numbers of layers. By default half of `max_remove_`, and all of it; the whole model is timed in any case.
+            Numbers of layers. By default the middle one of those that can be removed, and the largest; the whole model
+            is timed in any case.
         batch_size, prompt_tokens, new_tokens
             As in `layershap.targets.MaxLatency`.
 
@@ -178,7 +179,8 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
             What was measured; it estimates other depths.
         """
         check_is_fitted(self)
-        counts = (-(-self.max_remove_ // 2), self.max_remove_) if n_removes is None else n_removes
+        known = self._known_counts()
+        counts = (known[(len(known) - 1) // 2], known[-1]) if n_removes is None else n_removes
         depths = sorted({0, *(check_n_remove(n, self.removable_, self.max_remove_) for n in counts if n != 0)})
         players = self._players_as_fitted(model)
         records = measure_removals(
@@ -197,9 +199,13 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
         with warnings.catch_warnings():
             # The user has not asked for a set yet.
             warnings.simplefilter("ignore", TiedSelectionWarning)
-            sets = [(), *(tuple(self.removed_layers(n_remove)) for n_remove in range(1, self.max_remove_ + 1))]
+            sets = [(), *(tuple(self.removed_layers(n_remove)) for n_remove in self._known_counts())]
         points = [RemovalPoint(len(s), s, tuple(names[layer] for layer in s), 0, 0) for s in sets]
         return RemovalCurve(tuple(points), player="sublayer" if isinstance(players, SublayerStack) else "layer")
+
+    def _known_counts(self) -> Sequence[int]:
+        """The numbers of layers for which there is a set, ascending: here all from 1 to `max_remove_`."""
+        return range(1, self.max_remove_ + 1)
 
     def _players_as_fitted(self, model: nn.Module) -> Players:
         players = self._players(model)

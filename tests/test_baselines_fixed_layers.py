@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.base import clone
 
-from layershap import compare, remove_layers
+from layershap import UnreachableTargetError, compare, remove_layers
 from layershap.baselines import FixedLayers, LastLayers
 from layershap.cli import main
 from layershap.datasets import load_published_sets, tiny_random
@@ -73,6 +73,7 @@ def test_it_is_an_estimator_like_the_others(gpt2):
         ({"chosen": {}}, ValueError, "at least one layer"),
         ({"chosen": range(12)}, ValueError, "leave at least one of the 12 layers"),
         ({"chosen": {2: [3]}}, ValueError, "n layers for each n, got 1 layers for 2"),
+        ({"chosen": {1: None}}, TypeError, "layer indices for each n, got None for 1"),
         ({"chosen": [3, 7], "protect": [7]}, ValueError, r"the 2 layers \[3, 7\] .* layer 7 is not: named in protect"),
         ({"chosen": {3, 7}, "n_remove": 1}, ValueError, r"holds sets of \[2\] layers, got n_remove=1"),
     ],
@@ -88,6 +89,18 @@ def test_a_number_without_a_set_is_refused(gpt2):
         fitted.removed_layers(3)
     with pytest.raises(ValueError, match="how many layers"):
         fitted.removed_layers()
+
+
+def test_a_target_is_met_by_the_smallest_set_that_was_given(gpt2):
+    model = gpt2[0]
+    fitted = FixedLayers({1: [5], 4: [3, 5, 7, 9]}).fit(model)
+    size = remove_layers(model, [3, 5]).num_parameters()
+    choice = fitted.choose_n_remove(model, f"parameters<={size}")
+    assert (choice.n_remove, choice.point.layers) == (4, (3, 5, 7, 9))
+    assert fitted.transform(model, target=f"parameters<={size}").num_parameters() == choice.reached < size
+    with pytest.raises(UnreachableTargetError, match=r"none of the 2 removals .* nearest is n_remove=4"):
+        fitted.transform(model, target="parameters<=1000")
+    assert fitted.measure_removal_speed(model, prompt_tokens=4, new_tokens=1).depths == (0, 1, 4)
 
 
 def test_a_layer_that_can_not_go_is_told_with_the_familys_rule():

@@ -103,7 +103,7 @@ def test_the_table_of_a_real_model_is_made_row_by_row_and_nothing_twice(real_mod
     chosen = ["--rows", "ShortGPT, 10 ", "SliceGPT", "random 0", "default, 128"]
     real_model("run", *chosen)
     records = {path: path.read_text() for path in tmp_path.glob("real_model_*.jsonl")}
-    assert len(records) == 4
+    assert len(records) == 5
     capsys.readouterr()
     real_model("run", *chosen)
     assert capsys.readouterr().out == ""

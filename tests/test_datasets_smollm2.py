@@ -144,6 +144,19 @@ def test_a_disk_that_is_nearly_full_is_told_before_the_download(registry, tmp_pa
     assert left(tmp_path) == {"registry"}
 
 
+def test_all_that_is_written_lies_on_the_disk_whose_space_is_looked_at(registry, tiny_gguf, tmp_path, monkeypatch):
+    """Also what pip unpacks, which else goes where temporary files go."""
+    run, places = subprocess.run, []
+
+    def watched(command, **options):
+        places.append(Path((options.get("env") or os.environ).get("TMPDIR", "")))
+        return run(command, **options)
+
+    monkeypatch.setattr(subprocess, "run", watched)
+    fetch_checkpoint(served(registry, tiny_gguf[0]), tmp_path / "made")
+    assert [place.parent for place in places] == [tmp_path]
+
+
 @pytest.mark.parametrize("call", ["copyfileobj", "rename"])
 def test_a_disk_that_fills_up_is_told(registry, tiny_gguf, tmp_path, monkeypatch, call):
     def full(*arguments, **options):

@@ -54,6 +54,8 @@ def test_a_published_model_becomes_smaller_and_still_answers(tmp_path):
     answers = re.findall(r"^(before|after): +(.+)$", output, flags=re.MULTILINE)
     assert [name for name, _ in answers] == ["before", "before", "after"]
     assert (tmp_path / "real_model.png").stat().st_size > 10_000
+    # Not in the way when SmolLM2, once fetched, is fitted with the same --out.
+    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["gpt2_8.jsonl"]
     assert (tmp_path / "minus_1" / "model.safetensors").exists()
 
 

@@ -231,6 +231,7 @@ class Refuses:
     [
         ({"surrogate": PairwiseRidge(alphas=(0,))}, ValueError, "alpha"),
         ({"surrogate": PairwiseRidge(alphas=())}, ValueError, "alphas must hold at least one"),
+        ({"surrogate": PaperMLP(decay_every=0)}, ValueError, "decay_every must be an int of at least 1, or None"),
         ({"surrogate": PaperMLP(batch_size=0)}, ValueError, "batch_size must be an int of at least 1, got 0"),
         ({"surrogate": BootstrapEnsemble(n_members=1)}, ValueError, "n_members must be an int of at least 2"),
         ({"surrogate": DecisionTreeClassifier()}, TypeError, "must be a regressor, got the classifier"),

@@ -23,18 +23,18 @@ def test_the_strata_are_the_authors_on_the_depth_of_their_model(model):
 
 
 @pytest.mark.parametrize(
-    ("model", "n_masks", "epochs", "n_marginals"),
+    ("model", "n_masks", "epochs", "decay_every", "n_marginals"),
     [
-        ("llama", 8_000, 300, 80_000),
-        ("mamba", 10_000, 300, 150_000),
-        ("rwkv", 12_000, 200, 80_000),
-        ("gptq", 8_000, 300, 80_000),
+        ("llama", 8_000, 300, 100, 80_000),
+        ("mamba", 10_000, 300, 100, 150_000),
+        ("rwkv", 12_000, 200, None, 80_000),
+        ("gptq", 8_000, 300, 100, 80_000),
     ],
 )
-def test_masks_epochs_and_marginals_are_the_scripts(model, n_masks, epochs, n_marginals):
+def test_masks_epochs_and_marginals_are_the_scripts(model, n_masks, epochs, decay_every, n_marginals):
     pruner = LayerPruner.paper(model=model)
     assert pruner.n_masks == n_masks
-    assert pruner.surrogate.get_params() == PaperMLP(epochs=epochs).get_params()
+    assert pruner.surrogate.get_params() == PaperMLP(epochs=epochs, decay_every=decay_every).get_params()
     assert pruner.values.n_marginals == n_marginals
     assert pruner.sampler.replace
     assert LayerPruner.paper(model=model, n_masks=7).n_masks == 7

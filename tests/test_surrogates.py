@@ -287,3 +287,25 @@ def test_paper_network_learns_is_seeded_and_survives_pickling():
     other = PaperMLP(batch_size=30, random_state=1).fit(masks, scores).predict(masks)
     assert not np.array_equal(other, predicted)
     assert [w.shape for w in model.weights_] == [(16, 8), (16,), (1, 16), (1,)]
+
+
+@pytest.mark.parametrize("decay_every", [100, 40, None])
+def test_paper_network_is_momentum_descent_whose_rate_falls_to_a_tenth_or_stays(decay_every):
+    masks = StratifiedSampler(replace=True).sample(8, 60, np.random.default_rng(0))
+    scores = 1 / (1 + (~masks) @ np.linspace(0.1, 2, 8))
+    settings = {"batch_size": 60, "random_state": 0}
+    initial = PaperMLP(epochs=1, learning_rate=1e-30, **settings).fit(masks, scores)
+    inputs_ML, targets_M = torch.from_numpy(masks).double(), torch.from_numpy(scores)
+    weights = [torch.from_numpy(w).double().requires_grad_() for w in initial.weights_]
+    speeds = [torch.zeros_like(w) for w in weights]
+    for epoch in range(130):
+        rate = 0.008 * 0.1 ** (epoch // decay_every if decay_every else 0)
+        hidden = torch.nn.functional.celu(inputs_ML @ weights[0].T + weights[1])
+        loss = ((torch.sigmoid(hidden @ weights[2].T + weights[3])[:, 0] - targets_M) ** 2).mean()
+        for weight, speed, slope in zip(weights, speeds, torch.autograd.grad(loss, weights), strict=True):
+            speed.mul_(0.9).add_(slope)
+            weight.data.sub_(rate * speed)
+    network = PaperMLP(epochs=130, decay_every=decay_every, **settings).fit(masks, scores)
+    for found, expected, before in zip(network.weights_, weights, initial.weights_, strict=True):
+        assert found == pytest.approx(expected.detach().numpy(), abs=1e-5)
+        assert abs(found - before).max() > 1e-3

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from benchmarks.real_model.subject import Limits, Subject, record_of
 from benchmarks.real_model.tables import tables
 from benchmarks.real_model.timing import time_models
 from benchmarks.records import append, read
+from benchmarks.selection.generalisation import name_of
+from layershap.fingerprint.weights import weights_digest
 
 TITLES = {"smollm2": "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", "gpt2": "the bundled GPT-2, 12 layers"}
 MARKERS = {"table": "tables", "readme": "real model"}
@@ -42,7 +45,8 @@ STAGE = 8
 def work(options: argparse.Namespace) -> None:
     """`run`, `fit`, `test` or `speed`."""
     subject = Subject.load(options.model, options.draw, options.device, options.n_remove)
-    check_depths(subject)
+    check_model(subject)
+    check_depths(subject, fits=options.action in ("run", "fit"))
     chosen = chosen_rows(subject, options)
     limits = Limits(None, None) if options.full else Limits(options.test_sequences, options.questions)
     measures = [] if options.action in ("fit", "speed") else subject.measures(limits)
@@ -57,19 +61,38 @@ def work(options: argparse.Namespace) -> None:
         time_models(subject)
 
 
-def check_depths(subject: Subject) -> None:
-    """Finished rows are never fitted again, so they must have the sets that are asked for."""
-    record = subject.record("fits")
-    finished = {int(n) for row in read(record) for n in row["sets"]}
-    if finished and not finished.issuperset(subject.depths):
+def check_model(subject: Subject) -> None:
+    """Records go by the folder's name, which another model's folder may have, too."""
+    record, weights = subject.record("model"), weights_digest(subject.model)
+    others = [row["weights"] for row in read(record) if row["weights"] != weights]
+    if others:
         raise SystemExit(
-            f"the finished rows in {record} are of {sorted(finished)} removed layers, asked for are "
-            f"{list(subject.depths)}; give the same --n-remove, or move the records and begin anew"
+            f"the records beside {record} are of another model with that name, whose weights have the SHA-256 "
+            f"{others[0]}, these have {weights}; rename the model's folder, or move the records"
         )
+    if not read(record):
+        append(record, {"weights": weights})
+
+
+def check_depths(subject: Subject, *, fits: bool) -> None:
+    """Finished rows are never fitted again, so all must have the sets that are asked for; new rows no fewer."""
+    depths, most = set(subject.depths), subject.n_layers - 1
+    if not all(0 < n <= most for n in depths):
+        raise SystemExit(f"--n-remove must lie in [1, {most}] for {subject.n_layers} layers, got {sorted(depths)}")
+    record = subject.record("fits")
+    for row in read(record):
+        finished = {int(n) for n in row["sets"]}
+        if finished and not (finished == depths if fits else finished.issuperset(depths)):
+            raise SystemExit(
+                f"the finished rows in {record} are of {sorted(finished)} removed layers, asked for are "
+                f"{sorted(depths)}; give the same --n-remove, or move the records and begin anew"
+            )
 
 
 def chosen_rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
     """All rows, or those whose key contains one of the given texts."""
+    if "chat" in options.calibrate_on and not subject.tokenizer.chat_template:
+        raise SystemExit("--calibrate-on chat needs a model that chats; this one's tokenizer has no chat template")
     every = [*rows(subject), *on_other_text(subject, options.calibrate_on)]
     named = {found["key"] for found in read(subject.record("rows"))}
     for key in dict.fromkeys(row.key for row in every if row.key not in named):
@@ -84,7 +107,7 @@ def chosen_rows(subject: Subject, options: argparse.Namespace) -> list[Row]:
 
 def printed(options: argparse.Namespace) -> str:
     """`table` or `readme`: what the records hold, and which rows of the whole they lack."""
-    name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
+    name = name_of(options.model)
     fits, tests, speed = (read(record_of(name, options.draw, kind)) for kind in ("fits", "tests", "speed"))
     if not fits:
         raise SystemExit(f"nothing was run for {name} yet")
@@ -110,19 +133,30 @@ def most_tested(tests: list[dict[str, Any]]) -> list[str]:
     return list(best.values())
 
 
+def at_least(least: int) -> Callable[[str], int]:
+    """A number of that size, for the command line."""
+
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an int of at least {least}, got {text!r}")
+        return int(text)
+
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("action", choices=["run", "fit", "test", "speed", *MARKERS])
     parser.add_argument("--model", default="smollm2", help="smollm2, gpt2, or a folder with a checkpoint")
     parser.add_argument("--rows", nargs="+", help="only rows whose names contain one of these texts")
     parser.add_argument("--n-remove", type=int, nargs="+", help="default: a tenth, two, three, four tenths of all")
-    parser.add_argument("--draw", type=int, default=0, help="which sequences are calibrated on")
-    parser.add_argument("--test-sequences", type=int, default=128)
-    parser.add_argument("--questions", type=int, default=100)
+    parser.add_argument("--draw", type=at_least(0), default=0, help="which sequences are calibrated on")
+    parser.add_argument("--test-sequences", type=at_least(1), default=128)
+    parser.add_argument("--questions", type=at_least(0), default=100)
     parser.add_argument("--full", action="store_true", help="test on whole texts and all questions")
     parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat", "tokenised"])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--write", type=Path, help="a page; between its markers, as <!-- tables: begin -->")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

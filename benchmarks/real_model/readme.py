@@ -13,6 +13,7 @@ from benchmarks.real_model.rows import (
     DEFAULT_MANY,
     DEFAULT_REFIT,
     FEW,
+    FEWER_MASKS,
     MANY,
     RACED_SLEB,
     SLEB_REFIT,
@@ -20,6 +21,7 @@ from benchmarks.real_model.rows import (
     paper_name,
 )
 from benchmarks.real_model.tables import bold, lowest, number, removed
+from layershap.fitting.recipes import PAPER_RECIPES
 
 ROWS = {
     DEFAULT_MANY: (DEFAULT_MANY,),
@@ -28,7 +30,10 @@ ROWS = {
     "Taylor, ends protected": (key_of("Taylor, ends protected", MANY),),
     "ShortGPT": (key_of("ShortGPT", MANY),),
     "angular distance": (key_of("angular distance", MANY),),
-    "the paper's recipe": (key_of(paper_name(8000), FEW), key_of(paper_name(2000), FEW)),
+    "the paper's recipe": tuple(
+        key_of(paper_name(count), FEW)
+        for count in sorted({FEWER_MASKS, *(recipe.n_masks for recipe in PAPER_RECIPES.values())}, reverse=True)
+    ),
     "SliceGPT": (key_of("SliceGPT (width, as many parameters)", MANY),),
     RANDOM: (RANDOM,),
     DEFAULT_REFIT: (DEFAULT_REFIT,),

@@ -14,9 +14,12 @@ from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Subject
 from benchmarks.selection.methods import greedy_pruner
 from layershap import LayerPruner
 from layershap.baselines import SLEB, AngularDistance, RandomLayers, ShortenedLlama, ShortGPT, SliceGPT
+from layershap.fitting.recipes import PAPER_RECIPES
 
 FEW, MANY = 10, 128
 """Calibration sequences: the paper's number, and the default's."""
+FEWER_MASKS = 2000
+"""The paper's recipe at a part of its price, beside its own number of masks."""
 N_RANDOM = 5
 _SWEEP_BYTES = 2**29
 """Hidden states at once on a CPU while the paper's masks are evaluated: masks reach the ledger sweep by sweep."""
@@ -94,8 +97,8 @@ def rows(subject: Subject) -> list[Row]:
     found += [_one_shot(subject, MANY, ends=False), _one_shot(subject, MANY, ends=True)]
     found += [_default(subject, deepest, MANY), *_raced(subject, deepest, MANY), *_compensated(subject)]
     found += [Row(f"random {seed}", 0, partial(RandomLayers, random_state=seed)) for seed in range(N_RANDOM)]
-    found += [_paper(subject, 2000, ""), Row(BLIND_SLEB, MANY, _sleb(subject, deepest, MANY))]
-    found.append(_paper(subject, 8000, key_of(paper_name(2000), FEW)))
+    found += [_paper(subject, FEWER_MASKS, ""), Row(BLIND_SLEB, MANY, _sleb(subject, deepest, MANY))]
+    found.append(_paper(subject, PAPER_RECIPES[_recipe(subject)].n_masks, key_of(paper_name(FEWER_MASKS), FEW)))
     # Six layers at the ends are protected: of so few none is left.
     return [row for row in found if subject.n_layers > 7 or "ends protected" not in row.name]
 
@@ -109,6 +112,12 @@ def on_other_text(subject: Subject, texts: list[str]) -> list[Row]:
 def shared_ledger(subject: Subject, count: int) -> Path:
     """That of `benchmarks.selection.generalisation`, whose draws and default these are."""
     return CACHE / f"generalisation_{subject.problem.name}_{subject.draw}_{count}.jsonl"
+
+
+def _recipe(subject: Subject) -> str:
+    """Which of the authors' recipes: that of the model's kind."""
+    kind = str(getattr(subject.model.config, "model_type", ""))
+    return kind if kind in ("mamba", "rwkv") else "llama"
 
 
 def paper_name(n_masks: int) -> str:
@@ -165,9 +174,7 @@ def _paper(subject: Subject, n_masks: int, follows: str) -> Row:
     """Its draws are the first of those of any larger number, which so continues the smaller one's ledger."""
 
     def make() -> LayerPruner:
-        kind = str(getattr(subject.model.config, "model_type", ""))
-        recipe = kind if kind in ("mamba", "rwkv") else "llama"
-        ledger = subject.ledger("paper")
+        recipe, ledger = _recipe(subject), subject.ledger("paper")
         pruner = LayerPruner.paper(model=recipe, n_masks=n_masks, random_state=0, ledger=ledger)
         on_cpu = next(subject.model.parameters()).device.type == "cpu"
         return pruner.set_params(memory_budget=_SWEEP_BYTES) if on_cpu else pruner

@@ -16,6 +16,7 @@ from benchmarks.common import CACHE, DATA, LENGTH, evenly, packed, wikitext_arti
 from benchmarks.selection.generalisation import Problem, loaded, problem_with
 from layershap import PERPLEXITY_PROTOCOLS, Calibration
 from layershap.datasets import load_calibration_text, load_evaluation_text
+from layershap.model.io import maximum_length, text_config
 from layershap.tasks import Task, multiple_choice
 
 TASKS = ("piqa", "arc_easy", "copa", "winogrande", "openbookqa", "hellaswag")
@@ -71,7 +72,7 @@ class Subject:
 
     @property
     def n_layers(self) -> int:
-        return int(self.model.config.num_hidden_layers)
+        return int(text_config(self.model.config).num_hidden_layers)
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -102,7 +103,9 @@ class Subject:
         }
 
     def record(self, kind: str) -> Path:
-        """The file of finished rows of one kind: 'rows' (their names), 'fits', 'tests' or 'speed'."""
+        """The file of finished rows of one kind: 'model' (what they are of), 'rows' (their names), 'fits', 'tests' or
+        'speed'.
+        """
         return record_of(self.problem.name, self.draw, kind)
 
     def ledger(self, name: str) -> Path:
@@ -110,7 +113,7 @@ class Subject:
 
     def measures(self, limits: Limits) -> list[Measure]:
         """What the choices are tested on, the most telling first."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or 2048
+        positions = maximum_length(self.model) or 2048
 
         def tested() -> str:
             return "".join(wikitext_articles()[1])
@@ -139,8 +142,17 @@ class Subject:
     def _of_task(self, name: str, count: int | None, positions: int) -> Measure:
         rows = questions(name)
         chosen = [rows[index] for index in evenly(len(rows), count)]
+        chosen = [row for row in chosen if self._fits(row, positions)]
         task = multiple_choice(chosen, self.tokenizer, name=name, max_length=positions)
         return Measure(f"{name}, {len(chosen)} questions", task.calibration, task)
+
+    def _fits(self, row: dict[str, Any], positions: int) -> bool:
+        """Whether the model has positions for the question's longest choice: those of the bundled GPT-2 are few."""
+        try:
+            multiple_choice([row], self.tokenizer, max_length=positions)
+        except ValueError:
+            return False
+        return True
 
 
 def record_of(name: str, draw: int, kind: str) -> Path:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -47,6 +48,7 @@ from benchmarks.selection.methods import greedy_pruner
 from layershap import Calibration, LayerGame, LayerPruner
 from layershap.baselines import AngularDistance, ShortenedLlama, ShortGPT
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
+from layershap.model.io import text_config
 from layershap.ranks.launched import is_first_rank
 from layershap.ranks.together import Ranks
 
@@ -56,6 +58,8 @@ MANY = 128
 """The default's number of sequences."""
 TESTED = 128
 """Sequences that a choice is tested on, at even distances in each of the two texts."""
+NAMED = ("smollm2", "gpt2")
+"""Models that need no folder."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +87,38 @@ def of_wikitext(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
     stream, same = (sequences(articles, tokenizer, None) for articles in wikitext_articles())
     other = sequences(packed("c4-sample"), tokenizer, None)
     same, other = (text.take(torch.tensor(evenly(text.n_sequences, TESTED))) for text in (same, other))
-    n_layers = model.config.num_hidden_layers
+    n_layers = text_config(model.config).num_hidden_layers
     depths = tuple(sorted({max(1, round(n_layers * share)) for share in (0.1, 0.2, 0.3, 0.4)}))
     return Problem(name, title, model, stream, same, other, depths)
 
 
+def name_of(model: str) -> str:
+    """What records and ledgers call a model: as it is named, or as its folder is, unless a named one is called so."""
+    if model in NAMED:
+        return model
+    folder = Path(os.path.abspath(model))
+    return f"{folder.parent.name}_{folder.name}" if folder.name in NAMED else folder.name
+
+
 def loaded(model: str) -> tuple[str, str, Any, Any]:
     """Name, title, model and tokenizer of `smollm2`, `gpt2`, or a folder with a checkpoint."""
+    name = name_of(model)
     if model == "gpt2":
-        return "gpt2", "GPT-2, 12 layers (bundled)", *load_tiny_gpt2()
-    if model == "smollm2":
-        title = "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16"
-        return "smollm2", title, *load_smollm2(MODELS / "smollm2")
-    folder = Path(model)
-    found = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    return folder.name, folder.name, found, AutoTokenizer.from_pretrained(folder)
+        return name, "GPT-2, 12 layers (bundled)", *load_tiny_gpt2()
+    try:
+        if model == "smollm2":
+            title = "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16"
+            return name, title, *load_smollm2(MODELS / "smollm2")
+        found = AutoModelForCausalLM.from_pretrained(Path(model), dtype="auto").eval()
+        return name, name, found, AutoTokenizer.from_pretrained(Path(model))
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if model not in NAMED and not Path(model).exists():
+            reason = f"there is no such folder, nor a model of that name on the hub ({reason})"
+        raise SystemExit(
+            f"the model must be {', '.join(NAMED)} or a folder with a checkpoint and its tokenizer; {model!r} can't be "
+            f"loaded: {reason}"
+        ) from error
 
 
 def problem_with(name: str, title: str, model: Any, tokenizer: Any) -> Problem:
@@ -292,8 +313,7 @@ def main() -> None:
     if options.action == "run":
         run(problem_of(options.model), options.draws, options.sequences, options.methods)
         return
-    name = options.model if options.model in ("smollm2", "gpt2") else Path(options.model).name
-    text = f"{provenance()}\n\n{table(name)}"
+    text = f"{provenance()}\n\n{table(name_of(options.model))}"
     print_or_write(text, options.write)
 
 

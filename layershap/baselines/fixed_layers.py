@@ -114,6 +114,9 @@ class FixedLayers(DepthPruner):
             self._select(wanted)
         return Outcome(max_remove=max(self.sets_))
 
+    def _known_counts(self) -> list[int]:
+        return sorted(self.sets_)
+
     def _select(self, n_remove: int) -> tuple[int, ...]:
         if n_remove not in self.sets_:
             raise ValueError(
@@ -128,6 +131,8 @@ def _sets(chosen: Any, n_layers: int) -> dict[int, tuple[int, ...]]:
     if isinstance(chosen, Mapping):
         sets = {}
         for n, layers in chosen.items():
+            if not isinstance(layers, Iterable):
+                raise TypeError(f"a mapping must give layer indices for each n, got {layers!r} for {n!r}")
             found = _checked(layers, n_layers)
             if not is_int(n) or len(found) != n:
                 raise ValueError(f"a mapping must give n layers for each n, got {len(found)} layers for {n!r}")

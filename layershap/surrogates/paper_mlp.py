@@ -26,11 +26,14 @@ class PaperMLP(RegressorMixin, BaseEstimator):
     Parameters
     ----------
     epochs : int, default=300
-        Number of passes over the masks; the learning rate falls to a tenth every 100 passes.
+        Number of passes over the masks.
     batch_size : int, default=300
         Number of masks per step.
     learning_rate : float, default=0.008
         Initial learning rate, with momentum 0.9.
+    decay_every : int or None, default=100
+        Number of passes after which the learning rate falls to a tenth, again and again; None keeps it, as the authors'
+        script for RWKV does.
     random_state : int, RandomState or None, default=None
         Seed of the initial weights and of the order of the masks. `LayerPruner` seeds it if it is None.
 
@@ -45,17 +48,26 @@ class PaperMLP(RegressorMixin, BaseEstimator):
     """
 
     def __init__(
-        self, *, epochs: int = 300, batch_size: int = 300, learning_rate: float = 0.008, random_state: Any = None
+        self,
+        *,
+        epochs: int = 300,
+        batch_size: int = 300,
+        learning_rate: float = 0.008,
+        decay_every: int | None = 100,
+        random_state: Any = None,
     ) -> None:
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.decay_every = decay_every
         self.random_state = random_state
 
     def fit(self, masks: MaskArray, scores: FloatArray) -> PaperMLP:
         """Fit on masks [M, L] and scores [M]."""
         for name in ("epochs", "batch_size"):
             check_int(f"PaperMLP's {name}", getattr(self, name), 1)
+        if self.decay_every is not None:
+            check_int("PaperMLP's decay_every", self.decay_every, 1, other="None")
         rate: Any = self.learning_rate
         if not isinstance(rate, Real) or not 0 < float(rate) < float("inf"):
             raise ValueError(f"PaperMLP's learning_rate must be a positive number, got {rate!r}")
@@ -73,7 +85,8 @@ class PaperMLP(RegressorMixin, BaseEstimator):
             torch.manual_seed(seed)
             network = self._network(n_layers)
         optimizer = torch.optim.SGD(network.parameters(), lr=self.learning_rate, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=100, gamma=0.1)
+        never = self.epochs + 1
+        schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=self.decay_every or never, gamma=0.1)
         for _ in range(self.epochs):
             for batch in torch.randperm(n_masks, generator=generator).split(self.batch_size):
                 optimizer.zero_grad()
