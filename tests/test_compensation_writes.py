@@ -139,6 +139,19 @@ def test_rescale_never_raises_the_held_out_loss(gpt2, text):
     assert record.changes
 
 
+def test_rescale_in_half_precision_never_raises_the_held_out_loss_either(gpt2):
+    """Folded weights are rounded: without layers 4 and 5 that costs more than the factor gains."""
+    model = load_tiny_gpt2()[0].to(torch.bfloat16)
+    few = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=24)
+    for removed in ([1], [4, 5]):
+        rescaled = compensated(model, Rescale(), few, removed)
+        record = compensation_record(rescaled)
+        held_out = split(few, 0.25)[1]
+        assert record.loss_after == pytest.approx(loss(rescaled, held_out), rel=1e-5)
+        assert record.loss_after <= record.loss_before
+        assert bool(record.changes) == (record.loss_after < record.loss_before)
+
+
 def test_a_game_under_rescale_scores_rescaled_models(gpt2, text):
     """Fused, plain, and a model whose states are multiplied by hand at the gap, all the same."""
     model = gpt2[0]

@@ -139,28 +139,36 @@ class Rescale(BaseEstimator):
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
             if used:
-                with kept_if_it_fails(stack, measured.scalings):
+                with kept_if_it_fails(stack, measured.scalings) as put_back:
                     fold(pruned, stack, used, measured.scalings)
                     folded = held_out.loss(0, held_out.start())
                     _check_loss(pruned, folded, loss)
-                loss, changes[-1] = folded, replace(changes[-1], loss=folded)
+                    if folded < before:
+                        loss, changes[-1] = folded, replace(changes[-1], loss=folded)
+                    else:  # in half precision the rounding of the weights can cost more than the factors gain
+                        put_back()
+                        loss, changes = before, []
         return measured.text.record(self, measured.removed, changes, (before, loss))
 
 
 @contextmanager
-def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[None]:
-    """Give the weights that are scaled inside their old values back, should anything be raised."""
+def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[Callable[[], None]]:
+    """Give the weights that are scaled inside their old values back, should anything be raised; or when called."""
     old = {
         parameter: parameter.detach().clone()
         for place, found in scalings.items()
         for scaling in found
         for parameter in scaling.parameters_of(stack.layers[place])
     }
-    try:
-        yield
-    except BaseException:
+
+    def put_back() -> None:
         for parameter, value in old.items():
             parameter.copy_(value)
+
+    try:
+        yield put_back
+    except BaseException:
+        put_back()
         raise
 
 
