@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet
-from layershap.compensation.linear import LinearLayer
+from layershap.compensation.linear import LinearLayer, given_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder, first_served, linear_write
@@ -189,7 +189,7 @@ class LinearRefit(BaseEstimator):
             What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
-        with quiet(pruned):
+        with quiet(pruned), given_back_if_it_fails() as keep:
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
             states, held = fitted.start(), held_out.start()
@@ -197,6 +197,7 @@ class LinearRefit(BaseEstimator):
             for place in range(len(stack)):
                 for refit in (refit for refit in measured.refits if refit.place == place):
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
+                    keep(linear)
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
                     strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
                     if strength is not None:
@@ -214,19 +215,15 @@ class LinearRefit(BaseEstimator):
         base = linear.snapshot()
         best: tuple[float | None, float, Tensor | None] = (None, loss, None)
         previous = float("inf")
-        try:
-            for ridge in sorted(self.ridges, reverse=True):
-                change_DF = regression.change(ridge).float()
-                linear.set(base, change_DF)
-                found = loss_of()
-                if found < best[1]:
-                    best = (ridge, found, change_DF)
-                if found > previous:
-                    break
-                previous = found
-        except BaseException:
-            linear.set(base)
-            raise
+        for ridge in sorted(self.ridges, reverse=True):
+            change_DF = regression.change(ridge).float()
+            linear.set(base, change_DF)
+            found = loss_of()
+            if found < best[1]:
+                best = (ridge, found, change_DF)
+            if found > previous:
+                break
+            previous = found
         linear.set(base, best[2])
         return best[0], best[1]
 
