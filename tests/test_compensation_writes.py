@@ -60,6 +60,17 @@ def test_writes_of_other_families(model_type, names):
     assert [multiplier for _, multiplier in found] == [1.0] * len(names)
 
 
+@pytest.mark.parametrize("model_type", ["glm4", "bloom", "recurrent_gemma", "llama"])
+def test_half_precision_finds_the_same_writes(model_type):
+    """A thousandth of a norm's output in the roundings is no write."""
+    model = build(model_type)
+    layers = range(len(find_layers(model)))
+    expected = [[name for name, _ in writes(model, layer)] for layer in layers]
+    half = model.to(torch.bfloat16)
+    assert [[name for name, _ in writes(half, layer)] for layer in layers] == expected
+    remove_layers(half, [2], check=False, compensation=Rescale(), calibration=random_text(half))
+
+
 def test_a_residual_multiplier_is_measured():
     model = build("granite")
     multiplier = model.config.residual_multiplier

@@ -83,7 +83,13 @@ class Rescale(BaseEstimator):
         """
         split(calibration, self.held_out)
         with quiet(model):
-            first_served(range(len(stack)), WriteFinder(model, stack).scalings)
+            finder = WriteFinder(model, stack)
+
+            def serve(layer: int) -> tuple[Scaling, ...]:
+                finder.check_head(layer)
+                return finder.scalings(layer)
+
+            first_served(range(len(stack)), serve)
 
     def measure(self, removal: Removal) -> _Measured:
         """Measure how much each gap scales the stream, and find what writes to it afterwards.
@@ -106,6 +112,7 @@ class Rescale(BaseEstimator):
             finder = WriteFinder(removal.model, removal.stack)  # refuses layers that can't be run one by one
             if gaps:
                 scalings = {place: finder.scalings(kept[place]) for place in range(min(gaps), len(kept))}
+                finder.check_head(kept[-1])
         scales_L = layer_scales(removal.model, removal.stack, text.fitted)
         factors = {place: float(scales_L[list(gap.layers)].prod()) for place, gap in gaps.items()}
         return _Measured(removal.removed, kept, text, factors, scalings)
@@ -131,7 +138,7 @@ class Rescale(BaseEstimator):
         changes: list[WeightChange] = []
         with quiet(pruned):
             held_out = Layerwise(pruned, stack, measured.text.held_out)
-            loss = before = held_out.loss(0, held_out.start())
+            loss = before = held_out.loss_before()
             for place, factor in sorted(measured.factors.items()):
                 with multiplied(stack, {**used, place: factor}):
                     found = held_out.loss(0, held_out.start())
