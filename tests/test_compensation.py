@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import accumulate
+
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from layershap import Calibration, remove_layers
+from layershap import Calibration, find_layers, remove_layers
 from layershap.compensation import (
     Gap,
     LinearRefit,
+    Removal,
     ReplaceMe,
     Rescale,
     compensation_record,
@@ -22,7 +27,7 @@ from layershap.compensation.regression import StreamedRidge
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.testing import CompensationContract
 
-from .helpers.compensation import compensated, loss
+from .helpers.compensation import compensated, loss, random_text
 from .helpers.surgery import state
 
 
@@ -31,9 +36,17 @@ def text(gpt2):
     return Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=48)
 
 
+TINY = {"num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 64}
+
+
 class TestRescale(CompensationContract):
     def make(self):
         return Rescale()
+
+
+class TestRescaleInGames(CompensationContract):
+    def make(self):
+        return Rescale(in_game=True)
 
 
 @pytest.mark.filterwarnings("ignore::layershap.exceptions.CalibrationWarning")
@@ -166,11 +179,47 @@ def test_a_7b_model_is_refitted_within_24_gigabytes():
     assert found.device > found.weights + 20 * 11008**2  # the Gram matrix in float32, and twice in float64
 
 
-def test_the_memory_told_is_what_is_held(gpt2, text):
-    """The regression's own tensors, counted."""
-    model = gpt2[0]
-    ridge = StreamedRidge(640, 160, torch.device("cpu"))
+def peak_bytes(work):
+    """Most bytes that torch held at once for a piece of work, on the CPU."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    events = profiled.profiler.kineto_results.events()
+    return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+def test_the_memory_told_of_a_regression_is_what_it_takes():
+    """Its sums, and what a solution takes beside them."""
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**TINY, hidden_size=400, intermediate_size=1200))
+    ridge = StreamedRidge(1200, 400, torch.device("cpu"))
+    ridge.add(torch.randn(2000, 1200), torch.randn(2000, 400), torch.ones(2000))
     held = sum(tensor.numel() * tensor.element_size() for tensor in vars(ridge).values() if isinstance(tensor, Tensor))
-    told = refit_memory(model, [6, 7], text.ids_ST.numel())
-    assert told.regression > held
-    assert told.targets == text.ids_ST.numel() * 160 * 4
+    told = refit_memory(model, [2], 2000).regression
+    assert 0.8 * told < held + peak_bytes(lambda: ridge.change(0.1)) <= told
+
+
+def test_the_memory_told_knows_shared_keys_and_values():
+    """Llama 3's keys are narrower than the stream that its layers write to."""
+    shape = {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(**{**TINY, **shape})).to(torch.bfloat16)
+    told = refit_memory(model, [2, 4], 1000)
+    assert told.targets == 2 * 1000 * 4096 * 2
+    assert told.states == 3 * 1000 * 4096 * 2
+    assert told.regression == 20 * 14336**2 + 28 * 14336 * 4096
+
+
+def test_the_memory_told_of_the_states_is_what_they_take():
+    """What a refit takes more on twice the tokens."""
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**TINY, hidden_size=128, intermediate_size=64)).eval()
+    taken = []
+    for n_sequences in (200, 400):
+        text = random_text(model, n_sequences)
+        refit = LinearRefit(ridges=(1.0, 0.1))
+        measured = refit.measure(Removal(model, find_layers(model), (2, 4), text))
+        small = remove_layers(model, [2, 4], check=False)
+        taken.append(peak_bytes(partial(refit.apply, small, find_layers(small), measured)))
+    told = [refit_memory(model, [2, 4], n * 24) for n in (200, 400)]
+    assert told[1].states - told[0].states == pytest.approx(taken[1] - taken[0], rel=0.1)
+    assert told[1].targets == 2 * 400 * 24 * 128 * 4

@@ -18,6 +18,7 @@ from layershap import Calibration, LayerPruner, compare, remove_layers
 from layershap.baselines import LastLayers, ShortGPT
 from layershap.compensation import (
     LinearRefit,
+    ReplaceMe,
     Rescale,
     compensation_of,
     compensation_record,
@@ -134,19 +135,32 @@ def test_a_compensation_that_changes_nothing_is_none(gpt2, text):
     assert compensation_record(compensated(small, Rescale(), text, [2])).method == "Rescale"
 
 
-def test_an_interrupted_refit_leaves_the_pruned_model(gpt2, text):
+@pytest.mark.parametrize(
+    ("compensation", "removed"),
+    [(LinearRefit(ridges=(1.0,)), REMOVED), (ReplaceMe(ridge=0.1), REMOVED), (Rescale(), [1, 2, 3, 4])],
+)
+def test_an_interruption_leaves_the_pruned_model(gpt2, text, compensation, removed):
+    """Ctrl-C once some weights are changed: those of a half compensated model would be no one's."""
+    expected = state(remove_layers(gpt2[0], removed, check=False))
     model = load_tiny_gpt2()[0]
-    expected = state(remove_layers(model, REMOVED))
+    changed = []
 
-    class Interrupted(LinearRefit):
-        def _strength(self, linear, regression, loss_of, loss):
-            def stop():
-                raise KeyboardInterrupt
+    def stop(module, args, output):
+        # The head runs once for each loss on held-out text.
+        changed.append({name for name, value in model.state_dict().items() if not torch.equal(value, expected[name])})
+        if len(changed[-1]) > 2:  # more than a weight and a bias: a second layer's
+            raise KeyboardInterrupt
 
-            return super()._strength(linear, regression, stop, loss)
+    measured = compensation.measure
 
+    def measure(removal):
+        found = measured(removal)
+        model.transformer.ln_f.register_forward_hook(stop)
+        return found
+
+    compensation.measure = measure
     with pytest.raises(KeyboardInterrupt):
-        remove_layers(model, REMOVED, copy=False, compensation=Interrupted(ridges=(1.0,)), calibration=text)
+        remove_layers(model, removed, copy=False, check=False, compensation=compensation, calibration=text)
     assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
 
 

@@ -8,11 +8,20 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
-from layershap import Calibration, LayerPruner, compare, remove_layers
+from layershap import Calibration, LayerPruner, compare, find_layers, remove_layers
 from layershap.baselines import LastLayers, ShortGPT
-from layershap.compensation import LinearRefit, ReplaceMe, Rescale
+from layershap.calibration import IGNORE
+from layershap.compensation import (
+    LinearRefit,
+    Removal,
+    ReplaceMe,
+    Rescale,
+    compensation_of,
+    compensation_record,
+    layer_scales,
+)
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 
@@ -157,3 +166,106 @@ def test_a_skeletons_cost_is_estimated_and_nothing_more(text, compensation):
     assert pruner.estimate_cost(skeleton, text).layer_runs > 0
     with pytest.raises(UnsupportedModelError, match="its layers can be inspected and their cost be estimated"):
         pruner.fit(skeleton, text)
+
+
+def small_llama(**settings):
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 6, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(**shape, vocab_size=100, initializer_range=0.2, **settings)).eval()
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(ridges=(1.0,)), ReplaceMe()])
+@pytest.mark.parametrize("broken", ["kept", "removed", "embedding"])
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.CalibrationWarning")
+def test_states_that_are_no_numbers(compensation, broken):
+    """In a layer that stays, in one that goes, and in the embedding of one token that the text has."""
+    model = small_llama()
+    text = random_text(model)
+    with torch.no_grad():
+        if broken == "embedding":
+            model.model.embed_tokens.weight[text.ids_ST[0, 3]] = float("inf")
+        else:
+            model.model.layers[3 if broken == "removed" else 4].mlp.down_proj.weight[0, 0] = float("nan")
+    with pytest.raises(UnsupportedModelError, match=r"must be (finite|a number)"):
+        remove_layers(model, [3], compensation=compensation, calibration=text)
+
+
+def test_a_layer_that_overflows_in_the_pruned_model_only_is_left_alone(gpt2, text):
+    """One sequence of those fitted to: the held-out loss is a number all the same."""
+    ids = text.ids_ST.clone()
+    token = int(torch.bincount(ids.flatten(), minlength=1).argmin())
+    ids[0, 5] = token
+    assert int((ids == token).sum()) == 1
+    model = load_tiny_gpt2()[0]
+    refit = LinearRefit(ridges=(1.0,))
+    stack = find_layers(model)
+    measured = refit.measure(Removal(model, stack, (3, 6), Calibration(ids, ids.clone())))
+    small = remove_layers(model, [3, 6], check=False)
+    with torch.no_grad():
+        small.transformer.wte.weight[token] = float("inf")
+        small.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    record = refit.apply(small, find_layers(small), measured)
+    assert record.notes == tuple(f"layer {n} is left alone: the pruned model overflows there" for n in (2, 5))
+    assert not record.changes
+
+
+def test_scales_of_a_game_that_are_no_numbers(gpt2, text):
+    model = load_tiny_gpt2()[0]
+    with torch.no_grad():
+        model.transformer.h[3].mlp.c_proj.bias[0] = float("nan")
+    with pytest.raises(UnsupportedModelError, match="before layer 4 must be finite and not all 0"):
+        layer_scales(model, find_layers(model), text)
+
+
+@pytest.mark.parametrize("scales", [np.ones(3), np.full(12, np.nan), "one", [None] * 12])
+def test_scales_of_a_game_that_a_plug_in_gets_wrong(gpt2, text, scales):
+    class Scaled(Rescale):
+        def skip_scales(self, model, stack, calibration):
+            return scales
+
+    with pytest.raises(ValueError, match="must return one finite number for each of the 12 layers"):
+        LayerPruner(compensation=Scaled(), n_masks=40, max_remove=1).fit(gpt2[0], text)
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(ridges=(1.0,)), ReplaceMe()])
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.CalibrationWarning")
+def test_sequences_of_which_no_token_counts_are_in_neither_part(gpt2, text, compensation):
+    """Those that lie where sequences are held out too."""
+    labels = text.labels_ST[:8].clone()
+    labels[[1, 2, 5]] = IGNORE
+    found = remove_layers(
+        gpt2[0], [3], check=False, compensation=compensation, calibration=Calibration(text.ids_ST[:8], labels)
+    )
+    record = compensation_record(found)
+    assert (record.n_tokens, record.n_held_out) == (4 * 64, 64)
+    labels[1:] = IGNORE
+    one = Calibration(text.ids_ST[:8], labels)
+    refused_early(gpt2[0], one, compensation, ValueError, "needs two at least; got 1")
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(), ReplaceMe()])
+def test_a_skeleton_is_pruned_without_a_compensation_only(text, compensation):
+    with torch.device("meta"):
+        skeleton = GPT2LMHeadModel(GPT2Config(n_embd=32, n_head=2, n_layer=4))
+    with pytest.raises(UnsupportedModelError, match="no compensation can be measured on it"):
+        remove_layers(skeleton, [1], check=False, compensation=compensation, calibration=text)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_head_without_a_norm(dtype):
+    """OPT without its last norm, as some of its first checkpoints are: logits would shrink with the stream."""
+    torch.manual_seed(0)
+    shape = {"num_hidden_layers": 4, "hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "vocab_size": 100}
+    model = OPTForCausalLM(OPTConfig(**shape, word_embed_proj_dim=32, _remove_final_layer_norm=True)).eval().to(dtype)
+    refused_early(model, random_text(model), Rescale(), UnsupportedModelError, "the head .* without a norm")
+    with pytest.raises(UnsupportedModelError, match=r"the head .* without a norm"):
+        remove_layers(model, [1], check=False, compensation=Rescale(), calibration=random_text(model))
+
+
+@pytest.mark.parametrize("stored", [{"method": "Later", "changes": [{"unknown": 1}]}, {"method": "Later"}])
+def test_a_record_of_another_version_tells_all_the_same_that_there_is_one(gpt2, text, stored):
+    model = load_tiny_gpt2()[0]
+    model.config.layershap_compensation = stored
+    with pytest.raises(ValueError, match=r"compensated before \(Later\)"):
+        remove_layers(model, [3], compensation=Rescale(), calibration=text)
+    assert compensation_of(remove_layers(model, [3], check=False)) == "Later"

@@ -60,6 +60,17 @@ def test_writes_of_other_families(model_type, names):
     assert [multiplier for _, multiplier in found] == [1.0] * len(names)
 
 
+@pytest.mark.parametrize("model_type", ["glm4", "bloom", "recurrent_gemma", "llama"])
+def test_half_precision_finds_the_same_writes(model_type):
+    """A thousandth of a norm's output in the roundings is no write."""
+    model = build(model_type)
+    layers = range(len(find_layers(model)))
+    expected = [[name for name, _ in writes(model, layer)] for layer in layers]
+    half = model.to(torch.bfloat16)
+    assert [[name for name, _ in writes(half, layer)] for layer in layers] == expected
+    remove_layers(half, [2], check=False, compensation=Rescale(), calibration=random_text(half))
+
+
 def test_a_residual_multiplier_is_measured():
     model = build("granite")
     multiplier = model.config.residual_multiplier
@@ -137,6 +148,19 @@ def test_rescale_never_raises_the_held_out_loss(gpt2, text):
     assert record.loss_after == pytest.approx(loss(rescaled, held_out), rel=1e-5)
     assert record.loss_after < record.loss_before
     assert record.changes
+
+
+def test_rescale_in_half_precision_never_raises_the_held_out_loss_either(gpt2):
+    """Folded weights are rounded: without layers 4 and 5 that costs more than the factor gains."""
+    model = load_tiny_gpt2()[0].to(torch.bfloat16)
+    few = Calibration.from_texts(load_calibration_text(), gpt2[1], seq_len=64, n_sequences=24)
+    for removed in ([1], [4, 5]):
+        rescaled = compensated(model, Rescale(), few, removed)
+        record = compensation_record(rescaled)
+        held_out = split(few, 0.25)[1]
+        assert record.loss_after == pytest.approx(loss(rescaled, held_out), rel=1e-5)
+        assert record.loss_after <= record.loss_before
+        assert bool(record.changes) == (record.loss_after < record.loss_before)
 
 
 def test_a_game_under_rescale_scores_rescaled_models(gpt2, text):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from layershap.calibration import Calibration
@@ -21,7 +22,7 @@ from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.inputs import refuse_inputs
 from layershap.model.io import base_model, holds_adapters, vocabulary_size
-from layershap.model.skeleton import on_meta_device
+from layershap.model.skeleton import on_meta_device, refuse_skeleton
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray
@@ -70,6 +71,7 @@ class Compensating:
             The compensation can't serve this model, or these are sublayers.
         """
         stack, calibration = self._checked(model, players)
+        refuse_skeleton(model, "no compensation can be measured on it")
         return self.compensation.measure(Removal(model, stack, tuple(removed), calibration))
 
     def _checked(self, model: nn.Module, players: Players) -> tuple[LayerStack, Calibration]:
@@ -144,7 +146,10 @@ def compensation_record(model: nn.Module) -> CompensationRecord | None:
     if record is not None:
         return record
     stored = getattr(getattr(base, "config", None), _CONFIG_FIELD, None)
-    return record_from(stored) if isinstance(stored, dict) else None
+    try:
+        return record_from(stored) if isinstance(stored, dict) else None
+    except (KeyError, TypeError):  # of another version of this library, or edited: that it is there still tells
+        return None
 
 
 def compensation_of(model: nn.Module) -> str | None:
@@ -152,7 +157,8 @@ def compensation_of(model: nn.Module) -> str | None:
     record = compensation_record(model)
     if record is not None:
         return record.method if record.changes else None
-    return getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+    stored = getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+    return str(stored.get("method")) if isinstance(stored, dict) else stored
 
 
 def forget_record(pruned: nn.Module) -> None:
@@ -173,11 +179,20 @@ def skip_scales_of(
     Raises
     ------
     ValueError
-        These are sublayers, which no compensation serves.
+        These are sublayers, which no compensation serves; or the scales aren't a finite number for each layer.
     """
     check_whole_layers(compensation, players)
     if not isinstance(compensation, ScalesSkippedLayers) or not isinstance(players, LayerStack):
         return None
     if on_meta_device(model):
         return None
-    return compensation.skip_scales(model, players, calibration)
+    scales = compensation.skip_scales(model, players, calibration)
+    if scales is None:
+        return None
+    found = np.asarray(scales)
+    if found.shape != (len(players),) or found.dtype.kind not in "iuf" or not np.isfinite(found).all():
+        raise ValueError(
+            f"{type(compensation).__name__}.skip_scales must return one finite number for each of the {len(players)} "
+            f"layers, or None; got {scales!r}"
+        )
+    return found

@@ -59,16 +59,18 @@ class SplitText(NamedTuple):
 def split(calibration: Calibration, held_out: Any) -> SplitText:
     """The sequences to fit to and those held out.
 
-    Those held out lie at even distances, so that each kind of text of a mixture gives its share.
+    Those held out lie at even distances, so that each kind of text of a mixture gives its share. Sequences of which no
+    token counts are in neither part.
 
     Raises
     ------
     ValueError
-        A single sequence, or a share outside (0, 1).
+        A single sequence with tokens that count, or a share outside (0, 1).
     """
     if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < float(held_out) < 1:
         raise ValueError(f"held_out must be a share of the sequences between 0 and 1, got {held_out!r}")
-    n_sequences = calibration.n_sequences
+    scored = calibration.counts_S.cpu().nonzero()[:, 0]  # where no token counts, there is nothing to fit or to judge
+    n_sequences = len(scored)
     if n_sequences < 2:
         raise ValueError(
             f"a compensation is fitted to some sequences and judged by others, so it needs two at least; got "
@@ -77,4 +79,4 @@ def split(calibration: Calibration, held_out: Any) -> SplitText:
     n_held = min(max(1, round(n_sequences * float(held_out))), n_sequences - 1)
     held = torch.zeros(n_sequences, dtype=torch.bool)
     held[torch.linspace(0, n_sequences - 1, n_held + 2)[1:-1].round().long()] = True
-    return SplitText(calibration.take(~held), calibration.take(held))
+    return SplitText(calibration.take(scored[~held]), calibration.take(scored[held]))

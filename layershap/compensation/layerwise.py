@@ -6,6 +6,7 @@ Shapes: S sequences, B sequences of a block, T tokens, D hidden size.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,6 +86,22 @@ class Layerwise:
         """The state of one block after a layer."""
         return self._forward.advance(layer, block, state)
 
+    def loss_before(self) -> float:
+        """Loss before any change, in nats per token.
+
+        Raises
+        ------
+        UnsupportedModelError
+            It is NaN, so that no change can be told to lower it.
+        """
+        loss = self.loss(0, self.start())
+        if math.isnan(loss):
+            raise UnsupportedModelError(
+                "the pruned model's loss on the held-out calibration sequences must be a number for a compensation to "
+                "be judged by it, it is NaN: do the kept layers hold NaN, or overflow in this precision?"
+            )
+        return loss
+
     def loss(self, layer: int, states: list[State]) -> float:
         """Loss of the model whose layers from `layer` on run on these states, in nats per token."""
         for following in range(layer, len(self._forward.stack)):
@@ -111,6 +128,15 @@ def check_layout(hidden: Tensor, ids_BT: Tensor) -> None:
         raise UnsupportedModelError(
             f"a compensation by regression needs hidden states [B, T, D]; the model's have shape {tuple(hidden.shape)} "
             f"for ids of shape {tuple(ids_BT.shape)}"
+        )
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """Raise `UnsupportedModelError` unless all values are numbers: nothing can be measured on others."""
+    if not bool(torch.isfinite(values).all()):
+        raise UnsupportedModelError(
+            f"{where} must be finite for a compensation to be measured, they hold NaN or infinity: is the model sound "
+            "on this text, in this precision? (float16 overflows where bfloat16 doesn't)"
         )
 
 

@@ -5,6 +5,8 @@ Shapes: N tokens, D outputs, F inputs, one more with a bias.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -71,12 +73,10 @@ class LinearLayer:
     def set(self, base: tuple[Tensor, Tensor | None], change_DF: Tensor | None = None) -> None:
         """Set the weights to `base` plus a change."""
         weight_DF, bias_D = base
-        if change_DF is None:
-            change_DF = torch.zeros(weight_DF.shape[0], self.n_inputs, dtype=torch.float32, device=weight_DF.device)
         n_weights = weight_DF.shape[1]
-        self.weight_DF.copy_(weight_DF + change_DF[:, :n_weights])
+        self.weight_DF.copy_(weight_DF if change_DF is None else weight_DF + change_DF[:, :n_weights])
         if bias_D is not None and self.bias_D is not None:
-            self.bias_D.copy_(bias_D + change_DF[:, n_weights])
+            self.bias_D.copy_(bias_D if change_DF is None else bias_D + change_DF[:, n_weights])
 
     def compose(self, change_DD: Tensor) -> None:
         """Put a linear map after the layer, given as its difference from the identity."""
@@ -84,3 +84,21 @@ class LinearLayer:
         self.weight_DF.add_((change_DD @ self.weight_DF.to(change_DD)).to(self.weight_DF))
         if self.bias_D is not None:
             self.bias_D.add_((change_DD @ self.bias_D.to(change_DD)).to(self.bias_D))
+
+
+@contextmanager
+def given_back_if_it_fails() -> Iterator[Callable[[LinearLayer], None]]:
+    """A function that keeps a linear layer's weights, on the host, to give them back should anything be raised."""
+    kept: list[tuple[LinearLayer, tuple[Tensor, Tensor | None]]] = []
+
+    def keep(linear: LinearLayer) -> None:
+        weight_DF, bias_D = linear.weight_DF, linear.bias_D
+        host = torch.device("cpu")
+        kept.append((linear, (weight_DF.to(host, copy=True), None if bias_D is None else bias_D.to(host, copy=True))))
+
+    try:
+        yield keep
+    except BaseException:
+        for linear, base in reversed(kept):
+            linear.set(base)
+        raise

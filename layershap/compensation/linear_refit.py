@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
-from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet
-from layershap.compensation.linear import LinearLayer
+from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet
+from layershap.compensation.linear import LinearLayer, given_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder, first_served, linear_write
@@ -139,6 +139,7 @@ class LinearRefit(BaseEstimator):
                     states = states_at(removal.model, removal.stack, block.ids_BT, targets.keys())
                     for boundary, state in states.items():
                         check_layout(state, block.ids_BT)
+                        check_finite(state, f"the hidden states before layer {boundary}")
                         targets[boundary].append(state.cpu())
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
@@ -189,20 +190,25 @@ class LinearRefit(BaseEstimator):
             What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
-        with quiet(pruned):
+        notes = list(measured.notes)
+        with quiet(pruned), given_back_if_it_fails() as keep:
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
             states, held = fitted.start(), held_out.start()
-            loss = before = held_out.loss(0, held)
+            loss = before = held_out.loss_before()
             for place in range(len(stack)):
                 for refit in (refit for refit in measured.refits if refit.place == place):
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
+                    keep(linear)
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
+                    if not ridge.finite:
+                        notes.append(f"layer {refit.layer} is left alone: the pruned model overflows there")
+                        continue
                     strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
                     if strength is not None:
                         changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
                 states, held = fitted.through(place, states), held_out.through(place, held)
-        return measured.text.record(self, measured.removed, changes, (before, loss), measured.notes)
+        return measured.text.record(self, measured.removed, changes, (before, loss), tuple(notes))
 
     def _strength(
         self, linear: LinearLayer, regression: StreamedRidge, loss_of: Callable[[], float], loss: float
@@ -214,19 +220,15 @@ class LinearRefit(BaseEstimator):
         base = linear.snapshot()
         best: tuple[float | None, float, Tensor | None] = (None, loss, None)
         previous = float("inf")
-        try:
-            for ridge in sorted(self.ridges, reverse=True):
-                change_DF = regression.change(ridge).float()
-                linear.set(base, change_DF)
-                found = loss_of()
-                if found < best[1]:
-                    best = (ridge, found, change_DF)
-                if found > previous:
-                    break
-                previous = found
-        except BaseException:
-            linear.set(base)
-            raise
+        for ridge in sorted(self.ridges, reverse=True):
+            change_DF = regression.change(ridge).float()
+            linear.set(base, change_DF)
+            found = loss_of()
+            if found < best[1]:
+                best = (ridge, found, change_DF)
+            if found > previous:
+                break
+            previous = found
         linear.set(base, best[2])
         return best[0], best[1]
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from layershap.compensation.gaps import gaps_of
 from layershap.compensation.linear import LinearLayer, is_linear
+from layershap.model.io import text_config
 from layershap.model.stack import check_layer_indices, find_layers
 
 
@@ -24,7 +25,8 @@ class RefitMemory:
     weights : int
         The pruned model's, on its device. With ``copy=True`` the model given stays there too.
     states : int
-        Hidden states of all calibration tokens before and after the layer at hand, on the device.
+        Hidden states of all calibration tokens, on the device: before the first layer, and before and after the layer
+        at hand.
     regression : int
         Products and solution of the regression at hand, on the device.
     targets : int
@@ -71,12 +73,18 @@ def refit_memory(model: nn.Module, layers: Sequence[int], n_tokens: int) -> Refi
         for part in stack.layers[gap.first - 1].modules()
         if is_linear(part)
     ]
-    width = min((shape[0] for shape in shapes), default=0)  # what writes to the stream has its width
+    width = _stream_width(model) if shapes else 0  # what writes to the stream has its width
     inputs = max((shape[1] for shape in shapes if shape[0] == width), default=0)
     return RefitMemory(
         weights=weights,
-        states=2 * n_tokens * width * itemsize,
+        states=3 * n_tokens * width * itemsize,
         # Gram and moments in float32; both, the factor and the change in float64; the weights twice.
         regression=4 * inputs * (inputs + width) + 8 * inputs * (2 * inputs + 2 * width) + 8 * inputs * width,
         targets=len(gaps) * n_tokens * width * itemsize,
     )
+
+
+def _stream_width(model: nn.Module) -> int:
+    """D, from the config or, where it doesn't say, from the embedding."""
+    width = getattr(text_config(getattr(model, "config", None)), "hidden_size", None)
+    return int(width) if width else next(m.embedding_dim for m in model.modules() if isinstance(m, nn.Embedding))

@@ -35,6 +35,11 @@ class StreamedRidge:
         self._moment_FD.addmm_(inputs_NF.T, missing_ND.float() * roots_N1)
         self.n_tokens += len(inputs_NF)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all sums are numbers."""
+        return bool(torch.isfinite(self._gram_FF).all()) and bool(torch.isfinite(self._moment_FD).all())
+
     def change(self, ridge: float) -> Tensor:
         """The change of the weights [D, F] that shrinks towards none.
 
@@ -46,7 +51,9 @@ class StreamedRidge:
         moment_FD = self._moment_FD.double()
         noise = 8 * torch.finfo(torch.float32).eps * torch.linalg.matrix_norm(gram_FF)
         if strength > noise:
-            factor_FF = torch.linalg.cholesky(gram_FF.diagonal_scatter(gram_FF.diagonal() + strength))
+            gram_FF.diagonal().add_(strength)
+            factor_FF = torch.linalg.cholesky(gram_FF)
+            del gram_FF
             return torch.cholesky_solve(moment_FD, factor_FF).T
         # So weak a ridge would magnify the rounding of the sums: directions that hold nothing else stay as they are.
         values_F, vectors_FF = torch.linalg.eigh(gram_FF)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
-from layershap.compensation.layerwise import Layerwise, check_layout, in_blocks, quiet, real_tokens
-from layershap.compensation.linear import LinearLayer
+from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet, real_tokens
+from layershap.compensation.linear import LinearLayer, given_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder, first_served, linear_write
@@ -128,6 +128,7 @@ class ReplaceMe(BaseEstimator):
                 for index, gap in enumerate(gaps):
                     before, after = states[gap.first], states[gap.stop]
                     check_layout(before, real_BT)
+                    check_finite(after, f"the hidden states before layer {gap.stop}")
                     if len(regressions) == index:
                         width = before.shape[-1]
                         regressions.append(StreamedRidge(width, width, before.device))
@@ -158,11 +159,12 @@ class ReplaceMe(BaseEstimator):
             What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
-        with quiet(pruned):
+        with quiet(pruned), given_back_if_it_fails() as keep:
             held_out = Layerwise(pruned, stack, measured.text.held_out)
-            loss = before = held_out.loss(0, held_out.start())
+            loss = before = held_out.loss_before()
             for fitted in measured.maps:
                 linear = LinearLayer(stack.layers[fitted.place].get_submodule(fitted.module))
+                keep(linear)
                 linear.compose(fitted.change_DD)
                 loss = held_out.loss(0, held_out.start())
                 changes.append(WeightChange(fitted.layer, fitted.module, "mapped", loss))

@@ -83,7 +83,13 @@ class Rescale(BaseEstimator):
         """
         split(calibration, self.held_out)
         with quiet(model):
-            first_served(range(len(stack)), WriteFinder(model, stack).scalings)
+            finder = WriteFinder(model, stack)
+
+            def serve(layer: int) -> tuple[Scaling, ...]:
+                finder.check_head(layer)
+                return finder.scalings(layer)
+
+            first_served(range(len(stack)), serve)
 
     def measure(self, removal: Removal) -> _Measured:
         """Measure how much each gap scales the stream, and find what writes to it afterwards.
@@ -106,6 +112,7 @@ class Rescale(BaseEstimator):
             finder = WriteFinder(removal.model, removal.stack)  # refuses layers that can't be run one by one
             if gaps:
                 scalings = {place: finder.scalings(kept[place]) for place in range(min(gaps), len(kept))}
+                finder.check_head(kept[-1])
         scales_L = layer_scales(removal.model, removal.stack, text.fitted)
         factors = {place: float(scales_L[list(gap.layers)].prod()) for place, gap in gaps.items()}
         return _Measured(removal.removed, kept, text, factors, scalings)
@@ -131,7 +138,7 @@ class Rescale(BaseEstimator):
         changes: list[WeightChange] = []
         with quiet(pruned):
             held_out = Layerwise(pruned, stack, measured.text.held_out)
-            loss = before = held_out.loss(0, held_out.start())
+            loss = before = held_out.loss_before()
             for place, factor in sorted(measured.factors.items()):
                 with multiplied(stack, {**used, place: factor}):
                     found = held_out.loss(0, held_out.start())
@@ -139,28 +146,36 @@ class Rescale(BaseEstimator):
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
             if used:
-                with kept_if_it_fails(stack, measured.scalings):
+                with kept_if_it_fails(stack, measured.scalings) as put_back:
                     fold(pruned, stack, used, measured.scalings)
                     folded = held_out.loss(0, held_out.start())
                     _check_loss(pruned, folded, loss)
-                loss, changes[-1] = folded, replace(changes[-1], loss=folded)
+                    if folded < before:
+                        loss, changes[-1] = folded, replace(changes[-1], loss=folded)
+                    else:  # in half precision the rounding of the weights can cost more than the factors gain
+                        put_back()
+                        loss, changes = before, []
         return measured.text.record(self, measured.removed, changes, (before, loss))
 
 
 @contextmanager
-def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[None]:
-    """Give the weights that are scaled inside their old values back, should anything be raised."""
+def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[Callable[[], None]]:
+    """Give the weights that are scaled inside their old values back, should anything be raised; or when called."""
     old = {
         parameter: parameter.detach().clone()
         for place, found in scalings.items()
         for scaling in found
         for parameter in scaling.parameters_of(stack.layers[place])
     }
-    try:
-        yield
-    except BaseException:
+
+    def put_back() -> None:
         for parameter, value in old.items():
             parameter.copy_(value)
+
+    try:
+        yield put_back
+    except BaseException:
+        put_back()
         raise
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from layershap.calibration import Calibration
 from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
+from layershap.exceptions import UnsupportedModelError
 from layershap.inputs import refuse_inputs
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
@@ -36,6 +37,11 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
     ndarray [L]
         Ratio of each layer.
 
+    Raises
+    ------
+    UnsupportedModelError
+        Some states hold NaN or infinity, or nothing but 0.
+
     References
     ----------
     Prune&Comp, 2025, arXiv 2507.18212: magnitude compensation.
@@ -50,4 +56,11 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
                 if magnitude.shape[:2] == real_BT.shape:
                     magnitude = magnitude[real_BT.to(magnitude.device)]
                 sums[boundary] += float(magnitude.sum(dtype=torch.float64))
+    if not (np.isfinite(sums) & (sums > 0)).all():
+        broken = int(np.flatnonzero(~np.isfinite(sums) | (sums <= 0))[0])
+        raise UnsupportedModelError(
+            f"the hidden states before layer {broken} must be finite and not all 0 for the layers' scales to be "
+            f"measured, their absolute values sum to {sums[broken]:g}: is the model sound on this text, in this "
+            "precision? (float16 overflows where bfloat16 doesn't)"
+        )
     return sums[1:] / sums[:-1]

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layershap.calibration import Calibration
-from layershap.compensation.layerwise import Layerwise
+from layershap.compensation.layerwise import Layerwise, check_finite
 from layershap.compensation.linear import LinearLayer
+from layershap.compensation.summands import summands
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.agreement import MODEL_ERRORS, relative_difference
@@ -31,7 +32,7 @@ from layershap.model.stack import LayerStack
 Found = TypeVar("Found")
 
 _ROWS, _TOKENS = 2, 16
-_SCALE = 0.5  # exact in any precision
+_SCALE, _HEAD_SCALE = 0.5, 16.0  # exact in any precision
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class WriteFinder:
     """
 
     def __init__(self, model: nn.Module, stack: LayerStack) -> None:
-        self._stack = stack
+        self._model, self._stack = model, stack
         self._owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
         self._half = weights_precision(model) in (torch.float16, torch.bfloat16)
         generator = torch.Generator().manual_seed(0)
@@ -126,16 +127,18 @@ class WriteFinder:
         """
         module = self._stack.layers[layer]
         calls, after = self._calls(layer)
+        check_finite(after.hidden, f"what leaves {self._where(layer)} on random states")
         entered_N, left_N = (state.hidden.double().flatten() for state in (self._state, after))
         candidates = [(call.name, call.output.double().flatten()) for call in calls]
-        writes = self._summands(left_N - entered_N, entered_N, candidates)
+        found = summands(left_N - entered_N, entered_N, candidates, half=self._half)
         where = self._where(layer)
-        if writes is None:
+        if found is None:
             raise UnsupportedModelError(
                 f"the output of {where} is not its input plus the outputs of some of its modules, which is what a "
                 "compensation changes (learned gains and other connections are not supported). Tried: "
                 f"{sorted({name for name, _ in candidates})}"
             )
+        writes = tuple(Write(name, weight) for name, weight in found)
         for write in writes:
             part = module.get_submodule(write.name)
             shared = any(part in set(layer.modules()) for layer in self._stack.layers if layer is not module)
@@ -164,6 +167,24 @@ class WriteFinder:
         scalings = tuple(self._scaling(layer, calls[name]) for name in names)
         self._check_scale_free(layer, names)
         return scalings
+
+    def check_head(self, layer: int) -> None:
+        """Raise unless the head takes the scale of what leaves a layer away, as a norm before it does.
+
+        Raises
+        ------
+        UnsupportedModelError
+            It doesn't (OPT without its last norm); or as `of`.
+        """
+        after = self._through(layer, self._state)
+        state = after.scaled(float(3 / after.hidden.float().square().mean().sqrt().clamp_min(1e-6)))
+        last = len(self._stack)
+        loss, scaled = (self._layerwise.loss(last, [state.scaled(scale)]) for scale in (1.0, _HEAD_SCALE))
+        if not abs(scaled - loss) <= (3e-2 if self._half else 1e-3) * (1 + loss):
+            raise UnsupportedModelError(
+                f"the head of {type(self._model).__name__} reads the residual stream without a norm, which would take "
+                "the scale away that Rescale leaves on it. LinearRefit may serve"
+            )
 
     def _check_scale_free(self, layer: int, names: Sequence[str]) -> None:
         """Raise unless the layer with its writes scaled makes of a scaled state the scaled output."""
@@ -231,29 +252,6 @@ class WriteFinder:
         with patched([part for _, part in inside], record):
             return calls, self._through(layer, self._state)
 
-    def _summands(
-        self, written_N: Tensor, entered_N: Tensor, candidates: Sequence[tuple[str, Tensor]]
-    ) -> tuple[Write, ...] | None:
-        """The candidates whose weighted sum is what was written; None if there is no such sum."""
-        tolerance = 3e-2 if self._half else 1e-3
-        scale = written_N.square().mean().sqrt()
-        names = [name for name, _ in candidates]
-        columns_NK = torch.stack([*(output_N for _, output_N in candidates), entered_N], dim=1)
-        weights_K = _least_squares(columns_NK, written_N)
-        share_K = weights_K.abs() * columns_NK.square().mean(dim=0).sqrt() / scale
-        # Weights are means over many values: surer than the values, which half precision rounds.
-        chosen = [k for k in range(len(names)) if share_K[k] > tolerance / 6]
-        if share_K[-1] > tolerance or not chosen or len({names[k] for k in chosen}) < len(chosen):
-            return None
-        weights = _least_squares(columns_NK[:, chosen], written_N)
-        missed = (written_N - columns_NK[:, chosen] @ weights).square().mean().sqrt()
-        if missed > tolerance * scale:
-            return None
-        return tuple(
-            Write(names[k], 1.0 if abs(float(weight) - 1) < tolerance else float(weight))
-            for k, weight in zip(chosen, weights, strict=True)
-        )
-
 
 def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
     """The last write of a layer, which must be a linear layer."""
@@ -281,7 +279,3 @@ def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:
 
 def _same(calls: Sequence[_Call], output: Tensor) -> bool:
     return bool(calls) and torch.equal(calls[-1].output.flatten(), output.flatten())
-
-
-def _least_squares(columns_NK: Tensor, target_N: Tensor) -> Tensor:
-    return torch.linalg.lstsq(columns_NK.cpu(), target_N.cpu()[:, None], driver="gelsd").solution[:, 0].to(target_N)

@@ -6,11 +6,20 @@ import gc
 import weakref
 from typing import Any
 
+import numpy as np
 import torch
 
 from layershap.calibration import Calibration
-from layershap.compensation import Compensation, CompensationRecord, RefusesEarly, Removal, compensation_record
+from layershap.compensation import (
+    Compensation,
+    CompensationRecord,
+    RefusesEarly,
+    Removal,
+    ScalesSkippedLayers,
+    compensation_record,
+)
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.forward.unmasked import sequence_statistics
 from layershap.model.agreement import plain_logits
 from layershap.model.stack import find_layers
 from layershap.surgery import remove_layers
@@ -44,6 +53,25 @@ class CompensationContract(Contract):
             all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()),
             f"{type(part).__name__}.check must leave the model as it is",
         )
+
+    def test_it_scales_skipped_layers_or_not(self) -> None:
+        """Where it has `skip_scales`, these are None or one positive number for each layer, the same again."""
+        part, model = self.make(), _model()
+        only_if(isinstance(part, ScalesSkippedLayers), f"{type(part).__name__} has no skip_scales")
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        first, second = (part.skip_scales(model, find_layers(model), _text()) for _ in range(2))
+        name = f"{type(part).__name__}.skip_scales"
+        require(
+            all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items()),
+            f"{name} must leave the model as it is",
+        )
+        only_if(first is not None, f"{name} leaves games as they are")
+        scales_L = np.asarray(first, dtype=float)
+        require(
+            scales_L.shape == (len(find_layers(model)),) and bool((np.isfinite(scales_L) & (scales_L > 0)).all()),
+            f"{name} must return one positive number for each of the {len(find_layers(model))} layers, got {first!r}",
+        )
+        require(np.array_equal(scales_L, np.asarray(second)), f"{name} must return the same again")
 
     def test_it_changes_the_pruned_model_only(self) -> None:
         """The model given stays bit for bit; the result has the parameters of any pruned model."""
@@ -84,7 +112,19 @@ class CompensationContract(Contract):
             f"{name} must record the loss after its last change as loss_after, got {losses} and {record.loss_after}",
         )
 
-        plain = remove_layers(model, _REMOVED, check=False).state_dict()
+        plain_model = remove_layers(model, _REMOVED, check=False)
+        for when, told, judged in (
+            ("before", record.loss_before, plain_model),
+            ("after", record.loss_after, pruned),
+        ):
+            low, high = _losses_of_sequences(judged)
+            require(
+                low - 1e-3 <= told <= high + 1e-3,
+                f"{name} must record as loss_{when} the loss of the model on some of the calibration sequences, whose "
+                f"own losses are {low:.4f} to {high:.4f} nats per token; got {told}",
+            )
+
+        plain = plain_model.state_dict()
         changed = [key for key, value in pruned.state_dict().items() if not torch.equal(value, plain[key])]
         require(
             bool(changed) == bool(record.changes),
@@ -146,3 +186,10 @@ def _text() -> Calibration:
 
 def _pruned(part: Any, model: Any) -> Any:
     return remove_layers(model, _REMOVED, check=False, compensation=part, calibration=_text())
+
+
+def _losses_of_sequences(model: Any) -> tuple[float, float]:
+    """The least and the largest loss of a sequence of the text, in nats per token."""
+    found = sequence_statistics(model, _text(), ("nll",))
+    means_S = found.sums["nll"] / found.counts
+    return float(means_S.min()), float(means_S.max())
