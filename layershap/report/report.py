@@ -261,8 +261,7 @@ class PruningReport:
     ) -> ModelCard:
         """Model card of the model without `n_remove` layers.
 
-        The arguments `n_remove`, `name`, `base_model`, `compensation` and `target` are those of
-        `layershap.report.model_card`.
+        `n_remove`, `name`, `base_model`, `compensation` and `target` are those of `layershap.report.model_card`.
         """
         return model_card(self, n_remove, name=name, base_model=base_model, compensation=compensation, target=target)
 
