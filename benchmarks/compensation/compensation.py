@@ -228,7 +228,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", choices=["smollm2", "gpt2"])
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--n", type=int, nargs="+", default=[3, 6, 9, 12])
-    parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768, 131072])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768, 65536])
     parser.add_argument("--kinds", nargs="+", default=["mixture", "own"], choices=KINDS)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--test-sequences", type=int, default=128, help="half as many of C4 and of the book")
