@@ -52,8 +52,6 @@ from layershap.model.io import text_config
 from layershap.ranks.launched import is_first_rank
 from layershap.ranks.together import Ranks
 
-MOST = 512
-"""Sequences of a draw."""
 TESTED = 128
 """Sequences that a choice is tested on, at even distances in each of the two texts."""
 NAMED = ("smollm2", "gpt2")
@@ -74,7 +72,7 @@ class Problem:
 
     def calibration(self, draw: int, n_sequences: int) -> Calibration:
         """The first sequences of one draw: more of them hold fewer."""
-        order = np.random.default_rng(draw).permutation(self.stream.n_sequences)[: min(MOST, self.stream.n_sequences)]
+        order = np.random.default_rng(draw).permutation(self.stream.n_sequences)
         if n_sequences > len(order):
             raise ValueError(f"{self.name}'s text has {len(order)} sequences, {n_sequences} are asked for")
         rows = torch.from_numpy(np.sort(order[:n_sequences]))
