@@ -43,10 +43,11 @@ from benchmarks.common import (
     wikitext_articles,
 )
 from benchmarks.records import append, read
-from benchmarks.selection.generalisation_tables import MANY, table
+from benchmarks.selection.generalisation_tables import table
 from benchmarks.selection.methods import greedy_pruner
 from layershap import Calibration, LayerGame, LayerPruner
 from layershap.baselines import AngularDistance, ShortenedLlama, ShortGPT
+from layershap.calibration.blocks import AUTO_SEQUENCES
 from layershap.datasets import load_calibration_text, load_evaluation_text, load_smollm2, load_tiny_gpt2
 from layershap.model.io import text_config
 from layershap.ranks.launched import is_first_rank
@@ -200,7 +201,7 @@ def main() -> None:
     parser.add_argument("action", choices=["run", "table"])
     parser.add_argument("--model", default="smollm2", help="smollm2, gpt2, or a folder with a checkpoint")
     parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--sequences", type=int, nargs="+", default=[MANY])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[AUTO_SEQUENCES])
     parser.add_argument("--methods", nargs="+")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")

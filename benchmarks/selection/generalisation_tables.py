@@ -8,14 +8,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import markdown
+from layershap.calibration.blocks import AUTO_SEQUENCES
 
-MANY = 128
-"""The default's number of sequences."""
 TEXTS = {"same": "the calibration's kind of text", "other": "another kind of text"}
-LEDGERS = (
-    "what a ledger supplied costs nothing (greedy follows the default; of a fit that was interrupted the last part "
-    "counts):"
-)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -28,7 +23,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     counts = {count: of_count(rows, count) for count in sorted({row["sequences"] for row in rows})}
     lines = by_amount(rows, counts, depths) if len(counts) > 1 else []
     # Of many amounts the default's is shown in full.
-    for count, amount in counts.items() if MANY not in counts else [(MANY, counts[MANY])]:
+    for count, amount in counts.items() if AUTO_SEQUENCES not in counts else [(AUTO_SEQUENCES, counts[AUTO_SEQUENCES])]:
         lines += [f"### {count} sequences, draws {', '.join(map(str, amount.draws))}", ""]
         for kind, title in TEXTS.items():
             means = {name: np.mean(perplexities(found, kind, depths), axis=0) for name, found in amount.methods.items()}
@@ -39,9 +34,16 @@ def table(rows: list[dict[str, Any]]) -> str:
             ]
             lines += [f"Test perplexity on {title} (`seq128`), mean over the draws:", ""]
             lines += [markdown(["method", *(f"{n} removed" for n in depths)], body), ""]
-        if count == MANY:
+        if count == AUTO_SEQUENCES:
             lines += ["Layers removed:", "", layers(amount, depths), ""]
-    return "\n".join([*lines, "CPU seconds of a fit, the most of the draws; " + LEDGERS, "", costs(counts), ""])
+    lines += [
+        "CPU seconds of a fit, the most of the draws; what a ledger supplied costs nothing (greedy follows the "
+        "default; of a fit that was interrupted the last part counts):",
+        "",
+        costs(counts),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
