@@ -29,7 +29,7 @@ LENGTH = 128
 
 def provenance() -> str:
     """One line: command, date, versions, machine."""
-    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     script = [sys.argv[0]] if spec is None else ["-m", spec.name]
     return (
@@ -147,7 +147,8 @@ class PeakMemory:
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))

@@ -31,7 +31,7 @@ from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.results import is_task, mean_accuracy, per_sequence, perplexity, standard_error
 from benchmarks.real_model.rows import DEFAULT_REFIT, MANY
 from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject, record_of
-from benchmarks.records import append, read
+from benchmarks.records import append, made_on, read
 from layershap import find_layers, remove_layers
 from layershap.compensation import Compensation, LinearRefit, ReplaceMe, Rescale, compensation_record
 from layershap.model.stack import LayerStack
@@ -240,7 +240,8 @@ def main() -> None:
     if options.action == "run":
         run(options)
     else:
-        print_or_write(f"{provenance()}\n\n{table(options.model)}", options.write)
+        rows = read(CACHE / f"compensation_{options.model}.jsonl")
+        print_or_write(f"{provenance()}\n\n{made_on(rows)}\n\n{table(options.model)}", options.write)
 
 
 if __name__ == "__main__":

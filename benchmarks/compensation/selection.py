@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import CACHE, markdown, perplexity, print_or_write, provenance
-from benchmarks.records import append, read
+from benchmarks.records import append, made_on, read
 from benchmarks.selection.generalisation import problem_of
 from layershap import Greedy, LayerPruner, find_layers, remove_layers
 from layershap.compensation import LinearRefit, Rescale
@@ -116,7 +116,7 @@ def main() -> None:
     if options.action == "run":
         run(options)
     else:
-        print_or_write(f"{provenance()}\n\n{table()}", options.write)
+        print_or_write(f"{provenance()}\n\n{made_on(read(RECORD))}\n\n{table()}", options.write)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from benchmarks.common import (
     sequences,
     wikitext_articles,
 )
-from benchmarks.records import append, read
+from benchmarks.records import append, made_on, read
 from benchmarks.selection.generalisation_tables import table
 from benchmarks.selection.methods import greedy_pruner
 from layershap import Calibration, LayerGame, LayerPruner
@@ -211,7 +211,7 @@ def main() -> None:
         run(problem_of(options.model), options.draws, options.sequences, options.methods)
         return
     rows = read(CACHE / f"generalisation_{name_of(options.model)}.jsonl")
-    text = f"{provenance()}\n\n{table(rows)}"
+    text = f"{provenance()}\n\n{made_on(rows)}\n\n{table(rows)}"
     print_or_write(text, options.write)
 
 
