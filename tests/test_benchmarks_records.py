@@ -60,7 +60,7 @@ def test_a_torn_line_is_not_kept(records, monkeypatch):
 
 
 def test_nothing_to_keep_is_said(records, monkeypatch):
-    with pytest.raises(SystemExit, match="fits.jsonl has no rows"):
+    with pytest.raises(SystemExit, match=r"fits\.jsonl has no rows"):
         keep(records, monkeypatch, "fits")
 
 

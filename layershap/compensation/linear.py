@@ -5,8 +5,6 @@ Shapes: N tokens, D outputs, F inputs, one more with a bias.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,21 +82,3 @@ class LinearLayer:
         self.weight_DF.add_((change_DD @ self.weight_DF.to(change_DD)).to(self.weight_DF))
         if self.bias_D is not None:
             self.bias_D.add_((change_DD @ self.bias_D.to(change_DD)).to(self.bias_D))
-
-
-@contextmanager
-def given_back_if_it_fails() -> Iterator[Callable[[LinearLayer], None]]:
-    """A function that keeps a linear layer's weights, on the host, to give them back should anything be raised."""
-    kept: list[tuple[LinearLayer, tuple[Tensor, Tensor | None]]] = []
-
-    def keep(linear: LinearLayer) -> None:
-        weight_DF, bias_D = linear.weight_DF, linear.bias_D
-        host = torch.device("cpu")
-        kept.append((linear, (weight_DF.to(host, copy=True), None if bias_D is None else bias_D.to(host, copy=True))))
-
-    try:
-        yield keep
-    except BaseException:
-        for linear, base in reversed(kept):
-            linear.set(base)
-        raise

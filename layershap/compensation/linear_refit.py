@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet
-from layershap.compensation.linear import LinearLayer, given_back_if_it_fails
+from layershap.compensation.linear import LinearLayer
+from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder, first_served, linear_write
@@ -191,7 +192,7 @@ class LinearRefit(BaseEstimator):
         """
         changes: list[WeightChange] = []
         notes = list(measured.notes)
-        with quiet(pruned), given_back_if_it_fails() as keep:
+        with quiet(pruned), put_back_if_it_fails() as old:
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
             states, held = fitted.start(), held_out.start()
@@ -199,7 +200,7 @@ class LinearRefit(BaseEstimator):
             for place in range(len(stack)):
                 for refit in (refit for refit in measured.refits if refit.place == place):
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
-                    keep(linear)
+                    old.keep(linear.module.parameters())
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
                     if not ridge.finite:
                         notes.append(f"layer {refit.layer} is left alone: the pruned model overflows there")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet, real_tokens
-from layershap.compensation.linear import LinearLayer, given_back_if_it_fails
+from layershap.compensation.linear import LinearLayer
+from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
 from layershap.compensation.writes import WriteFinder, first_served, linear_write
@@ -159,12 +160,12 @@ class ReplaceMe(BaseEstimator):
             What was changed, and the loss before and after.
         """
         changes: list[WeightChange] = []
-        with quiet(pruned), given_back_if_it_fails() as keep:
+        with quiet(pruned), put_back_if_it_fails() as old:
             held_out = Layerwise(pruned, stack, measured.text.held_out)
             loss = before = held_out.loss_before()
             for fitted in measured.maps:
                 linear = LinearLayer(stack.layers[fitted.place].get_submodule(fitted.module))
-                keep(linear)
+                old.keep(linear.module.parameters())
                 linear.compose(fitted.change_DD)
                 loss = held_out.loss(0, held_out.start())
                 changes.append(WeightChange(fitted.layer, fitted.module, "mapped", loss))

@@ -6,7 +6,7 @@ Shapes: L layers, B rows, T tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import nn
 from layershap.calibration import Calibration
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, quiet
+from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.scales import layer_scales
 from layershap.compensation.writes import Scaling, WriteFinder, first_served
@@ -146,37 +147,24 @@ class Rescale(BaseEstimator):
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
             if used:
-                with kept_if_it_fails(stack, measured.scalings) as put_back:
+                with put_back_if_it_fails() as old:
+                    old.keep(scaled_parameters(stack, measured.scalings))
                     fold(pruned, stack, used, measured.scalings)
                     folded = held_out.loss(0, held_out.start())
                     _check_loss(pruned, folded, loss)
                     if folded < before:
                         loss, changes[-1] = folded, replace(changes[-1], loss=folded)
                     else:  # in half precision the rounding of the weights can cost more than the factors gain
-                        put_back()
+                        old.put_back()
                         loss, changes = before, []
         return measured.text.record(self, measured.removed, changes, (before, loss))
 
 
-@contextmanager
-def kept_if_it_fails(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[Callable[[], None]]:
-    """Give the weights that are scaled inside their old values back, should anything be raised; or when called."""
-    old = {
-        parameter: parameter.detach().clone()
-        for place, found in scalings.items()
-        for scaling in found
-        for parameter in scaling.parameters_of(stack.layers[place])
-    }
-
-    def put_back() -> None:
-        for parameter, value in old.items():
-            parameter.copy_(value)
-
-    try:
-        yield put_back
-    except BaseException:
-        put_back()
-        raise
+def scaled_parameters(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[nn.Parameter]:
+    """The parameters that `fold` changes."""
+    for place, found in scalings.items():
+        for scaling in found:
+            yield from scaling.parameters_of(stack.layers[place])
 
 
 def multiplied(stack: LayerStack, factors: Mapping[int, float]) -> AbstractContextManager[None]:
