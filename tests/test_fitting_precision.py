@@ -70,8 +70,8 @@ def test_the_error_is_that_against_a_float32_copy(narrow, text, fitted):
         best = rows[chosen_among(utility, wide.of_masks(rows), split.n_searched)]
         # Where rounding might have turned the choice float32 decided; elsewhere it says the same.
         assert (final.candidates[best] == mask).all() or n_remove in set(check.close) - set(check.settled)
-    assert np.abs(rounding).max() < 4 * check.of_choice
-    assert np.abs(rounding).max() > 0.25 * check.of_choice
+    # Three pairs on eight sequences tell its order: 1.7 times as large on an Intel processor, 2.4 on one of AMD.
+    assert 1 / 3 < np.sqrt(np.mean(np.square(rounding))) / check.of_choice < 3
     assert 0 < check.of_choice < check.of_text
     assert check.of_choice == pytest.approx(np.hypot(check.bias, check.per_sequence / np.sqrt(32)))
     assert check.layer_run_tokens > 0

@@ -58,7 +58,7 @@ def test_fused_is_plain_across_families(arch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_score_depends_on_no_other_mask(dtype):
-    """To the last bit, on a model so wide that matrix products of other shapes round otherwise."""
+    """To the last bit, on a model so wide that matrix products of other shapes round otherwise on many processors."""
     torch.manual_seed(0)
     model = tiny_gpt2(n_layer=5, n_embd=512, n_head=8).to(dtype)
     ids_ST = torch.randint(128, (5, 17))
@@ -72,9 +72,6 @@ def test_a_score_depends_on_no_other_mask(dtype):
         for name in statistics:
             assert np.array_equal(together[name], np.concatenate([found[name] for found in alone]))
             assert np.array_equal(together[name], np.concatenate([found[name] for found in halves]))
-    if dtype == torch.bfloat16:  # that the shape of a call does matter on this model
-        one_row = engine_for(model, text, batch_tokens=17)
-        assert not np.array_equal(fused(one_row, masks)["nll"], together["nll"])
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 24, 100, 10_000])

@@ -205,7 +205,7 @@ def test_bad_masks_and_utilities(stories, stories_calibration):
 
 
 def test_a_ledger_cut_anywhere_resumes_to_the_same_bits(tmp_path):
-    """On a model so wide that the last bits of a matrix product depend on its shape."""
+    """On a model so wide that the last bits of a matrix product depend on its shape on many processors."""
     model = tiny_gpt2(n_layer=5, n_embd=512, n_head=8)
     ids_ST = torch.randint(128, (3, 17))
     masks_ML = np.array([[int(bit) for bit in f"{number:05b}"] for number in range(32)], dtype=bool)

@@ -31,7 +31,8 @@ _NEAR = 2
 
 _CLOSE = 3.0
 """Rounding errors within which a choice is close: three, as they are measured on little text. On the bundled GPT-2 in
-bfloat16 nine leads were moved by 1.7 times the error stated (root mean square), the worst by 3.3 times."""
+bfloat16 nine leads were moved by 1.7 and 2.4 times the error stated (root mean square; two processors, which round
+differently), the worst by 3.3 and 4.2 times."""
 
 _MOST_SETS = 8
 """Sets scored in float32 on all of the text: on a CPU with bfloat16 matrix units one takes as long as four to eight."""
