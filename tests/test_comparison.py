@@ -127,7 +127,7 @@ def test_plot_draws_the_numbers(table):
 
 def test_texts_are_measured_whole_under_a_named_protocol(gpt2, tmp_path):
     model, tokenizer = gpt2
-    texts = [text[:2500] for text in load_evaluation_text()[:12]]
+    texts = [text[:1500] for text in load_evaluation_text()[:6]]
     data = {"calib_data": load_calibration_text()[:4], "methods": {"last": LastLayers()}, "tokenizer": tokenizer}
     for options in ({}, {"protocol": "seq128-bos"}, {"n_sequences": 3}):
         want = evaluate(model, tokenizer, texts=texts, **options)["text", "perplexity"]

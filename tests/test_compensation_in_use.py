@@ -67,7 +67,7 @@ def test_the_weights_can_be_trained_afterwards(gpt2, text):
 def test_pruner_and_baselines_compensate_in_transform(gpt2, text):
     model = gpt2[0]
     refit = LinearRefit(ridges=(1.0,))
-    pruner = LayerPruner(compensation=refit, max_remove=2, n_masks=60, random_state=0).fit(model, text)
+    pruner = LayerPruner(compensation=refit, max_remove=2, n_masks=30, random_state=0).fit(model, text)
     pruner = pickle.loads(pickle.dumps(pruner))
     expected = compensated(model, refit, text, pruner.removed_layers(2))
     assert torch.equal(logits(pruner.transform(model, 2)), logits(expected))

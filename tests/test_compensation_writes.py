@@ -184,7 +184,7 @@ def test_a_game_under_rescale_scores_rescaled_models(gpt2, text):
 
 
 def test_a_fit_under_rescale_has_a_ledger_of_its_own(gpt2, text, tmp_path):
-    parameters = {"max_remove": 2, "n_masks": 60, "random_state": 0, "ledger": tmp_path / "ledger.jsonl"}
+    parameters = {"max_remove": 2, "n_masks": 30, "random_state": 0, "ledger": tmp_path / "ledger.jsonl"}
     plain = LayerPruner(**parameters).fit(gpt2[0], text)
     assert "skip_scales" not in plain.fingerprint_
     with pytest.raises(LedgerMismatchError, match="skip_scales"):

@@ -26,7 +26,7 @@ def test_every_example_is_tested():
 
 
 def test_quickstart(tmp_path):
-    output = run_example("quickstart.py", "--out", tmp_path, "--sequences", 16)
+    output = run_example("quickstart.py", "--out", tmp_path, "--sequences", 8)
     assert "largest difference of logits 0.0e+00" in output
     assert (tmp_path / "quickstart.png").stat().st_size > 10_000
     assert (tmp_path / "tiny_gpt2_minus_4" / "model.safetensors").exists()

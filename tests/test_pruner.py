@@ -45,7 +45,7 @@ def fitted(gpt2, gpt2_calibration):
 def test_the_main_job_on_the_bundled_model(gpt2, tmp_path):
     model, tokenizer = gpt2
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=32)
+    calibration = Calibration.from_texts(load_calibration_text(), tokenizer, n_sequences=16)
     pruner = LayerPruner(n_masks=128, random_state=0).fit(model, calibration)
     small = pruner.transform(model, 4)
     small.save_pretrained(tmp_path)
