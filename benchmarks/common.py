@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import lzma
 import platform
 import re
@@ -145,6 +146,18 @@ class PeakMemory:
     def _status(name: str) -> float:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def device(name: str) -> str:
+    """A torch device that can be used here, for the command line."""
+    try:
+        torch.zeros(1, device=name).cpu()
+    # What torch raises depends on the device: no such kind, no build for it, no driver, no such number.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"must be a torch device that can be used here, got {name!r}: {reason}"
+        raise argparse.ArgumentTypeError(message) from error
+    return name
 
 
 def processor() -> str:

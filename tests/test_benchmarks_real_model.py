@@ -130,6 +130,13 @@ def test_numbers_that_mean_nothing_are_wrong_usage(compare, options, capsys):
     assert f"argument {options[0]}: must be an int of at least" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["meta", "cuda:99", "gpu"])
+def test_a_device_that_can_not_be_used_is_wrong_usage(compare, name, capsys):
+    with pytest.raises(SystemExit):
+        compare("fit", STORIES, "--device", name)
+    assert f"argument --device: must be a torch device that can be used here, got '{name}': " in capsys.readouterr().err
+
+
 def test_a_model_that_can_not_be_loaded_is_told_in_a_sentence(compare, tmp_path, monkeypatch):
     from benchmarks.selection import generalisation
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import print_or_write, provenance
+from benchmarks.common import device, print_or_write, provenance
 from benchmarks.leaderboard.board import FOLDER, Board, models
 from benchmarks.leaderboard.collecting import COMMAND, collected
 from benchmarks.leaderboard.games import best_removals, write_games
@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("--calibrated-on", default="", help="the rows' own text, if not that of the present code")
     parser.add_argument("--n-layers", type=int)
     parser.add_argument("--draw", type=int, default=0)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=device, default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of the models' files")
     parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import print_or_write, provenance
+from benchmarks.common import device, print_or_write, provenance
 from benchmarks.real_model.evaluation import run_tests
 from benchmarks.real_model.fits import fit_rows
 from benchmarks.real_model.readme import readme_table
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--questions", type=at_least(0), default=100)
     parser.add_argument("--full", action="store_true", help="test on whole texts and all questions")
     parser.add_argument("--calibrate-on", nargs="+", default=[], choices=["c4", "book", "chat", "tokenised"])
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", type=device, default="cpu")
     parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--write", type=Path, help="a page; between its markers, as <!-- tables: begin -->")
     options = parser.parse_args()
