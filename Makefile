@@ -32,11 +32,11 @@ demo: $(VENV)/.installed-plot
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
 
 # All tests on two cores; the last lines count what holds in how many of transformers' architectures.
 test-all: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -q -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -q -n 2
 
 # docs/architectures.md
 architectures: $(VENV)/.installed-test

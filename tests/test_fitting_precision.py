@@ -19,8 +19,6 @@ from layershap.fitting.text import split_text
 from layershap.fitting.text_game import TextGame
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
 
-pytestmark = pytest.mark.xdist_group("fitting_precision")  # what the file's fixtures make is made once, in one worker
-
 WHISPER = {
     **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 5, "encoder_ffn_dim": 48, "decoder_ffn_dim": 48},
     **{"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_mel_bins": 8, "max_source_positions": 20},

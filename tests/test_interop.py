@@ -39,8 +39,6 @@ from layershap import (
 from layershap.checkpoint import RECIPE_FILE
 from layershap.interop import llama_cpp_arguments, mergekit_config, push_folder, to_shapiq
 
-pytestmark = pytest.mark.xdist_group("interop")  # what the file's fixtures make is made once, in one worker
-
 
 @pytest.fixture(scope="module")
 def game(gpt2):

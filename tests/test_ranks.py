@@ -17,8 +17,6 @@ from layershap.ledger.of_ranks import left_behind, united
 from layershap.masks import distinct
 from layershap.ranks.together import Ranks
 
-pytestmark = pytest.mark.xdist_group("ranks")  # what the file's fixtures make is made once, in one worker
-
 PROGRAM = Path(__file__).parent / "helpers" / "rank_program.py"
 
 

@@ -15,8 +15,6 @@ from layershap.datasets import load_calibration_text
 from layershap.exceptions import ReportFormatError
 from layershap.report import measure_outcome
 
-pytestmark = pytest.mark.xdist_group("report_compensation")  # what the file's fixtures make is made once, in one worker
-
 UNCHANGED = "The weights of the other layers are unchanged"
 
 

@@ -33,14 +33,11 @@ from layershap.targets.sizes import size_without
 from layershap.utilities import NegativeLogLikelihood
 
 # So little text and so few masks are told of.
-pytestmark = [
-    pytest.mark.xdist_group("targets"),  # what the file's fixtures make is made once, in one worker
-    pytest.mark.filterwarnings(
-        "ignore::layershap.CalibrationWarning",
-        "ignore::layershap.ValueQualityWarning",
-        "ignore::layershap.SurrogateQualityWarning",
-    ),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::layershap.CalibrationWarning",
+    "ignore::layershap.ValueQualityWarning",
+    "ignore::layershap.SurrogateQualityWarning",
+)
 
 
 @pytest.fixture(scope="module")
