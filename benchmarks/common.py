@@ -18,6 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from layershap import Calibration
 from layershap.calibration.packing import evenly as even_indices
+from layershap.cli.inputs import check_device_name
 from layershap.forward.unmasked import sequence_statistics
 
 HERE = Path(__file__).parent
@@ -151,11 +152,9 @@ class PeakMemory:
 def device(name: str) -> str:
     """A torch device that can be used here, for the command line."""
     try:
-        torch.zeros(1, device=name).cpu()
-    # What torch raises depends on the device: no such kind, no build for it, no driver, no such number.
-    except (AssertionError, NotImplementedError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"must be a torch device that can be used here, got {name!r}: {reason}"
+        check_device_name(name)
+    except ValueError as error:
+        message = f"must be a torch device that can be used here, got {name!r}: {error}"
         raise argparse.ArgumentTypeError(message) from error
     return name
 

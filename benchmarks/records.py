@@ -22,6 +22,8 @@ import torch
 from benchmarks.common import CACHE, DATA, processor
 
 KEPT = DATA / "records"
+STAMP = ("date", "torch", "machine")
+"""What `append` adds to a row."""
 
 
 def read(record: Path) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ def read(record: Path) -> list[dict[str, Any]]:
 def append(record: Path, row: dict[str, Any]) -> None:
     """Add a row, with the date and the machine that it is of."""
     record.parent.mkdir(exist_ok=True)
-    stamped = row | {"date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "machine": processor()}
+    stamped = row | dict(zip(STAMP, (time.strftime("%Y-%m-%d"), torch.__version__, processor()), strict=True))
     with record.open("ab+") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
@@ -70,7 +72,7 @@ def keep(name: str) -> Path:
 
 def made_on(rows: list[dict[str, Any]]) -> str:
     """One sentence: the days and machines that rows are of."""
-    counts = Counter((row["date"], row["torch"], row["machine"]) for row in rows if "date" in row)
+    counts = Counter(tuple(row[key] for key in STAMP) for row in rows)
     parts = [f"{n} of {date} (torch {version}, {machine})" for (date, version, machine), n in counts.items()]
     return f"Made of rows that were run before: {', '.join(parts)}."
 

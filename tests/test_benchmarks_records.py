@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -69,7 +68,7 @@ def test_a_table_says_on_what_its_rows_were_run(records):
     records.append(record, {"draw": 0})
     records.append(record, {"draw": 1})
     rows = records.read(record)
-    other = json.loads(json.dumps(rows[0])) | {"machine": "Z80", "date": "1976-07-01", "torch": "0.1"}
+    other = rows[0] | {"machine": "Z80", "date": "1976-07-01", "torch": "0.1"}
     said = records.made_on([*rows, other])
     assert said.endswith("1 of 1976-07-01 (torch 0.1, Z80).")
     assert f"2 of {rows[0]['date']} (torch {rows[0]['torch']}, {records.processor()})" in said

@@ -40,14 +40,13 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def here_with_little_text(here, monkeypatch):
+def little_text(here, monkeypatch):
     """For pages that fit by default more than once."""
     monkeypatch.setattr(blocks, "AUTO_SEQUENCES", 8)
-    return here
 
 
-def test_from_a_model_folder_and_a_text_file_to_pruned_folder_report_and_page(here_with_little_text):
-    here = here_with_little_text
+@pytest.mark.usefixtures("little_text")
+def test_from_a_model_folder_and_a_text_file_to_pruned_folder_report_and_page(here):
     names = follow("getting_started.md")
     for run, folder in (("run", "small"), ("cli-run", "cli-small")):
         report = PruningReport.load(here / run / "report.json")
@@ -73,7 +72,8 @@ def test_from_a_model_folder_and_a_text_file_to_pruned_folder_report_and_page(he
             assert torch.equal(AutoModelForCausalLM.from_pretrained(here / folder)(ids).logits, expected)
 
 
-def test_own_parts_plug_in_as_the_page_says(here_with_little_text):
+@pytest.mark.usefixtures("little_text")
+def test_own_parts_plug_in_as_the_page_says(here):
     pruner = follow("extending.md")["pruner"]
     assert pruner.diagnostics_["held_out_r2"] > 0.8
     assert pruner.masks_[:, [0, -1]].all()

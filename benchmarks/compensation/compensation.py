@@ -1,7 +1,7 @@
 """What the compensations gain: sets of several methods, several amounts and kinds of calibration text.
 
     python -m benchmarks.compensation.compensation run --n 6 9 --sets default --kinds mixture --tokens 32768
-    python -m benchmarks.compensation.compensation table --write benchmarks/results/compensation.md
+    python -m benchmarks.compensation.compensation table --write benchmarks/results/compensation_further.md
 
 Texts are those of `benchmarks.real_model`: calibrated on are every second article of WikiText-2's raw test text, or as
 much of it as of C4 (the mixture); tested on the articles between them, other C4 text, and a book, a kind that no
@@ -31,7 +31,7 @@ from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.results import is_task, mean_accuracy, per_sequence, perplexity, standard_error
 from benchmarks.real_model.rows import DEFAULT_REFIT, MANY
 from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject, record_of
-from benchmarks.records import append, made_on, read
+from benchmarks.records import STAMP, append, made_on, read
 from layershap import find_layers, remove_layers
 from layershap.compensation import Compensation, LinearRefit, ReplaceMe, Rescale, compensation_record
 from layershap.model.stack import LayerStack
@@ -157,6 +157,7 @@ def tested_before(model: str, board: Board) -> Iterator[dict[str, Any]]:
                 "cell": known[test["set"]].key,
                 "seconds": test.get("made_cpu_seconds", 0.0),
                 "tests": {test["measure"]: test},
+                **{key: test[key] for key in STAMP},
             }
 
 
@@ -169,7 +170,7 @@ def table(model: str) -> str:
     measures = list(dict.fromkeys(key for row in found for key in row["tests"]))
     texts, tasks = ([key for key in measures if is_task(key) == task] for task in (False, True))
     whole = next((row for row in found if not row["cell"]["layers"]), None)
-    lines = []
+    lines = [made_on(found), ""]
     if whole is not None:
         figures = [f"{key}: {perplexity(whole['tests'].get(key)):.1f}" for key in texts]
         lines += [f"Perplexity of the whole model on {'; '.join(figures)}.", ""]
@@ -240,8 +241,7 @@ def main() -> None:
     if options.action == "run":
         run(options)
     else:
-        rows = read(CACHE / f"compensation_{options.model}.jsonl")
-        print_or_write(f"{provenance()}\n\n{made_on(rows)}\n\n{table(options.model)}", options.write)
+        print_or_write(f"{provenance()}\n\n{table(options.model)}", options.write)
 
 
 if __name__ == "__main__":

@@ -79,21 +79,23 @@ def run(options: argparse.Namespace) -> None:
             print(json.dumps(row), flush=True)
 
 
-def table() -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """Geometric mean perplexities over the draws, by model, text and number of removed layers."""
     lines = []
-    for model in dict.fromkeys(row["model"] for row in read(RECORD)):
-        found = [row for row in read(RECORD) if row["model"] == model]
+    for model in dict.fromkeys(row["model"] for row in rows):
+        found = [row for row in rows if row["model"] == model]
         numbers = list(found[0]["sets"])
         of_game = {game: [row for row in found if row["game"] == game] for game in GAMES}
-        draws = sorted(set.intersection(*({row["draw"] for row in rows} for rows in of_game.values())))
+        draws = sorted(set.intersection(*({row["draw"] for row in of_draws} for of_draws in of_game.values())))
         lines += [f"### {model}, {found[0]['search']} search on {found[0]['sequences']} sequences, draws {draws}", ""]
         body = []
         for name in ("Rescale", "LinearRefit"):
             for kind in ("same", "other"):
-                for game, rows in of_game.items():
+                for game, of_draws in of_game.items():
                     values = [
-                        [row["tested"][f"{name}, {kind}, {n}"] for n in numbers] for row in rows if row["draw"] in draws
+                        [row["tested"][f"{name}, {kind}, {n}"] for n in numbers]
+                        for row in of_draws
+                        if row["draw"] in draws
                     ]
                     means = np.exp(np.log(values).mean(axis=0))
                     text = {"same": "the calibration's kind", "other": "another kind"}[kind]
@@ -116,7 +118,8 @@ def main() -> None:
     if options.action == "run":
         run(options)
     else:
-        print_or_write(f"{provenance()}\n\n{made_on(read(RECORD))}\n\n{table()}", options.write)
+        rows = read(RECORD)
+        print_or_write(f"{provenance()}\n\n{made_on(rows)}\n\n{table(rows)}", options.write)
 
 
 if __name__ == "__main__":

@@ -111,13 +111,17 @@ def check_device(arguments: argparse.Namespace) -> None:
     ValueError
         Not on this machine, or not with this build of torch.
     """
-    import torch
-
-    name = arguments.device
-    if name == "auto":
+    if arguments.device == "auto":
         return
     if arguments.device_map is not None:
         raise UsageError("give either --device, for the whole model, or --device-map")
+    check_device_name(arguments.device)
+
+
+def check_device_name(name: str) -> None:
+    """Raise unless models can be put on a device, as `check_device` does."""
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError as error:
