@@ -21,6 +21,7 @@ from layershap import (
     tasks,
 )
 from layershap.calibration import as_calibration
+from layershap.compensation import LinearRefit, ReplaceMe, Rescale
 from layershap.fingerprint import weights_digest
 from layershap.utilities import NegativeLogLikelihood
 
@@ -99,6 +100,19 @@ def test_another_default_device_than_the_models(stories, gpt2, elsewhere):
             remove_layers(model, [1]).config.num_hidden_layers,
             LayerPruner(n_masks=24, max_remove=2, random_state=0).fit(model, ids).removed_layers(2),
         )
+
+    expected = results()
+    assert elsewhere(results) == expected
+
+
+@pytest.mark.filterwarnings("ignore::layershap.exceptions.CalibrationWarning")
+def test_compensations_under_another_default_device(gpt2, elsewhere):
+    text = Calibration.from_texts(TEXTS, gpt2[1], seq_len=16, n_sequences=8)
+
+    def results():
+        methods = (Rescale(), LinearRefit(ridges=(1.0,)), ReplaceMe())
+        found = [remove_layers(gpt2[0], [3, 6], compensation=method, calibration=text) for method in methods]
+        return [weights_digest(model) for model in found]
 
     expected = results()
     assert elsewhere(results) == expected

@@ -23,10 +23,12 @@ from layershap.compensation import (
 )
 from layershap.compensation.gaps import gaps_of
 from layershap.compensation.held_out import split
+from layershap.compensation.linear import LinearLayer
 from layershap.compensation.regression import StreamedRidge
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
 from layershap.testing import CompensationContract
 
+from .architectures.build import build
 from .helpers.compensation import compensated, loss, random_text
 from .helpers.surgery import state
 
@@ -140,23 +142,31 @@ def test_fewer_tokens_than_inputs_are_solved_all_the_same():
         torch.testing.assert_close(ridge.change(strength), expected.T, rtol=1e-3, atol=1e-4)
 
 
-def test_replace_me_is_least_squares(text):
-    """The published form: from the feed-forward output before the gap, in the whole model."""
-    model = load_tiny_gpt2()[0]
-    mapped = compensated(model, ReplaceMe(ridge=1e-9), text, [6, 7])
+@pytest.mark.parametrize(
+    ("which", "gap", "path"),
+    [("gpt2", [6, 7], "transformer.h.{}.mlp.c_proj"), ("falcon", [2], "transformer.h.{}.mlp.dense_4h_to_h")],
+)
+def test_replace_me_is_least_squares(text, which, gap, path):
+    """The published form: from the feed-forward output before the gap, in the whole model. Falcon's layers add
+    attention's output to it in place.
+    """
+    model = load_tiny_gpt2()[0] if which == "gpt2" else build(which)
+    text = text if which == "gpt2" else random_text(model, 48)
+    path = path.format(gap[0] - 1)
+    mapped = compensated(model, ReplaceMe(ridge=1e-9), text, gap)
     fitted = split(text, 0.25)[0]
     seen = []
-    hook = model.transformer.h[5].mlp.c_proj.register_forward_hook(lambda *call: seen.append(call[2]))
+    hook = model.get_submodule(path).register_forward_hook(lambda *call: seen.append(call[2].clone()))
     with torch.inference_mode():
         states = model(fitted.ids_ST, output_hidden_states=True, use_cache=False).hidden_states
     hook.remove()
     written = seen[0].flatten(0, 1).double()
-    rest = states[6].flatten(0, 1).double() - written
-    solution = torch.linalg.lstsq(written, states[8].flatten(0, 1).double() - rest, driver="gelsd").solution
-    expected = model.transformer.h[5].mlp.c_proj.weight.detach().double() @ solution
-    assert mapped.transformer.h[5].mlp.c_proj.weight.detach().double() == pytest.approx(
-        expected, abs=1e-3 * float(expected.abs().max())
-    )
+    rest = states[gap[0]].flatten(0, 1).double() - written
+    solution = torch.linalg.lstsq(written, states[gap[-1] + 1].flatten(0, 1).double() - rest, driver="gelsd").solution
+    old, new = (LinearLayer(found.get_submodule(path)).weight_DF.double() for found in (model, mapped))
+    expected = solution.T @ old
+    assert not torch.allclose(new, old, rtol=1e-2)
+    assert new == pytest.approx(expected, abs=1e-3 * float(expected.abs().max()))
 
 
 def test_layers_before_which_there_is_none_are_left_alone(gpt2, text):
@@ -185,6 +195,12 @@ def peak_bytes(work):
         work()
     events = profiled.profiler.kineto_results.events()
     return max(accumulate(event.nbytes() for event in events if event.name() == "[memory]"))
+
+
+@pytest.mark.parametrize(("n_tokens", "kind"), [(-5, ValueError), (0, ValueError), (1.5, TypeError)])
+def test_the_memory_told_needs_a_number_of_tokens(gpt2, n_tokens, kind):
+    with pytest.raises(kind, match="n_tokens must be an int"):
+        refit_memory(gpt2[0], [3], n_tokens)
 
 
 def test_the_memory_told_of_a_regression_is_what_it_takes():

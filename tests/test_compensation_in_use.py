@@ -173,6 +173,24 @@ def test_what_cannot_be_compensated_is_left_out_of_a_comparison():
     assert [choice.method for choice in found.choices] == ["last", "last + scale"]
 
 
+def test_a_method_whose_own_compensation_is_refused_has_no_row_without_it():
+    """Its figures would be those of the layers gone and nothing made up for."""
+    model = build("gemma3_text")
+    text = random_text(model)
+
+    class Picky(Rescale):
+        def measure(self, removal):
+            if len(removal.removed) == 2:
+                raise UnsupportedModelError("not two layers")
+            return super().measure(removal)
+
+    methods = {"last": LastLayers(), "scaled": LastLayers(compensation=Picky())}
+    with pytest.warns(UserWarning, match="scaled is left out for 2 layers: not two layers"):
+        found = compare(model, text, text, methods, [1, 2])
+    rows = [(choice.method, choice.n_remove) for choice in found.choices]
+    assert rows == [("last", 1), ("last", 2), ("scaled", 1)]
+
+
 class Writer(nn.Module):
     """A layer that writes to the residual stream by one linear layer after a norm."""
 
@@ -211,7 +229,7 @@ def test_weights_made_of_others_are_refused():
     model = Writers().eval()
     nn.utils.parametrizations.weight_norm(model.blocks[1].down)
     ids = torch.randint(0, 128, (12, 24), generator=torch.Generator().manual_seed(1))
-    with pytest.raises(UnsupportedModelError, match="must be a linear layer to be refitted"):
+    with pytest.raises(UnsupportedModelError, match=r"must be a parameter to be refitted.*remove_parametrizations"):
         remove_layers(model, [2], stack="blocks", compensation=LinearRefit(), calibration=Calibration(ids, ids.clone()))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch.nn.utils.prune import random_unstructured
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
 
 from layershap import Calibration, LayerPruner, compare, find_layers, remove_layers
@@ -97,6 +98,35 @@ def test_a_model_that_was_compensated_before(gpt2, text):
 def test_text_of_another_vocabulary(gpt2):
     ids = torch.full((4, 16), 10**6)
     refused_early(gpt2[0], Calibration(ids, ids.clone()), Rescale(), ValueError, "1000000")
+
+
+@pytest.mark.parametrize("compensation", [Rescale(), LinearRefit(), ReplaceMe()])
+def test_text_longer_than_the_models_positions(compensation):
+    model = GPT2LMHeadModel(GPT2Config(n_layer=4, n_embd=16, n_head=2, n_positions=20, vocab_size=64)).eval()
+    text = random_text(model)  # 24 tokens
+    message = "must fit the model's 20 positions, the longest has 24 tokens"
+    refused_early(model, text, compensation, ValueError, message)
+    with pytest.raises(ValueError, match=message):
+        remove_layers(model, [2], compensation=compensation, calibration=text)
+    with pytest.raises(ValueError, match=message):
+        layer_scales(model, find_layers(model), text)
+
+
+def test_a_norms_epsilon_is_named_as_a_reason():
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "vocab_size": 64}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**sizes, num_hidden_layers=4, rms_norm_eps=0.05)).eval()
+    reason = "or with one whose epsilon is no small part of what it reads"
+    with pytest.raises(UnsupportedModelError, match=reason):
+        remove_layers(model, [1], compensation=Rescale(), calibration=random_text(model))
+
+
+def test_a_pruning_mask_on_a_linear_layer_is_named_as_the_reason():
+    model = build("llama")
+    for layer in model.model.layers:
+        random_unstructured(layer.mlp.down_proj, "weight", amount=0.5)
+    reason = r"must be a parameter to be refitted, it is made of others.*prune\.remove"
+    refused_early(model, random_text(model), LinearRefit(), UnsupportedModelError, reason)
 
 
 def test_adapters(text):

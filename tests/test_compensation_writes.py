@@ -91,6 +91,17 @@ def test_routed_experts_are_scaled_by_their_last_matrices_and_not_refitted():
         remove_layers(model, [1], compensation=LinearRefit(), calibration=random_text(model))
 
 
+def test_routed_experts_are_scaled_with_the_biases_of_their_last_matrices():
+    model = build("gpt_oss")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("_bias"):
+                parameter.normal_(0, 0.1)
+    with quiet(model):
+        experts = WriteFinder(model, find_layers(model)).scalings(1)[-1]
+    assert (experts.module, experts.parameters) == ("mlp.experts", ("down_proj", "down_proj_bias"))
+
+
 def test_layers_that_read_what_earlier_ones_computed_are_refused():
     """Layer 4 shares the keys and values of an earlier layer."""
     model = build("gemma4_text")

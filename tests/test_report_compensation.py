@@ -74,6 +74,15 @@ def test_tables_page_and_card_show_what_was_changed(report, small):
     assert "not compensated" in card.text  # the score is the masked model's
 
 
+def test_a_card_knows_the_outcome_of_a_reloaded_checkpoint(fitted, gpt2, small, tmp_path):
+    """Whose record has lost the provenance of the text."""
+    small.save_pretrained(tmp_path)
+    reloaded = type(small).from_pretrained(tmp_path)
+    measured = fitted.report_.measure(gpt2[0], reloaded, batch_sizes=())
+    assert compensation_record(reloaded) != compensation_record(small)
+    assert "Before and after" in measured.to_model_card(2, name="small", compensation=compensation_record(small)).text
+
+
 def test_settings_of_the_fit_hold_the_compensation(fitted, report):
     assert report.fit.settings["compensation"] == repr(fitted.compensation)
     assert "LinearRefit(ridges=(1.0,)), by transform" in str(report.tables()["summary"])

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from layershap.calibration import IGNORE, Calibration
 from layershap.exceptions import UnsupportedModelError
 from layershap.inputs import refuse_inputs
-from layershap.model.io import evaluation_mode, input_device
+from layershap.model.io import evaluation_mode, input_device, maximum_length, vocabulary_size
 from layershap.model.states import states_at
 from layershap.model.sublayers import Players
 
 _BLOCK_TOKENS = 2048
 
 
-def token_blocks(calibration: Calibration, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Ids and labels [B, T] of a few sequences at a time, on a device."""
+def token_blocks(model: nn.Module, calibration: Calibration) -> Iterator[tuple[Tensor, Tensor]]:
+    """Ids and labels [B, T] of a few sequences at a time, on the model's device; an error if it can't read them."""
     refuse_inputs(calibration.inputs, "this method")
+    calibration.check_fits(vocabulary_size(model), maximum_length(model))
+    device = input_device(model)
     rows = max(1, _BLOCK_TOKENS // calibration.seq_len)
     for ids_BT, labels_BT in zip(calibration.ids_ST.split(rows), calibration.labels_ST.split(rows), strict=True):
         yield ids_BT.to(device), labels_BT.to(device)
@@ -41,7 +43,7 @@ def boundary_states(
         False for padding and ignored tokens.
     """
     with torch.inference_mode(), evaluation_mode(model):
-        for ids_BT, labels_BT in token_blocks(calibration, input_device(model)):
+        for ids_BT, labels_BT in token_blocks(model, calibration):
             found = states_at(model, stack, ids_BT, range(len(stack) + 1))
             yield [_flat(found[boundary], ids_BT) for boundary in sorted(found)], labels_BT != IGNORE
 

@@ -19,7 +19,7 @@ from layershap.baselines.perplexity import perplexity_game
 from layershap.calibration import IGNORE
 from layershap.compensation import Compensation
 from layershap.masks import leave_one_out_masks
-from layershap.model.io import evaluation_mode, input_device, token_logits
+from layershap.model.io import evaluation_mode, token_logits
 from layershap.model.stack import LayersArgument
 from layershap.protocols import FloatArray
 
@@ -136,7 +136,7 @@ def taylor_importance(inputs: FitInput) -> FloatArray:
         for parameter in parameters:
             parameter.requires_grad_(True)
         with torch.enable_grad(), evaluation_mode(model):
-            for ids_BT, labels_BT in token_blocks(inputs.calibration, input_device(model)):
+            for ids_BT, labels_BT in token_blocks(model, inputs.calibration):
                 loss = _sum_nll(token_logits(model, ids_BT), labels_BT) / tokens
                 for total, found in zip(gradients, torch.autograd.grad(loss, parameters, allow_unused=True)):
                     if found is not None:

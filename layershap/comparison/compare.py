@@ -177,10 +177,11 @@ def compare(
     if unreached:
         reasons = "".join(f"\n  {name}: {reason}" for (name, n), reason in refused.items() if n in unreached)
         raise ValueError(f"no method can remove {unreached} layers of this model:{reasons}")
-    dense, *found = measure(whole, chosen)
+    always = {variant.name for variant in compensated if variant.name == variant.chooser}
+    dense, *found = measure(whole, {key: layers for key, layers in chosen.items() if key[0] not in always})
     for variant in compensated:
         more, costs[variant.name] = variant.measured(whole, chosen, measure, costs[variant.chooser])
-        found += more  # one with a compensation of its own takes the place of its choices without
+        found += more
     by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
     names = dict.fromkeys([*methods, *(variant.name for variant in compensated)])
     ordered = [by_key[name, n] for name in names for n in numbers if (name, n) in by_key]

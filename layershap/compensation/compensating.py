@@ -21,7 +21,7 @@ from layershap.compensation.protocol import (
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.inputs import refuse_inputs
-from layershap.model.io import base_model, holds_adapters, vocabulary_size
+from layershap.model.io import base_model, holds_adapters, maximum_length, vocabulary_size
 from layershap.model.skeleton import on_meta_device, refuse_skeleton
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
@@ -100,7 +100,7 @@ class Compensating:
                 "model whole (on a CPU, say), or onto several devices"
             )
         refuse_inputs(self.calibration.inputs, "a compensation")
-        self.calibration.check_vocabulary(vocabulary_size(model))
+        self.calibration.check_fits(vocabulary_size(model), maximum_length(model))
         return players, self.calibration
 
     def apply(self, pruned: nn.Module, layers: Sequence[nn.Module], measured: Any) -> CompensationRecord:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from layershap.calibration import Calibration
@@ -69,7 +70,8 @@ def split(calibration: Calibration, held_out: Any) -> SplitText:
     """
     if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < float(held_out) < 1:
         raise ValueError(f"held_out must be a share of the sequences between 0 and 1, got {held_out!r}")
-    scored = calibration.counts_S.cpu().nonzero()[:, 0]  # where no token counts, there is nothing to fit or to judge
+    # Where no token counts, there is nothing to fit or to judge.
+    scored = np.flatnonzero(calibration.counts_S.cpu().numpy())
     n_sequences = len(scored)
     if n_sequences < 2:
         raise ValueError(
@@ -77,6 +79,6 @@ def split(calibration: Calibration, held_out: Any) -> SplitText:
             f"{n_sequences}. Give more text, or cut it into shorter sequences (seq_len)"
         )
     n_held = min(max(1, round(n_sequences * float(held_out))), n_sequences - 1)
-    held = torch.zeros(n_sequences, dtype=torch.bool)
-    held[torch.linspace(0, n_sequences - 1, n_held + 2)[1:-1].round().long()] = True
-    return SplitText(calibration.take(scored[~held]), calibration.take(scored[held]))
+    held = np.zeros(n_sequences, dtype=bool)
+    held[np.linspace(0, n_sequences - 1, n_held + 2)[1:-1].round().astype(int)] = True
+    return SplitText(*(calibration.take(torch.from_numpy(scored[part])) for part in (~held, held)))

@@ -119,7 +119,10 @@ def real_tokens(tokens: Tokens, calibration: Calibration) -> list[Tensor]:
     """Which positions of each block [B, T] hold text: False for padding."""
     order_S = torch.from_numpy(tokens.place_S).argsort()
     lengths_S = calibration.lengths_S[order_S]
-    return [torch.arange(block.ids_BT.shape[1]) < lengths_S[block.rows, None] for block in tokens.blocks]
+    return [
+        torch.arange(block.ids_BT.shape[1], device=lengths_S.device) < lengths_S[block.rows, None]
+        for block in tokens.blocks
+    ]
 
 
 def check_layout(hidden: Tensor, ids_BT: Tensor) -> None:

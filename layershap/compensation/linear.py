@@ -34,6 +34,12 @@ class LinearLayer:
     @classmethod
     def of(cls, module: nn.Module, where: str) -> LinearLayer:
         """Raise `UnsupportedModelError` unless a module is a plain linear layer."""
+        if isinstance(module, nn.Linear | Conv1D) and not is_linear(module):
+            raise UnsupportedModelError(
+                f"the weight of the last linear layer of {where} must be a parameter to be refitted, it is made of "
+                "others (weight norm, a pruning mask), which would undo the change; make it one first "
+                "(torch.nn.utils.parametrize.remove_parametrizations, torch.nn.utils.prune.remove)"
+            )
         if not is_linear(module):
             raise UnsupportedModelError(
                 f"the last module of {where} that writes to the residual stream must be a linear layer to be refitted, "

@@ -12,6 +12,7 @@ from torch import nn
 
 from layershap.compensation.gaps import gaps_of
 from layershap.compensation.linear import LinearLayer, is_linear
+from layershap.limits import check_int
 from layershap.model.io import text_config
 from layershap.model.stack import check_layer_indices, find_layers
 
@@ -60,7 +61,13 @@ def refit_memory(model: nn.Module, layers: Sequence[int], n_tokens: int) -> Refi
     -------
     RefitMemory
         Bytes by what holds them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        `n_tokens` is no int of at least 1, or `layers` aren't the model's.
     """
+    n_tokens = check_int("n_tokens", n_tokens, 1, meaning="the number of calibration tokens")
     stack = find_layers(model, causal=False)
     removed = check_layer_indices(layers, len(stack))
     gone = {parameter for i in removed for parameter in stack.layers[i].parameters()}

@@ -55,11 +55,12 @@ class WeightChange:
     Attributes
     ----------
     layer : int
-        The layer, in the numbering before the removal.
+        The layer, in the numbering before the removal; the first of those that were changed.
     module : str
-        Dotted name of the changed module inside the layer.
+        Dotted name of the changed module inside the layer; '' if it is all that writes to the residual stream from that
+        layer on (`Rescale`).
     kind : str
-        What was done: ``"divided by 1.31"``, ``"ridge 1"``.
+        What was done: ``"stream before it times 1.31"``, ``"ridge 1"``, ``"mapped"``.
     loss : float
         Loss on the held-out sequences after this change and those before it, in nats per token.
     """

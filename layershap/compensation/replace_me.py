@@ -115,8 +115,9 @@ class ReplaceMe(BaseEstimator):
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
             def forward(*args: Any, **kwargs: Any) -> Any:
-                written[index] = original(*args, **kwargs)
-                return written[index]
+                output = original(*args, **kwargs)
+                written[index] = output.clone()  # layers may add to it in place (Falcon's attention)
+                return output
 
             return forward
 
@@ -127,14 +128,16 @@ class ReplaceMe(BaseEstimator):
             for block, real_BT in zip(tokens.blocks, real_tokens(tokens, fitted), strict=True):
                 states = states_at(removal.model, removal.stack, block.ids_BT, boundaries)
                 for index, gap in enumerate(gaps):
-                    before, after = states[gap.first], states[gap.stop]
+                    before = states[gap.first]
+                    after = states[gap.stop].to(before.device)  # of a model on several devices
                     check_layout(before, real_BT)
                     check_finite(after, f"the hidden states before layer {gap.stop}")
                     if len(regressions) == index:
                         width = before.shape[-1]
                         regressions.append(StreamedRidge(width, width, before.device))
                     real_N = real_BT.flatten().to(before.device)
-                    inputs_ND = written[index].flatten(0, -2)[real_N].float() * writes[index].multiplier
+                    inputs_ND = written[index].to(before.device).flatten(0, -2)[real_N].float()
+                    inputs_ND *= writes[index].multiplier
                     missing_ND = (after.float() - before.float()).flatten(0, 1)[real_N]
                     regressions[index].add(inputs_ND, missing_ND, inputs_ND.new_ones(len(inputs_ND)))
         return [

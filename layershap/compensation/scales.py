@@ -13,6 +13,7 @@ from layershap.calibration import Calibration
 from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
 from layershap.exceptions import UnsupportedModelError
 from layershap.inputs import refuse_inputs
+from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
 from layershap.protocols import FloatArray
@@ -41,12 +42,15 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
     ------
     UnsupportedModelError
         Some states hold NaN or infinity, or nothing but 0.
+    ValueError
+        Token ids outside the vocabulary, or sequences longer than the model's positions.
 
     References
     ----------
     Prune&Comp, 2025, arXiv 2507.18212: magnitude compensation.
     """
     refuse_inputs(calibration.inputs, "a compensation")
+    calibration.check_fits(vocabulary_size(model), maximum_length(model))
     tokens = in_blocks(model, calibration)
     sums = np.zeros(len(stack) + 1)
     with quiet(model):

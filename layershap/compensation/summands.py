@@ -19,7 +19,7 @@ def summands(
     Parameters
     ----------
     written_N, entered_N : Tensor [N] of float64
-        What the layer added to its input, and the input, which may be no part of the sum.
+        What the layer added to its input, and the input, which may be no part of the sum. All are on the CPU.
     candidates : sequence of (str, Tensor [N])
         What the layer's modules gave back, by their names.
     half : bool
@@ -56,4 +56,4 @@ def summands(
 
 
 def _least_squares(columns_NK: Tensor, target_N: Tensor) -> Tensor:
-    return torch.linalg.lstsq(columns_NK.cpu(), target_N.cpu()[:, None], driver="gelsd").solution[:, 0].to(target_N)
+    return torch.linalg.lstsq(columns_NK, target_N[:, None], driver="gelsd").solution[:, 0]

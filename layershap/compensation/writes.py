@@ -110,11 +110,13 @@ class WriteFinder:
         self._model, self._stack = model, stack
         self._owners = Counter(id(p) for module in model.modules() for p in module._parameters.values())
         self._half = weights_precision(model) in (torch.float16, torch.bfloat16)
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator)
+        # Devices are named, so that torch.set_default_device has no say.
+        generator = torch.Generator("cpu").manual_seed(0)
+        ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator, device="cpu")
         self._layerwise = Layerwise(model, stack, Calibration(ids, ids.clone()))
         first = self._layerwise.start()[0]
-        noise = torch.randn(first.hidden.shape, generator=generator, dtype=torch.float32).to(first.hidden)
+        noise = torch.randn(first.hidden.shape, generator=generator, dtype=torch.float32, device="cpu")
+        noise = noise.to(first.hidden)
         self._state = State(noise * first.hidden.float().square().mean().sqrt().to(noise), first.carried)
 
     def of(self, layer: int) -> tuple[Write, ...]:
@@ -128,8 +130,9 @@ class WriteFinder:
         module = self._stack.layers[layer]
         calls, after = self._calls(layer)
         check_finite(after.hidden, f"what leaves {self._where(layer)} on random states")
-        entered_N, left_N = (state.hidden.double().flatten() for state in (self._state, after))
-        candidates = [(call.name, call.output.double().flatten()) for call in calls]
+        # On the host, where the sum is solved for: a model's layers may lie on several devices.
+        entered_N, left_N = (state.hidden.cpu().double().flatten() for state in (self._state, after))
+        candidates = [(call.name, call.output.cpu().double().flatten()) for call in calls]
         found = summands(left_N - entered_N, entered_N, candidates, half=self._half)
         where = self._where(layer)
         if found is None:
@@ -201,15 +204,19 @@ class WriteFinder:
             found = self._through(layer, state.scaled(_SCALE)).hidden.float()
         if relative_difference(found, expected) > (3e-2 if self._half else 1e-3):
             raise UnsupportedModelError(
-                f"{self._where(layer)} reads the residual stream without a norm, which would take the scale away that "
-                "Rescale leaves on it. LinearRefit may serve"
+                f"{self._where(layer)} reads the residual stream without a norm, or with one whose epsilon is no small "
+                "part of what it reads, so that the scale would not be taken away that Rescale leaves on the stream. "
+                "LinearRefit may serve"
             )
 
     def _scaling(self, layer: int, call: _Call) -> Scaling:
         module = self._stack.layers[layer].get_submodule(call.name)
         parameters = dict(module.named_parameters())
-        attempts = [Scaling(call.name, tuple(parameters), shift) for shift in (0.0, 1.0)]
-        attempts += [Scaling(call.name, (name,), 0.0) for name in parameters]
+        names = tuple(parameters)
+        attempts = [Scaling(call.name, names, shift) for shift in (0.0, 1.0)]
+        # Of several matrices (routed experts) the last, with its bias.
+        attempts += [Scaling(call.name, names[start:], 0.0) for start in range(1, len(names))]
+        attempts += [Scaling(call.name, (name,), 0.0) for name in names[:-1]]
         for scaling in attempts:
             values = {name: scaling.scaled(parameters[name], _SCALE) for name in scaling.parameters}
             output = functional_call(module, values, call.args, call.kwargs)
@@ -217,7 +224,7 @@ class WriteFinder:
                 return scaling
         raise UnsupportedModelError(
             f"what {call.name} of {self._where(layer)} writes isn't linear in the weights of a "
-            f"{type(module).__name__}, by which Rescale would scale it. LinearRefit may serve"
+            f"{type(module).__name__}, by which Rescale would scale it"
         )
 
     def _through(self, layer: int, state: State) -> State:

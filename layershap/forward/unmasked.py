@@ -58,13 +58,7 @@ def sequence_statistics(
     check_is_model(model)
     refuse_skeleton(model, "it can't be evaluated")
     check_takes(model, calibration.inputs)
-    calibration.check_vocabulary(vocabulary_size(model))
-    limit = maximum_length(model)
-    if limit is not None and calibration.seq_len > limit:
-        raise ValueError(
-            f"sequences must fit the model's {limit} positions, the longest has {calibration.seq_len} tokens; "
-            "use a protocol with shorter ones (for a task, max_length)"
-        )
+    calibration.check_fits(vocabulary_size(model), maximum_length(model))
     device = input_device(model)
     budget = EngineSettings.resolve(batch_tokens, "auto", device).batch_tokens
     labels_ST = shifted_labels(calibration.labels_ST)

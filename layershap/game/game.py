@@ -108,15 +108,9 @@ class LayerGame:
         else:
             self.found = GameModel.of(model, layers, granularity, utility=self.utility)
         self.stack: Players = self.found.players
-        self.calibration.check_vocabulary(vocabulary_size(self.found.model))
+        self.calibration.check_fits(vocabulary_size(self.found.model), maximum_length(self.found.model))
         if isinstance(self.utility, Utility):
             check_takes(self.found.model, self.calibration.inputs)
-        limit = maximum_length(self.found.model)
-        if limit is not None and self.calibration.seq_len > limit:
-            raise ValueError(
-                f"calibration sequences must fit the model's {limit} positions, they have {self.calibration.seq_len} "
-                "tokens; use a smaller seq_len (for a task, max_length)"
-            )
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
         device = next((p.device for p in self.found.model.parameters()), torch.device("cpu"))
         self._asked = batch_tokens, memory_budget

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -70,7 +71,7 @@ def model_card(
     base_model = None if base_model is None else public_name(base_model)
     outcomes = [o for o in reversed(report.outcomes) if o.removed == removal.layers]
     if compensation != "measured":
-        outcomes = [o for o in outcomes if o.compensation == compensation]
+        outcomes = [o for o in outcomes if _without_text(o.compensation) == _without_text(compensation)]
     outcome = outcomes[0] if outcomes else None
     if compensation == "measured":
         compensation = None if outcome is None else outcome.compensation
@@ -86,6 +87,11 @@ def model_card(
     )
     body = _body(report, removal, outcome, compensation, name=name, base_model=base_model, target=target)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def _without_text(record: CompensationRecord | None) -> CompensationRecord | None:
+    """A record as a saved model keeps it: without the provenance of its text."""
+    return None if record is None else replace(record, text={})
 
 
 def _body(
