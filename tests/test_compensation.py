@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from itertools import accumulate
 
@@ -26,6 +27,7 @@ from layershap.compensation.held_out import split
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.regression import StreamedRidge
 from layershap.datasets import load_calibration_text, load_tiny_gpt2
+from layershap.exceptions import CalibrationWarning
 from layershap.testing import CompensationContract
 
 from .architectures.build import build
@@ -181,12 +183,29 @@ def test_a_7b_model_is_refitted_within_24_gigabytes():
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config).to(torch.bfloat16)
-    found = refit_memory(model, range(16, 24), 32768)
+    found = refit_memory(model, range(16, 24), 32768, copy=False)
     per_layer = 4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096
     assert found.weights == 2 * (24 * per_layer + 2 * 32000 * 4096 + 4096)
+    assert found.whole == found.weights + 2 * 8 * per_layer
     assert found.targets == 32768 * 4096 * 2
     assert found.device < 24e9
     assert found.device > found.weights + 20 * 11008**2  # the Gram matrix in float32, and twice in float64
+    copied = refit_memory(model, range(16, 24), 32768)
+    assert copied.device == found.device + found.whole
+    assert str(copied).startswith(f"{copied.device / 1e9:.3g} GB on the device (the whole model 13.5, ")
+    # So little is left that measuring the whole model takes more.
+    assert refit_memory(model, range(4, 28), 128, copy=False).device == found.whole
+
+
+def test_a_refit_of_all_layers_keeps_a_target_of_each(text):
+    model = load_tiny_gpt2()[0]
+    told = refit_memory(model, [3, 6, 7], text.ids_ST.numel(), scope="all")
+    removal = Removal(model, find_layers(model), (3, 6, 7), text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        measured = LinearRefit("all", held_out=0.001).measure(removal)  # one sequence
+    held = sum(target.numel() * target.element_size() for states in measured.targets.values() for target in states)
+    assert held == told.targets * (text.n_sequences - 1) / text.n_sequences
 
 
 def peak_bytes(work):

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from layershap import Calibration, LayerPruner, compare, remove_layers
-from layershap.baselines import LastLayers, ShortGPT
+from layershap.baselines import FixedLayers, LastLayers, ShortGPT
 from layershap.compensation import (
     LinearRefit,
     ReplaceMe,
@@ -171,6 +171,22 @@ def test_what_cannot_be_compensated_is_left_out_of_a_comparison():
     with pytest.warns(UserWarning, match=r"last \+ refit is left out for 2 layers: .*must be a linear layer"):
         found = compare(model, text, text, {"last": LastLayers()}, [2], compensations=compensations)
     assert [choice.method for choice in found.choices] == ["last", "last + scale"]
+
+
+def test_layers_that_two_methods_choose_are_compensated_once(gpt2, text):
+    made = []
+
+    class Counted(LinearRefit):
+        def measure(self, removal):
+            made.append(removal.removed)
+            return super().measure(removal)
+
+    methods = {"one": FixedLayers([6, 7]), "other": FixedLayers([7, 6])}
+    found = compare(gpt2[0], text, text, methods, [2], compensations={"refit": Counted(ridges=(1.0,))})
+    assert made == [(6, 7)]
+    rows = {choice.method: choice for choice in found.choices}
+    assert rows["one + refit"].perplexity == rows["other + refit"].perplexity < rows["one"].perplexity
+    assert found.costs["other + refit"].seconds > found.costs["other"].seconds
 
 
 def test_a_method_whose_own_compensation_is_refused_has_no_row_without_it():

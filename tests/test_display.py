@@ -175,7 +175,7 @@ def test_the_removal_curve_marks_the_whole_model_and_the_choice(pruner):
     legend = [text.get_text() for text in display.right_ax_.get_legend().get_texts()]
     assert "3 layers removed" in legend
     assert "... unsure: in under half of resamples" in legend
-    assert display.ax_.get_ylabel().endswith("not compensated")
+    assert display.ax_.get_ylabel().endswith("of masked models on the calibration text")
     with pytest.raises(ValueError, match="n_remove must be one of"):
         RemovalCurveDisplay.from_estimator(pruner, n_remove=40)
     assert RemovalCurveDisplay.from_report(pruner.report_).chosen is None

@@ -172,4 +172,4 @@ def test_all_tables_in_markdown(gpt2_report):
 
 
 def test_the_curve_says_that_nothing_is_compensated(fitted_gpt2):
-    assert fitted_gpt2.removal_curve_.table().title.endswith("by the calibration text, not compensated")
+    assert fitted_gpt2.removal_curve_.table().title.endswith("scored by masked models on the calibration text")

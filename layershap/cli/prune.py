@@ -52,7 +52,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
         "--n-remove",
         type=count_or_fraction,
         metavar="N",
-        help="how many layers to remove, or which fraction of them (0.25), with --report",
+        help="how many layers to remove, or which fraction of them (0.25, rounded down), with --report",
     )
     parser.add_argument(
         "--target",

@@ -18,6 +18,8 @@ from layershap.calibration import Calibration, PerplexityProtocol, as_calibratio
 from layershap.comparison.checks import check_kinds, check_numbers, checked_layers, is_fitted, whole_numbers
 from layershap.comparison.compensated import (
     CompensatedMethod,
+    OnText,
+    Outcome,
     check_compensations,
     own_compensation,
     refuse_early,
@@ -179,8 +181,9 @@ def compare(
         raise ValueError(f"no method can remove {unreached} layers of this model:{reasons}")
     always = {variant.name for variant in compensated if variant.name == variant.chooser}
     dense, *found = measure(whole, {key: layers for key, layers in chosen.items() if key[0] not in always})
+    made: dict[OnText, Outcome] = {}
     for variant in compensated:
-        more, costs[variant.name] = variant.measured(whole, chosen, measure, costs[variant.chooser])
+        more, costs[variant.name] = variant.measured(whole, chosen, measure, costs[variant.chooser], made)
         found += more
     by_key = {(choice.method, choice.n_remove): choice for choice in [*found, *narrowed]}
     names = dict.fromkeys([*methods, *(variant.name for variant in compensated)])

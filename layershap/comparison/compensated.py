@@ -20,6 +20,19 @@ Measure = Callable[[GameModel, Mapping[tuple[str, int], tuple[int, ...]]], list[
 """Measures a model without the layers of each choice, by (method, n_remove)."""
 
 
+OnText = tuple[int, int, tuple[int, ...]]
+"""A compensation and its text, by their identities, and the layers that go."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a compensation made of some layers' removal: a choice that was measured, or the reason why there is none."""
+
+    choice: Choice | None
+    seconds: float
+    refusal: str = ""
+
+
 @dataclass(frozen=True)
 class CompensatedMethod:
     """A method's choices under one compensation.
@@ -39,28 +52,43 @@ class CompensatedMethod:
     compensating: Compensating
 
     def measured(
-        self, whole: GameModel, chosen: Mapping[tuple[str, int], tuple[int, ...]], measure: Measure, cost: Cost
+        self,
+        whole: GameModel,
+        chosen: Mapping[tuple[str, int], tuple[int, ...]],
+        measure: Measure,
+        cost: Cost,
+        done: dict[OnText, Outcome],
     ) -> tuple[list[Choice], Cost]:
         """The choices, measured, and the method's cost with the seconds of the compensation.
 
-        A removal that can't be compensated is left out, with a warning that says why.
+        A removal that can't be compensated is left out, with a warning that says why. Layers that several methods chose
+        are compensated once, and cost each of these methods the same: `done` keeps what was made.
         """
         found = []
         seconds = 0.0
         for (chooser, n_remove), layers in chosen.items():
             if chooser != self.chooser:
                 continue
-            start = time.perf_counter()
-            try:
-                pruned = remove_players(whole.model, layers, whole.players, check=False, compensating=self.compensating)
-            except (UnsupportedModelError, SurgeryCheckError) as error:
-                warn_user(f"{self.name} is left out for {n_remove} layers: {error}")
-                continue
-            finally:
-                seconds += time.perf_counter() - start
-            [choice] = measure(GameModel.of(pruned, whole.players.path or None), {(self.name, n_remove): ()})
-            found.append(replace(choice, layers=layers))
+            key = id(self.compensating.compensation), id(self.compensating.calibration), tuple(sorted(layers))
+            if key not in done:
+                done[key] = self._outcome(whole, layers, measure, n_remove)
+            outcome = done[key]
+            seconds += outcome.seconds
+            if outcome.choice is None:
+                warn_user(f"{self.name} is left out for {n_remove} layers: {outcome.refusal}")
+            else:
+                found.append(replace(outcome.choice, method=self.name, layers=layers))
         return found, replace(cost, seconds=None if cost.seconds is None else cost.seconds + seconds)
+
+    def _outcome(self, whole: GameModel, layers: tuple[int, ...], measure: Measure, n_remove: int) -> Outcome:
+        start = time.perf_counter()
+        try:
+            pruned = remove_players(whole.model, layers, whole.players, check=False, compensating=self.compensating)
+        except (UnsupportedModelError, SurgeryCheckError) as error:
+            return Outcome(None, time.perf_counter() - start, str(error))
+        seconds = time.perf_counter() - start
+        [choice] = measure(GameModel.of(pruned, whole.players.path or None), {(self.name, n_remove): ()})
+        return Outcome(choice, seconds)
 
 
 def own_compensation(name: str, method: Any) -> CompensatedMethod | None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+Scope = Literal["gaps", "all"]
+"""Which layers a `layershap.LinearRefit` refits: those before gaps, or all from the first of these on."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +48,12 @@ def gaps_of(removed: Sequence[int], n_layers: int) -> tuple[Gap, ...]:
         else:
             found.append(Gap(layer, layer + 1, kept - 1))
     return tuple(found)
+
+
+def refitted(gaps: Sequence[Gap], n_kept: int, scope: Scope) -> list[int]:
+    """The kept layers that are refitted, in the numbering after the removal."""
+    if not gaps:
+        return []
+    if scope == "gaps":
+        return [gap.before for gap in gaps if gap.before >= 0]
+    return list(range(max(gaps[0].before, 0), n_kept))

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
+from layershap.compensation.gaps import Scope, refitted
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet
 from layershap.compensation.linear import LinearLayer
@@ -81,7 +82,7 @@ class LinearRefit(BaseEstimator):
 
     def __init__(
         self,
-        scope: Literal["gaps", "all"] = "gaps",
+        scope: Scope = "gaps",
         *,
         ridges: Sequence[float] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
         held_out: float = 0.25,
@@ -150,8 +151,7 @@ class LinearRefit(BaseEstimator):
     def _refits(self, removal: Removal) -> list[_Refit]:
         kept, gaps = removal.kept, removal.gaps
         after = {gap.before: gap.stop for gap in gaps if gap.before >= 0}
-        first = max(min(gap.before for gap in gaps), 0)
-        places = sorted(after) if self.scope == "gaps" else range(first, len(kept))
+        places = refitted(gaps, len(kept), self.scope)
         finder = WriteFinder(removal.model, removal.stack) if places else None
         found = []
         for place in places:

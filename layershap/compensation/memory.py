@@ -5,12 +5,12 @@ Shapes: N tokens, D hidden size, F inputs of the refitted linear layer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from layershap.compensation.gaps import gaps_of
+from layershap.compensation.gaps import Scope, gaps_of, refitted
 from layershap.compensation.linear import LinearLayer, is_linear
 from layershap.limits import check_int
 from layershap.model.io import text_config
@@ -19,33 +19,49 @@ from layershap.model.stack import check_layer_indices, find_layers
 
 @dataclass(frozen=True)
 class RefitMemory:
-    """Bytes that a refit of the gaps holds at its peak, beside the activations of one block of tokens.
+    """Bytes that a refit holds at its peak, beside the activations of one block of tokens.
 
     Attributes
     ----------
+    whole : int
+        Weights of the model with all its layers, on its device. It is measured before layers go, and stays beside its
+        pruned copy with ``copy=True``.
     weights : int
-        The pruned model's, on its device. With ``copy=True`` the model given stays there too.
+        Weights of the pruned model.
     states : int
         Hidden states of all calibration tokens, on the device: before the first layer, and before and after the layer
         at hand.
     regression : int
         Products and solution of the regression at hand, on the device.
     targets : int
-        States after the gaps, on the host.
+        States after the gaps (with ``scope="all"`` after every refitted layer), on the host.
+    copy : bool
+        Whether the pruned model is a copy.
     """
 
+    whole: int
     weights: int
     states: int
     regression: int
     targets: int
+    copy: bool
 
     @property
     def device(self) -> int:
         """Bytes on the device."""
-        return self.weights + self.states + self.regression
+        refit = self.weights + self.states + self.regression
+        return self.whole + refit if self.copy else max(self.whole, refit)
+
+    def __str__(self) -> str:
+        parts = [("the whole model", self.whole)] if self.copy else []
+        parts += [("weights", self.weights), ("states", self.states), ("regression", self.regression)]
+        listed = ", ".join(f"{name} {n_bytes / 1e9:.3g}" for name, n_bytes in parts)
+        return f"{self.device / 1e9:.3g} GB on the device ({listed}), {self.targets / 1e9:.3g} GB on the host"
 
 
-def refit_memory(model: nn.Module, layers: Sequence[int], n_tokens: int) -> RefitMemory:
+def refit_memory(
+    model: nn.Module, layers: Sequence[int], n_tokens: int, *, scope: Scope = "gaps", copy: bool = True
+) -> RefitMemory:
     """Memory of `LinearRefit` for a removal.
 
     Parameters
@@ -56,6 +72,10 @@ def refit_memory(model: nn.Module, layers: Sequence[int], n_tokens: int) -> Refi
         The layers that go.
     n_tokens : int
         Number of calibration tokens, those held out included.
+    scope : {"gaps", "all"}, default="gaps"
+        That of the `LinearRefit`.
+    copy : bool, default=True
+        That of `layershap.remove_layers` or the pruner: whether the model given stays as it is.
 
     Returns
     -------
@@ -71,24 +91,31 @@ def refit_memory(model: nn.Module, layers: Sequence[int], n_tokens: int) -> Refi
     stack = find_layers(model, causal=False)
     removed = check_layer_indices(layers, len(stack))
     gone = {parameter for i in removed for parameter in stack.layers[i].parameters()}
-    weights = sum(p.numel() * p.element_size() for p in model.parameters() if p not in gone)
-    gaps = [gap for gap in gaps_of(removed, len(stack)) if gap.before >= 0]
+    gaps = gaps_of(removed, len(stack))
+    kept = [layer for layer in range(len(stack)) if layer not in removed]
+    refits = [kept[place] for place in refitted(gaps, len(kept), scope)]
     itemsize = next(model.parameters()).element_size()
     shapes = [
         LinearLayer(part).weight_DF.shape
-        for gap in gaps
-        for part in stack.layers[gap.first - 1].modules()
+        for layer in refits
+        for part in stack.layers[layer].modules()
         if is_linear(part)
     ]
     width = _stream_width(model) if shapes else 0  # what writes to the stream has its width
     inputs = max((shape[1] for shape in shapes if shape[0] == width), default=0)
     return RefitMemory(
-        weights=weights,
+        whole=_bytes_of(model.parameters()),
+        weights=_bytes_of(p for p in model.parameters() if p not in gone),
         states=3 * n_tokens * width * itemsize,
         # Gram and moments in float32; both, the factor and the change in float64; the weights twice.
         regression=4 * inputs * (inputs + width) + 8 * inputs * (2 * inputs + 2 * width) + 8 * inputs * width,
-        targets=len(gaps) * n_tokens * width * itemsize,
+        targets=len(refits) * n_tokens * width * itemsize,
+        copy=copy,
     )
+
+
+def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def _stream_width(model: nn.Module) -> int:

@@ -98,9 +98,9 @@ class RemovalCurveDisplay:
             n_removed=np.array([point.n_remove for point in points]),
             quality=1 + increase / 100 if is_perplexity else _array(point.score for point in points),
             quality_errors=increase_errors / 100 if is_perplexity else _array(point.score_error for point in points),
-            ylabel="perplexity / whole model's\non the calibration text, not compensated"
+            ylabel="perplexity / whole model's\nof masked models on the calibration text"
             if is_perplexity
-            else f"{one_line(curve.score_name)}\non the calibration text, not compensated",
+            else f"{one_line(curve.score_name)}\nof masked models on the calibration text",
             logarithmic=is_perplexity,
             least_sure=_array(point.least_sure for point in points),
             left=left,

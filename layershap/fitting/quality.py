@@ -73,11 +73,11 @@ def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
         spread = float(np.sqrt(max(float(np.var(fit.values)) - error**2, 0.0)))
         if error > spread:
             n_masks = len(fit.scores)
-            needed = "several times as many" if spread == 0 else f"about {int(n_masks * (2 * error / spread) ** 2)}"
+            more = int(n_masks * (2 * error / spread) ** 2) - n_masks if spread > 0 else None
+            needed = "to several times as many" if more is None else f"by about {more:,}, for errors half of the spread"
             messages.append(
                 f"{n_masks} masks drawn at random don't tell the layers' values apart: their standard error is "
-                f"{error:.2g}, their true spread about {spread:.2g}. {needed.capitalize()} would halve the one against "
-                f"the other: raise n_masks{_keep_veto(settings)}."
+                f"{error:.2g}, their true spread about {spread:.2g}. Raise n_masks {needed}{_keep_veto(settings)}."
             )
     if found.doubtful:
         messages.append(

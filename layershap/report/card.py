@@ -114,10 +114,11 @@ def _body(
         f"{removal.n_parameters:,} of {fit.n_parameters:,} parameters, {megabytes(removal.n_bytes)} of "
         f"{megabytes(fit.n_bytes)} are left. "
         + (
-            "The weights of the other layers are unchanged; nothing was trained."
+            "Removing them left the other layers' weights unchanged and trained nothing."
             if compensation is None
-            else markdown_text(compensation_sentence(compensation)) + " Nothing was trained."
-        ),
+            else markdown_text(compensation_sentence(compensation)) + " This trained nothing."
+        )
+        + " What was done to the model since, such as training or quantising it, isn't told here.",
         f"The layers were chosen by [layershap]({PAPER}): each layer is a player in a cooperative game, whose value is "
         "how well the model does with only some of its layers.",
         "## How to load it",
@@ -129,7 +130,7 @@ def _body(
         f"({markdown_text(describe(text.provenance))})"
         + ("" if text.final_sequences is None else f", {text.final_sequences} held back for the final choice"),
         f"- score: {markdown_text(fit.utility)}; all layers {fit.baseline_score:.4g}, "
-        f"{'this model' if compensation is None else 'without these layers, not compensated,'} {score} "
+        f"{'this model' if compensation is None else 'the masked model without these layers'} {score} "
         f"(predicted {removal.predicted_score:.4g}){_perplexity(report, removal)}",
         *([] if target is None else [f"- number of layers: {markdown_text(reason(target))}"]),
         f"- surrogate: {markdown_text(report.surrogate.name)}, held-out R2 {report.surrogate.held_out_r2:.3f}",

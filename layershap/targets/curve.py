@@ -138,7 +138,7 @@ class RemovalCurve:
         known = {name: cells for name, cells in columns.items() if any(cell is not None for cell in cells)}
         rows = tuple(zip(*known.values(), strict=True))
         scored = any(point.scored_on for point in self.points)
-        by = ", by the calibration text, not compensated" if scored else ""
+        by = ", scored by masked models on the calibration text" if scored else ""
         return Table(f"Removing {self.player}s: what each number comes to{by}", tuple(known), rows, self._note())
 
     def __str__(self) -> str:

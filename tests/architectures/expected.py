@@ -91,7 +91,7 @@ NO_SUBLAYERS = {
 _NEITHER = [
     "afmoe", "bart", "beam", "bert", "bert-generation", "big_bird", "blenderbot-small", "camembert", "cpmant",
     "data2vec-text", "dbrx", "deepseek_v4", "doge", "electra", "ernie", "exaone4", "flex_olmo", "gemma3n_text",
-    "gemma4", "gemma4_text", "git", "gpt_oss", "hy_v4", "inkling2_text", "inkling_text", "jetmoe", "marian",
+    "gemma4", "gemma4_text", "git", "hy_v4", "inkling2_text", "inkling_text", "jetmoe", "marian",
     "minimax", "mllama", "mvp", "olmo2", "olmo3", "openai-gpt", "plbart", "prophetnet", "qwen2_moe",
     "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "qwen4_exp_text", "reformer", "rembert",
     "roberta", "roc_bert", "roformer", "rwkv", "trocr", "xlm-roberta", "xlnet", "xmod", "zaya",
@@ -101,7 +101,7 @@ NOT_FOLDED = [
 ]
 NOT_REFITTED = [
     *_NEITHER, "blt", "gemma2", "gemma3", "gemma3_text", "gemma4_unified", "gemma4_unified_text", "glm4",
-    "granitemoe", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hyperclovax", "kolibri1", "lfm3",
+    "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hyperclovax", "kolibri1", "lfm3",
     "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen3_moe",
 ]
 # fmt: on

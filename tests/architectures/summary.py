@@ -10,6 +10,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from textwrap import fill
 
 import torch
 import transformers
@@ -92,8 +93,12 @@ def _refused(method: str, rows: list[Row]) -> str:
     """Why a compensation is refused, and for which types."""
     found = {row.model_type: row.rescale if method == "Rescale" else row.refit for row in rows}
     reasons = refusals({name: reason for name, reason in found.items() if reason not in ("", "folds", "refits")})
-    listed = "\n".join(f"- {reason}: {', '.join(names)}" for reason, names in reasons)
+    listed = "\n".join(_wrapped(f"- {reason}: {', '.join(names)}") for reason, names in reasons)
     return f"\n\n`{method}` is refused:\n\n{listed}"
+
+
+def _wrapped(point: str) -> str:
+    return fill(point, 120, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
 
 
 def refusals(reasons: dict[str, str]) -> list[tuple[str, list[str]]]:
