@@ -272,6 +272,8 @@ def test_wrong_kinds_of_arguments_are_named(stories, stories_calibration, held_o
         compared(calib_data=task)
     with pytest.raises(TypeError, match=r"eval_data must be .*give task.calibration"):
         compared(eval_data=task)
+    with pytest.raises(TypeError, match=r"eval_data must be one kind of text.*\['book', 'chat'\].*evaluate\(texts="):
+        compared(eval_data={"book": held_out, "chat": held_out})
 
 
 def test_numpy_numbers_are_numbers(stories, stories_calibration, held_out):

@@ -71,6 +71,11 @@ def check_kinds(methods: Any, tasks: Any, data: Mapping[str, Any]) -> None:
             )
     for argument, value in data.items():
         refuse_task(argument, value)
+        if isinstance(value, Mapping) and "input_ids" not in value:
+            raise TypeError(
+                f"{argument} must be one kind of text for compare, got a mapping of {sorted(map(str, value))}; give "
+                'others as tasks, {"book": (utility, calibration)}, or measure each model by evaluate(texts={...})'
+            )
 
 
 def is_fitted(method: Any) -> bool:
