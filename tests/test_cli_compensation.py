@@ -26,7 +26,10 @@ def text_file(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(("name", "compensation"), [("rescale", Rescale()), ("linear-refit", LinearRefit())])
+@pytest.mark.parametrize(
+    ("name", "compensation"),
+    [("rescale", Rescale()), ("linear-refit", LinearRefit()), ("linear-refit-all", LinearRefit("all"))],
+)
 def test_it_is_the_librarys_and_says_what_it_did(name, compensation, gpt2, text_file, tmp_path, capsys):
     model, tokenizer = gpt2
     text = Calibration.from_texts(load_calibration_text()[:1], tokenizer, seq_len=64, n_sequences=24)
@@ -52,14 +55,14 @@ def test_the_answer_and_the_card_tell_of_it(run_folder, story_file, tmp_path, ca
     assert "nats per token" in answer or "found no change" in answer
     card = (tmp_path / "small" / "README.md").read_text(encoding="utf-8")
     assert answer.splitlines()[1] in card
-    assert "The weights of the other layers are unchanged" not in card
+    assert "left the other layers' weights unchanged" not in card
     assert measure(run_folder, STORIES, tmp_path / "small", "--no-speed") == 0
     (outcome,) = PruningReport.load(run_folder / "report.json").outcomes
     assert outcome.compensation.method == "LinearRefit"
     # The same removal without it: no figure of the compensated model gets into its card.
     assert prune(tmp_path / "plain", *by_report) == 0
     card = (tmp_path / "plain" / "README.md").read_text(encoding="utf-8")
-    assert "The weights of the other layers are unchanged" in card
+    assert "left the other layers' weights unchanged" in card
     assert "Before and after" not in card
 
 
@@ -78,7 +81,7 @@ def test_without_a_compensation_the_answer_has_none(tmp_path, capsys):
             ["--own-answers", "t", "--seq-len", "64"],
             "--own-answers and --seq-len can't be given without --c",
         ),
-        (["--seq-len", "64"], "give --compensation linear-refit or rescale"),
+        (["--seq-len", "64"], "give --compensation linear-refit or linear-refit-all or rescale"),
         (["--compensation", "rescale", "--chats", "c", "--bos", "text"], "--bos can't be given with --chats"),
         (["--compensation", "rescale", "--chats", "c", "--text", "t"], "not allowed with argument --chats"),
         (["--compensation", "train", "--text", "t"], "invalid choice: 'train'"),

@@ -63,12 +63,12 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--compensation",
         nargs="+",
-        choices=sorted(COMPENSATIONS),
+        choices=COMPENSATIONS,
         default=[],
         metavar="NAME",
         help=(
             "each method also with what makes up for its removed layers, measured on the calibration data (default: "
-            f"without only): {', '.join(sorted(COMPENSATIONS))}"
+            f"without only): {', '.join(COMPENSATIONS)}"
         ),
     )
     parser.add_argument("--picture", type=path, metavar="FILE", help="perplexity against removed layers, as PNG")

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from layershap.compensation import Compensation
 
-COMPENSATIONS = {"rescale": "Rescale", "linear-refit": "LinearRefit"}
-"""Option -> class of `layershap.compensation`."""
+COMPENSATIONS = ("linear-refit", "linear-refit-all", "rescale")
+"""Names of `layershap.compensation`'s, with every kept layer refitted as one of its own."""
 
 
 def compensation(name: str) -> Compensation:
     """The compensation that an option names."""
-    from layershap import compensation as room
+    from layershap.compensation import LinearRefit, Rescale
 
-    made: Compensation = getattr(room, COMPENSATIONS[name])()
-    return made
+    return Rescale() if name == "rescale" else LinearRefit("all" if name == "linear-refit-all" else "gaps")

@@ -72,7 +72,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--compensation",
-        choices=sorted(COMPENSATIONS),
+        choices=COMPENSATIONS,
         help="change the kept layers' weights, without training, so that less is lost (default: leave them)",
     )
     add_source_options(group, required=False)
@@ -187,5 +187,5 @@ def _check_compensation(arguments: argparse.Namespace) -> None:
     if arguments.compensation is None and given:
         raise UsageError(
             f"{' and '.join(given)} can't be given without --compensation: calibration data is what a compensation is "
-            f"measured on; give --compensation {' or '.join(sorted(COMPENSATIONS))}"
+            f"measured on; give --compensation {' or '.join(COMPENSATIONS)}"
         )
