@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.common import CACHE, LENGTH, markdown, print_or_write, provenance
@@ -189,7 +190,7 @@ def table(model: str) -> str:
                 row["cell"]["kind"] or "-",
                 f"{row['cell']['tokens']:,}" if row["cell"]["tokens"] else "-",
                 *(figure(row, plain, key) for key in texts),
-                *([accuracy(row, tasks)] if tasks else []),
+                *([accuracy(row, plain, tasks)] if tasks else []),
                 f"{row['seconds']:.0f}",
             ]
             for row in ordered
@@ -218,9 +219,19 @@ def figure(row: dict[str, Any], plain: dict[str, Any] | None, key: str) -> str:
     return f"{text} ({100 * (ratio - 1):+.1f} ± {100 * ratio * standard_error(difference_S):.1f}%)"
 
 
-def accuracy(row: dict[str, Any], tasks: list[str]) -> str:
-    mean, error = mean_accuracy([row["tests"].get(key) for key in tasks], "acc")
-    return "-" if mean != mean else f"{100 * mean:.1f} ± {100 * error:.1f}"
+def accuracy(row: dict[str, Any], plain: dict[str, Any] | None, tasks: list[str]) -> str:
+    """Mean accuracy of the tasks, and its change in points against the model that nothing makes up for."""
+    tests, before = ([found["tests"].get(key) for key in tasks] for found in (row, plain or row))
+    mean, error = mean_accuracy(tests, "acc")
+    if mean != mean:
+        return "-"
+    if plain is None or row is plain or None in before:
+        return f"{100 * mean:.1f} ± {100 * error:.1f}"
+    changes: list[dict[str, Any] | None] = [
+        {"acc": np.subtract(new["acc"], old["acc"])} for new, old in zip(tests, before, strict=True)
+    ]
+    change, error = mean_accuracy(changes, "acc")
+    return f"{100 * mean:.1f} ({100 * change:+.1f} ± {100 * error:.1f})"
 
 
 def main() -> None:
