@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from layershap.calibration import IGNORE, Calibration
+from layershap.calibration.readable import check_readable
 from layershap.exceptions import UnsupportedModelError
 from layershap.inputs import refuse_inputs
-from layershap.model.io import evaluation_mode, input_device, maximum_length, vocabulary_size
+from layershap.model.io import evaluation_mode, input_device
 from layershap.model.states import states_at
 from layershap.model.sublayers import Players
 
@@ -23,7 +24,7 @@ _BLOCK_TOKENS = 2048
 def token_blocks(model: nn.Module, calibration: Calibration) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and labels [B, T] of a few sequences at a time, on the model's device; an error if it can't read them."""
     refuse_inputs(calibration.inputs, "this method")
-    calibration.check_fits(vocabulary_size(model), maximum_length(model))
+    check_readable(model, calibration)
     device = input_device(model)
     rows = max(1, _BLOCK_TOKENS // calibration.seq_len)
     for ids_BT, labels_BT in zip(calibration.ids_ST.split(rows), calibration.labels_ST.split(rows), strict=True):

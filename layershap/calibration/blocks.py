@@ -117,32 +117,6 @@ class Calibration:
         add_inputs(sha.update, self.inputs)
         return sha.hexdigest()
 
-    def check_fits(self, vocabulary: int | None, positions: int | None) -> None:
-        """Raise if a model with so many token ids and positions (None: it doesn't say) can't read the sequences.
-
-        Raises
-        ------
-        ValueError
-            A token id, or a label that counts, is outside [0, vocabulary), or a sequence is longer than positions.
-        """
-        low, high = int(self.ids_ST.min()), int(self.ids_ST.max())
-        if low < 0 or (vocabulary is not None and high >= vocabulary):
-            raise ValueError(
-                f"calibration token ids must lie in [0, {vocabulary}), the model's vocabulary; they span "
-                f"[{low}, {high}]. Was another tokenizer used?"
-            )
-        scored = self.labels_ST[self.labels_ST != IGNORE]
-        if len(scored) and (int(scored.min()) < 0 or (vocabulary is not None and int(scored.max()) >= vocabulary)):
-            raise ValueError(
-                f"calibration labels must be token ids in [0, {vocabulary}), the model's vocabulary, or {IGNORE} where "
-                f"nothing is scored; they span [{int(scored.min())}, {int(scored.max())}]"
-            )
-        if positions is not None and self.seq_len > positions:
-            raise ValueError(
-                f"token sequences must fit the model's {positions} positions, the longest has {self.seq_len} tokens; "
-                "use a smaller seq_len, a perplexity protocol with shorter ones, or for a task a smaller max_length"
-            )
-
     def take(self, rows: Tensor) -> Calibration:
         """Some of the sequences: those at `rows`, which are indices or a mask [S] of bool."""
         inputs = input_rows(self.inputs, rows, self.n_sequences)

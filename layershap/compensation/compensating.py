@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.readable import check_readable
 from layershap.compensation.protocol import (
     Compensation,
     CompensationRecord,
@@ -21,7 +22,7 @@ from layershap.compensation.protocol import (
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.settings import any_offloaded
 from layershap.inputs import refuse_inputs
-from layershap.model.io import base_model, holds_adapters, maximum_length, vocabulary_size
+from layershap.model.io import base_model, holds_adapters
 from layershap.model.skeleton import on_meta_device, refuse_skeleton
 from layershap.model.stack import LayerStack, find_layers
 from layershap.model.sublayers import Players
@@ -100,7 +101,7 @@ class Compensating:
                 "model whole (on a CPU, say), or onto several devices"
             )
         refuse_inputs(self.calibration.inputs, "a compensation")
-        self.calibration.check_fits(vocabulary_size(model), maximum_length(model))
+        check_readable(model, self.calibration)
         return players, self.calibration
 
     def apply(self, pruned: nn.Module, layers: Sequence[nn.Module], measured: Any) -> CompensationRecord:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.readable import check_readable
 from layershap.compensation.layerwise import in_blocks, quiet, real_tokens
 from layershap.exceptions import UnsupportedModelError
 from layershap.inputs import refuse_inputs
-from layershap.model.io import maximum_length, vocabulary_size
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
 from layershap.protocols import FloatArray
@@ -50,7 +50,7 @@ def layer_scales(model: nn.Module, stack: LayerStack, calibration: Calibration) 
     Prune&Comp, 2025, arXiv 2507.18212: magnitude compensation.
     """
     refuse_inputs(calibration.inputs, "a compensation")
-    calibration.check_fits(vocabulary_size(model), maximum_length(model))
+    check_readable(model, calibration)
     tokens = in_blocks(model, calibration)
     sums = np.zeros(len(stack) + 1)
     with quiet(model):

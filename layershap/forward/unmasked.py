@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from layershap.calibration import Calibration
+from layershap.calibration.readable import check_readable
 from layershap.forward.head import sequence_sums, shifted_labels
 from layershap.forward.settings import EngineSettings
 from layershap.inputs import input_rows
@@ -20,9 +21,7 @@ from layershap.model.io import (
     check_takes,
     evaluation_mode,
     input_device,
-    maximum_length,
     token_logits,
-    vocabulary_size,
 )
 from layershap.model.skeleton import refuse_skeleton
 from layershap.protocols import SequenceStatistics, Statistic
@@ -58,7 +57,7 @@ def sequence_statistics(
     check_is_model(model)
     refuse_skeleton(model, "it can't be evaluated")
     check_takes(model, calibration.inputs)
-    calibration.check_fits(vocabulary_size(model), maximum_length(model))
+    check_readable(model, calibration)
     device = input_device(model)
     budget = EngineSettings.resolve(batch_tokens, "auto", device).batch_tokens
     labels_ST = shifted_labels(calibration.labels_ST)

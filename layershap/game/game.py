@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from layershap.calibration.readable import check_readable
 from layershap.forward.cost import CostEstimate, estimate_cost
 from layershap.forward.engine import Engine
 from layershap.forward.plan import PrefixPlan
@@ -25,7 +26,7 @@ from layershap.game.players import GameModel
 from layershap.game.progress import Progress
 from layershap.ledger import LedgerOfRanks, RowShape
 from layershap.masks import is_among
-from layershap.model.io import check_takes, maximum_length, vocabulary_size
+from layershap.model.io import check_takes
 from layershap.model.sublayers import Granularity, Players, PlayersArgument
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.ranks.together import Ranks
@@ -108,7 +109,7 @@ class LayerGame:
         else:
             self.found = GameModel.of(model, layers, granularity, utility=self.utility)
         self.stack: Players = self.found.players
-        self.calibration.check_fits(vocabulary_size(self.found.model), maximum_length(self.found.model))
+        check_readable(self.found.model, self.calibration)
         if isinstance(self.utility, Utility):
             check_takes(self.found.model, self.calibration.inputs)
         self._statistics = self.utility.statistics if isinstance(self.utility, Utility) else ()
