@@ -222,6 +222,11 @@ def test_the_memory_told_needs_a_number_of_tokens(gpt2, n_tokens, kind):
         refit_memory(gpt2[0], [3], n_tokens)
 
 
+def test_the_memory_told_needs_a_scope_that_exists(gpt2):
+    with pytest.raises(ValueError, match="scope must be 'gaps' or 'all', got 'gap'"):
+        refit_memory(gpt2[0], [3], 64, scope="gap")
+
+
 def test_the_memory_told_of_a_regression_is_what_it_takes():
     """Its sums, and what a solution takes beside them."""
     with torch.device("meta"):

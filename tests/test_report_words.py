@@ -171,5 +171,5 @@ def test_all_tables_in_markdown(gpt2_report):
     assert all(table.to_markdown() in text for table in tables.values())
 
 
-def test_the_curve_says_that_nothing_is_compensated(fitted_gpt2):
+def test_the_curve_says_that_masked_models_are_scored(fitted_gpt2):
     assert fitted_gpt2.removal_curve_.table().title.endswith("scored by masked models on the calibration text")

@@ -69,7 +69,7 @@ class CompensatedMethod:
         for (chooser, n_remove), layers in chosen.items():
             if chooser != self.chooser:
                 continue
-            key = id(self.compensating.compensation), id(self.compensating.calibration), tuple(sorted(layers))
+            key = id(self.compensating.compensation), id(self.compensating.calibration), layers
             if key not in done:
                 done[key] = self._outcome(whole, layers, measure, n_remove)
             outcome = done[key]

@@ -50,6 +50,13 @@ def gaps_of(removed: Sequence[int], n_layers: int) -> tuple[Gap, ...]:
     return tuple(found)
 
 
+def checked_scope(scope: Scope) -> Scope:
+    """Which layers are refitted, if it is one of the two ways."""
+    if scope not in ("gaps", "all"):
+        raise ValueError(f"scope must be 'gaps' or 'all', got {scope!r}")
+    return scope
+
+
 def refitted(gaps: Sequence[Gap], n_kept: int, scope: Scope) -> list[int]:
     """The kept layers that are refitted, in the numbering after the removal."""
     if not gaps:

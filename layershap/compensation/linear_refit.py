@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
-from layershap.compensation.gaps import Scope, refitted
+from layershap.compensation.gaps import Scope, checked_scope, refitted
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet
 from layershap.compensation.linear import LinearLayer
@@ -109,8 +109,7 @@ class LinearRefit(BaseEstimator):
 
     def _split(self, calibration: Calibration) -> SplitText:
         """The text in two parts, once the parameters are in range."""
-        if self.scope not in ("gaps", "all"):
-            raise ValueError(f"scope must be 'gaps' or 'all', got {self.scope!r}")
+        checked_scope(self.scope)
         ridges = np.asarray(self.ridges)
         numbers = ridges.dtype.kind in "iuf" and ridges.ndim == 1 and ridges.size > 0
         if not numbers or not (np.isfinite(ridges) & (ridges > 0)).all():

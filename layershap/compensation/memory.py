@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from layershap.compensation.gaps import Scope, gaps_of, refitted
+from layershap.compensation.gaps import Scope, checked_scope, gaps_of, refitted
 from layershap.compensation.linear import LinearLayer, is_linear
 from layershap.limits import check_int
 from layershap.model.io import text_config
@@ -85,7 +85,7 @@ def refit_memory(
     Raises
     ------
     ValueError, TypeError
-        `n_tokens` is no int of at least 1, or `layers` aren't the model's.
+        `n_tokens` is no int of at least 1, `layers` aren't the model's, or there is no such `scope`.
     """
     n_tokens = check_int("n_tokens", n_tokens, 1, meaning="the number of calibration tokens")
     stack = find_layers(model, causal=False)
@@ -93,7 +93,7 @@ def refit_memory(
     gone = {parameter for i in removed for parameter in stack.layers[i].parameters()}
     gaps = gaps_of(removed, len(stack))
     kept = [layer for layer in range(len(stack)) if layer not in removed]
-    refits = [kept[place] for place in refitted(gaps, len(kept), scope)]
+    refits = [kept[place] for place in refitted(gaps, len(kept), checked_scope(scope))]
     itemsize = next(model.parameters()).element_size()
     shapes = [
         LinearLayer(part).weight_DF.shape

@@ -86,7 +86,7 @@ class CompensationRecord:
     loss_before, loss_after : float
         Loss of the pruned model on the held-out calibration sequences, before and after, in nats per token.
     n_tokens, n_held_out : int
-        Numbers of calibration tokens that were measured on (0 where nothing is), and held out to choose by.
+        Numbers of calibration tokens that were measured on, and that were held out to choose by.
     text : dict
         Provenance of the calibration text.
     notes : tuple of str

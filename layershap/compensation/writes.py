@@ -214,8 +214,8 @@ class WriteFinder:
         parameters = dict(module.named_parameters())
         names = tuple(parameters)
         attempts = [Scaling(call.name, names, shift) for shift in (0.0, 1.0)]
-        # Of several matrices (routed experts) the last, with its bias.
-        attempts += [Scaling(call.name, names[start:], 0.0) for start in range(1, len(names))]
+        # Of several matrices (routed experts) the last, with its bias if it has one.
+        attempts += [Scaling(call.name, names[start:], 0.0) for start in range(len(names) - 1, 0, -1)]
         attempts += [Scaling(call.name, (name,), 0.0) for name in names[:-1]]
         for scaling in attempts:
             values = {name: scaling.scaled(parameters[name], _SCALE) for name in scaling.parameters}

@@ -102,9 +102,9 @@ class CompensationContract(Contract):
         assert record is not None
         require(record.removed == _REMOVED, f"{name} must record the removed layers {_REMOVED}, got {record.removed}")
         require(
-            record.n_tokens >= 0 and record.n_held_out > 0,
-            f"{name} must record how many tokens it was fitted to (0 where nothing is) and judged by, got "
-            f"{record.n_tokens} and {record.n_held_out}",
+            record.n_tokens > 0 and record.n_held_out > 0,
+            f"{name} must record how many tokens it was fitted to and judged by, got {record.n_tokens} and "
+            f"{record.n_held_out}",
         )
         losses = [change.loss for change in record.changes]
         require(
