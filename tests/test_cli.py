@@ -255,6 +255,11 @@ def test_baselines_are_compared_on_the_protocols_text(folder, stories, capsys):
     dense = evaluate(*stories, texts=[STORY * 3] * 4)["text", "perplexity"].value
     assert records["last", 0]["perplexity"] == pytest.approx(dense, rel=1e-6)
     assert picture.stat().st_size > 5000
+    differences = {(row["method"], row["n_remove"]): row for row in data["differences"]}
+    assert set(differences) == {("shortgpt", 1), ("shortgpt", 2), ("last", 1), ("last", 2)}
+    ratio = records["last", 2]["perplexity"] / records["layershap", 2]["perplexity"]
+    assert differences["last", 2]["percent"] == pytest.approx(100 * (ratio - 1), rel=1e-9)
+    assert differences["last", 2]["above"] == "layershap"
 
 
 def test_sublayers_from_fit_to_report(folder, capsys):

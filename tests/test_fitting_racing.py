@@ -12,10 +12,11 @@ from layershap import Calibration, Exhaustive, Greedy, LayerGame, LayerPruner, S
 from layershap.fitting.final_choice import final_choice
 from layershap.fitting.removable_game import RemovableGame
 from layershap.fitting.text import TextParts, split_text
-from layershap.fitting.text_game import TextGame, paired_differences
+from layershap.fitting.text_game import TextGame
 from layershap.protocols import SequenceStatistics
 from layershap.shapley import all_masks
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
+from layershap.utilities.jackknife import paired_differences
 
 from .helpers.texts import STORY
 

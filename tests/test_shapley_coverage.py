@@ -12,12 +12,12 @@ import pytest
 from scipy.stats import t as student
 
 from layershap import PairwiseRidge, StratifiedSampler, shapley
-from layershap.fitting.text_game import paired_differences
 from layershap.fitting.values import ValueSettings, fit_values
 from layershap.protocols import SequenceStatistics
 from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import SampledMasks, Semivalue, all_masks
 from layershap.utilities import PerplexityRatio
+from layershap.utilities.jackknife import paired_differences
 
 N_PLAYERS = 7
 MASKS = all_masks(N_PLAYERS)

@@ -113,8 +113,15 @@ def run(arguments: argparse.Namespace) -> CommandResult:
         compensations={name: compensation(name) for name in arguments.compensation},
         layers=arguments.layers,
     )
-    text = f"perplexity on held-out text, protocol {protocol.name}, {evaluation.n_sequences} sequences\n\n{found}"
-    data: dict[str, Any] = {"protocol": protocol.name, "records": found.to_records()}
+    first, *others = found.costs
+    tables = [str(found), found.against(first).to_markdown()] if others else [str(found)]
+    sequences = f"{evaluation.n_sequences} sequences"
+    text = "\n\n".join([f"perplexity on held-out text, protocol {protocol.name}, {sequences}", *tables])
+    differences = [
+        {"method": name, "n_remove": n, "above": first, "percent": apart.percent, "std_error": apart.percent_error}
+        for (name, n), apart in found.differences(first).items()
+    ]
+    data: dict[str, Any] = {"protocol": protocol.name, "records": found.to_records(), "differences": differences}
     if arguments.picture is not None and is_first_rank():
         arguments.picture.parent.mkdir(parents=True, exist_ok=True)
         display = DepthCurveDisplay.from_comparison(found, ylabel=f"held-out perplexity ({protocol.name})")

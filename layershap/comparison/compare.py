@@ -189,7 +189,8 @@ def compare(
     names = dict.fromkeys([*methods, *(variant.name for variant in compensated)])
     ordered = [by_key[name, n] for name in names for n in numbers if (name, n) in by_key]
     name = held_out.provenance.get("protocol", f"sequences of {held_out.seq_len} tokens as given")
-    return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs, str(name), held_out.n_sequences)
+    tokens = held_out.counts_S.numpy().astype(np.float64)
+    return MethodComparison(n_layers, numbers, dense, tuple(ordered), costs, str(name), tokens)
 
 
 def _fitted(method: Any, whole: GameModel, calibration: Calibration | None, tokenizer: Any) -> tuple[Any, Cost]:
@@ -233,6 +234,7 @@ def _measured(
     """Perplexity and task scores of the model without the layers of each choice."""
     masks_ML = np.array([without(removed, len(whole.players)) for removed in chosen.values()])
     with LayerGame(whole, held_out, utility=NegativeLogLikelihood()) as game, np.errstate(over="ignore"):
+        statistics = game.statistics(masks_ML)
         perplexity_M = np.exp(-game(masks_ML))
     scores: dict[str, FloatArray] = {}
     for name, task in tasks.items():
@@ -241,6 +243,13 @@ def _measured(
         with LayerGame(whole, data, utility=utility) as game:
             scores[name] = game(masks_ML)
     return [
-        Choice(name, n, removed, float(perplexity_M[m]), {task: float(values[m]) for task, values in scores.items()})
+        Choice(
+            name,
+            n,
+            removed,
+            float(perplexity_M[m]),
+            {task: float(values[m]) for task, values in scores.items()},
+            statistics.sums["nll"][m],
+        )
         for m, ((name, n), removed) in enumerate(chosen.items())
     ]

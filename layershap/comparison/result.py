@@ -1,15 +1,22 @@
 """What `compare` returns: choices, costs, tables and a picture.
 
-Shapes: N numbers of removed layers.
+Shapes: N numbers of removed layers, S evaluation sequences.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from layershap.comparison.difference import PairedDifference, paired_difference
 from layershap.display import DepthCurveDisplay
+from layershap.protocols import FloatArray
 from layershap.tables import Table, format_cell
+
+_PAIRED = (
+    "± one standard error over the sequences, which both have read. It says how sure a difference is on this kind of "
+    "text, not what other calibration text would have chosen."
+)
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class Choice:
         exponentiated once.
     tasks : dict of str to float
         Score of each task.
+    nll : ndarray [S]
+        Negative log-likelihood in nats, summed over the scored tokens of each evaluation sequence.
     """
 
     method: str
@@ -36,6 +45,7 @@ class Choice:
     layers: tuple[int, ...]
     perplexity: float
     tasks: dict[str, float]
+    nll: FloatArray = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -78,8 +88,8 @@ class MethodComparison:
         Cost of each method, by name.
     protocol : str
         Protocol of the perplexities: a `PerplexityProtocol`'s name, or the length of the sequences that were given.
-    n_sequences : int
-        Number of sequences of the evaluation data, all of them measured.
+    tokens : ndarray [S]
+        Number of scored tokens of each sequence of the evaluation data, all of them measured.
     """
 
     n_layers: int
@@ -88,7 +98,12 @@ class MethodComparison:
     choices: tuple[Choice, ...]
     costs: dict[str, Cost]
     protocol: str
-    n_sequences: int
+    tokens: FloatArray = field(repr=False, compare=False)
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of evaluation sequences S."""
+        return len(self.tokens)
 
     def __getitem__(self, key: tuple[str, int]) -> Choice:
         """The choice of (method, n_remove)."""
@@ -126,6 +141,50 @@ class MethodComparison:
             for n in self.n_removes
         ]
 
+    def difference(self, method: str, other: str, n_remove: int) -> PairedDifference:
+        """How far a method's perplexity is above another's, and how sure that is.
+
+        Parameters
+        ----------
+        method, other : str
+            Names of the methods.
+        n_remove : int
+            Number of layers that both remove.
+
+        Returns
+        -------
+        PairedDifference
+            In nats per token and in percent, with a standard error over the evaluation sequences.
+
+        Raises
+        ------
+        KeyError
+            One of them has no choice of so many layers.
+        """
+        return paired_difference(self[method, n_remove].nll, self[other, n_remove].nll, self.tokens)
+
+    def differences(self, other: str) -> dict[tuple[str, int], PairedDifference]:
+        """How far the perplexity of each choice, by (method, n_remove), is above that of `other` at the same number."""
+        if other not in self.costs:
+            raise KeyError(f"no method {other!r}; there are {list(self.costs)}")
+        numbers = {choice.n_remove for choice in self.choices if choice.method == other}
+        return {
+            (choice.method, choice.n_remove): self.difference(choice.method, other, choice.n_remove)
+            for choice in self.choices
+            if choice.method != other and choice.n_remove in numbers
+        }
+
+    def against(self, other: str) -> Table:
+        """The `differences` from `other` as a table: percent of its perplexity, with standard errors."""
+        found = self.differences(other)
+        rows = [
+            (name, *(str(found[name, n]) if (name, n) in found else None for n in self.n_removes))
+            for name in self.costs
+            if name != other
+        ]
+        columns = (f"{self.figure()} above {other}'s", *(f"-{n}" for n in self.n_removes))
+        return Table("Layers removed", columns, tuple(rows), _PAIRED)
+
     def to_records(self) -> list[dict[str, Any]]:
         """One flat dict for each method and number, with the method's cost: for JSON or ``pandas.DataFrame``.
 
@@ -134,10 +193,11 @@ class MethodComparison:
         """
         records = []
         for method, cost in self.costs.items():
-            start = Choice(method, 0, (), self.dense.perplexity, self.dense.tasks)
+            start = replace(self.dense, method=method)
             for choice in (start, *(found for found in self.choices if found.method == method)):
                 record = {**asdict(choice), "protocol": self.protocol, "n_sequences": self.n_sequences, **asdict(cost)}
                 record |= record.pop("tasks")
+                del record["nll"]
                 records.append(record)
         return records
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layershap.fitting.text_game import TextGame, jackknife_errors, left_out_scores, paired_differences
+from layershap.fitting.text_game import TextGame
 from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utility
 from layershap.selection.best import best_of_size, tied_sets, warn_of_tie
 from layershap.selection.greedy import evaluated_path
+from layershap.utilities.jackknife import jackknife_errors, left_out_scores, paired_differences
 
 _CANDIDATES = 4
 """Sets of each size that are compared, beside greedy's."""

@@ -16,11 +16,12 @@ import numpy as np
 
 from layershap.exceptions import LayerShapError, RanksError
 from layershap.fitting.final_choice import FinalChoice, chosen_among
-from layershap.fitting.text_game import TextGame, jackknife_errors, left_out_scores, paired_differences
+from layershap.fitting.text_game import TextGame
 from layershap.model.io import weights_precision
 from layershap.model.upcast import is_narrow, why_not_float32
 from layershap.protocols import FloatArray, IntArray, MaskArray, SequenceStatistics, Utility
 from layershap.ranks.together import Ranks
+from layershap.utilities.jackknife import jackknife_errors, left_out_scores, paired_differences
 
 _COMPARED = 8
 """Sequences on which leads are compared in both precisions: those of a race's first two parts. With the runner-up and

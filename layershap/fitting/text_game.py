@@ -23,6 +23,7 @@ from layershap.protocols import FloatArray, MaskArray, SequenceStatistics, Utili
 from layershap.ranks.together import Ranks
 from layershap.tasks.data import UtilityLike
 from layershap.utilities.checks import checked_scores
+from layershap.utilities.jackknife import paired_differences
 
 
 class TextGame:
@@ -181,33 +182,3 @@ class _Share(Progress):
 
     def close(self) -> None:
         """The bar is the first part's to close."""
-
-
-def paired_differences(utility: Utility, statistics: SequenceStatistics) -> tuple[FloatArray, FloatArray]:
-    """How far the second half of the masks is ahead of the first half [M], and the standard error of that [M].
-
-    Jackknife over sequences (Efron & Stein, 1981). +inf where only the second score is finite, -inf where only the
-    first is.
-    """
-    scores = utility.score(statistics)
-    without_S2M = left_out_scores(utility, statistics)
-    half = len(scores) // 2
-    first, second = scores[:half], scores[half:]
-    with np.errstate(invalid="ignore"):
-        ahead = second - first
-        errors = jackknife_errors(without_S2M[:, half:] - without_S2M[:, :half])
-    ahead = np.where(np.isfinite(first) & np.isfinite(second), ahead, np.where(np.isfinite(second), np.inf, -np.inf))
-    return ahead, errors
-
-
-def left_out_scores(utility: Utility, statistics: SequenceStatistics) -> FloatArray:
-    """Scores of the masks on all sequences but one, for each sequence [S, M]."""
-    everything = np.arange(len(statistics.counts))
-    return np.array([utility.score(statistics.resampled(np.delete(everything, left_out))) for left_out in everything])
-
-
-def jackknife_errors(left_out_SM: FloatArray) -> FloatArray:
-    """Standard errors [M] of figures, from what they are without each sequence."""
-    n_sequences = len(left_out_SM)
-    spread = ((left_out_SM - left_out_SM.mean(axis=0)) ** 2).sum(axis=0)
-    return np.sqrt(spread * (n_sequences - 1) / n_sequences)
