@@ -128,7 +128,8 @@ def test_the_figure_names_every_hook_and_no_other():
 def test_a_fit_calls_the_hooks_in_the_order_of_the_figure(utility, stories, stories_calibration):
     stages, after = figure()
     tied = isinstance(utility, protocols.ResamplingUtility)
-    never = set() if tied else {"utility.resample"}
+    # Of so few layers all masks are drawn, and tell by themselves how values change with the text.
+    never = {"surrogate.refitted_values"} | (set() if tied else {"utility.resample"})
     callable_hooks = {f"{part}.{name}" for part in HOOKS for name in methods(part)} - never - {EVERYWHERE}
     expected = [stage & callable_hooks for stage in stages if stage & callable_hooks]
     pruner = LayerPruner(

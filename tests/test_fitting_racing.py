@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import torch
 from layershap import Calibration, Exhaustive, Greedy, LayerGame, LayerPruner, SurrogateSearch
 from layershap.fitting.final_choice import final_choice
 from layershap.fitting.removable_game import RemovableGame
+from layershap.fitting.stability import removal_probabilities
 from layershap.fitting.text import TextParts, split_text
 from layershap.fitting.text_game import TextGame
-from layershap.protocols import SequenceStatistics
+from layershap.protocols import SelectionEvidence, SequenceStatistics
 from layershap.shapley import all_masks
 from layershap.utilities import NegativeLogLikelihood, PerplexityRatio
 from layershap.utilities.jackknife import paired_differences
@@ -144,6 +146,33 @@ def test_a_set_that_merely_fits_the_searched_text_loses(unseen, chosen):
     assert (comparison.over_greedy > 0) == (chosen == 1)
     assert (comparison.over_greedy_error > 0) == (chosen == 1)
     assert final_choice(Played(nll, n_held_back=0), masks, scores, 1) is None
+
+
+def test_a_set_that_breaks_on_the_text_held_back_is_not_chosen():
+    nll, masks = played(unseen=0.05)
+    nll[(0,)][30] = np.nan  # greedy's, on one sequence: an overflow, say
+    found = final_choice(Played(nll), masks, np.array([0.40, 0.39, 0.38, 0.37]), 1)
+    assert np.flatnonzero(~found.masks[0])[0] in (1, 2, 3)
+    assert np.isfinite(PerplexityRatio().score(found.statistics.of_masks(np.array([1]))))
+
+
+def test_a_single_sequence_is_not_held_back(texts):
+    assert split_text(texts, races=True, held_back=1 / 64).held_back is None
+    assert split_text(texts, races=True, held_back=2 / 64).held_back.n_sequences == 2
+
+
+@pytest.mark.parametrize(("unseen", "chosen"), [(0.05, 0), (-0.05, 1)])
+def test_how_sure_a_choice_is_is_told_by_the_rule_that_made_it(unseen, chosen):
+    """On whatever sequences layer 1 does better where the search looked; how it does elsewhere decides."""
+    nll, masks = played(unseen)
+    scores, removable = np.array([0.40, 0.39, 0.38, 0.37]), np.ones(4, dtype=bool)
+    game = Played(nll)
+    final = final_choice(game, masks, scores, 1)
+    chooses_by = SelectionEvidence(np.zeros(4), removable, None, masks, scores, (), final.masks)
+    evidence = SimpleNamespace(final=final, max_remove=1, removable=removable)
+    contributions = SimpleNamespace(for_selection=lambda evidence: chooses_by, resampled_values=np.empty((0, 4)))
+    found = removal_probabilities(game, evidence, contributions, SurrogateSearch(), np.random.default_rng(0))
+    assert found.tolist() == [[float(layer == chosen) for layer in range(4)]]
 
 
 def test_comparisons_of_a_fit(stories, texts):

@@ -22,6 +22,7 @@ from layershap import (
     shapley,
 )
 from layershap.exceptions import ValueQualityWarning
+from layershap.fitting.resampling import calibration_errors
 from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
 from layershap.fitting.veto import veto_players
 from layershap.samplers.distinct import draw_distinct
@@ -158,6 +159,33 @@ def test_veto_players_are_those_without_which_less_than_a_third_is_left():
     assert not veto_players(alone, 0.5, 0.6).any()
 
 
+def test_the_error_by_the_text_is_exact_where_all_masks_are_there(rough):
+    masks, scores = rough
+    rng = np.random.default_rng(3)
+    resampled = scores + 0.1 * rng.normal(size=(200, 256))
+    settings = ValueSettings((6, 4), 100, unbiased=True)
+    semivalue = settings.semivalue(8)
+    found = fit_values(HammingProcess(), masks, scores, settings, rng, resampled_BM=resampled)
+    exact = np.array([semivalue.of_table(masks, again) for again in resampled])
+    assert found.calibration_errors == pytest.approx(exact.std(axis=0, ddof=1), rel=1e-9)
+    assert found.resampled_values == pytest.approx(exact, abs=1e-9)
+
+
+def test_a_surrogate_that_learnt_nothing_does_not_make_values_surer_of_their_text(rough):
+    """Scores without structure, whose text moves each layer's value alike: the surrogate's refit hardly moves."""
+    masks, scores = rough
+    rng = np.random.default_rng(4)
+    drawn = rng.permutation(np.flatnonzero(np.isin(masks.sum(axis=1), (3, 4, 5, 6))))[:60]
+    worth = 0.2 * rng.normal(size=(200, 8))
+    resampled = scores[drawn] + worth @ masks[drawn].T
+    found = fit_values(
+        HammingProcess(), masks[drawn], scores[drawn], ValueSettings((6, 4), 100, True), rng, resampled_BM=resampled
+    )
+    assert found.held_out.is_poor
+    assert (found.calibration_errors > 0.8 * worth.std(axis=0)).all()
+    assert (found.calibration_errors < 2 * worth.std(axis=0)).all()
+
+
 def test_values_are_exact_where_all_coalitions_are_affordable(stories, stories_calibration):
     masks = all_masks(5)
     scores = LayerGame(stories[0], stories_calibration)(masks)
@@ -192,6 +220,20 @@ def test_veto_players_are_kept_and_reported(stories, stories_calibration):
     assert (pruner.contributions_[veto] > pruner.contributions_[free].max()).all()
     assert np.isnan(pruner.interactions_[veto]).all()
     assert pruner.surrogate_.n_features_in_ == 5
+    # What a veto player is worth depends on the text, too.
+    game, drawn = LayerGame(stories[0], stories_calibration), masks[among]
+    without = drawn[:, None] & (np.arange(5) != veto[:, None, None]).transpose(1, 0, 2)
+    size, strata = drawn[:, free].sum(axis=1), pruner.diagnostics_["strata"]
+
+    def worth(scores):
+        with_it, lost = scores[: len(drawn)], scores[len(drawn) :].reshape(len(drawn), len(veto))
+        return [
+            np.mean([with_it[size == k].mean() - lost[size == k, v].mean() for k in strata]) for v in range(len(veto))
+        ]
+
+    both = np.concatenate([drawn, without.reshape(-1, 5)])
+    errors = calibration_errors(game, both, worth, rng=np.random.default_rng(1))
+    assert pruner.diagnostics_["calibration_errors"][veto] == pytest.approx(errors, rel=0.35)
     free_of_it = LayerPruner(random_state=0, values=StratifiedValues(keep_veto=False)).fit(
         stories[0], stories_calibration
     )

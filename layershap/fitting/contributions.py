@@ -14,7 +14,7 @@ from layershap.fitting.evidence import Evidence
 from layershap.fitting.resampling import resampled_scores
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
-from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_values
+from layershap.fitting.values import ValueFit, ValueSettings, fit_values, veto_values, veto_values_from
 from layershap.masks import first_rows
 from layershap.protocols import (
     FloatArray,
@@ -127,9 +127,13 @@ def estimate_contributions(
     uniform = isinstance(settings.sampler, UniformSampler) and bool(settings.sampler.uniform_within_sizes)
     value_settings = ValueSettings(strata, asked.n_marginals, asked.unbiased and uniform)
     statistics = None
+    without_veto = drawn.veto_masks.reshape(-1, len(evidence.removable))
     if isinstance(game.utility, Utility):
-        statistics = game.statistics(drawn.masks[finite], game.text.n_value_parts)
-    resampled = resampled_scores(game.utility, statistics, N_RESAMPLES, rng)
+        both = np.concatenate([drawn.masks[finite], without_veto])
+        statistics = game.statistics(both, game.text.n_value_parts)
+    resampled, resampled_veto = np.hsplit(
+        resampled_scores(game.utility, statistics, N_RESAMPLES, rng, n_finite=int(finite.sum())), [int(finite.sum())]
+    )
     surrogate = type(settings.surrogate).__name__
     game.progress.note(f"fitting the surrogate ({surrogate}) to {int(finite.sum())} masks")
     fit = fit_values(
@@ -145,6 +149,12 @@ def estimate_contributions(
     values[drawn.veto], mask_errors[drawn.veto] = veto_values(drawn)
     resampled_values = np.tile(values, (len(fit.resampled_values), 1))
     resampled_values[:, drawn.free] = fit.resampled_values
+    if len(fit.resampled_values) and len(without_veto):
+        of_drawn_BM = np.full((len(resampled), len(finite)), np.nan)
+        of_drawn_BM[:, finite] = resampled
+        again = veto_values_from(drawn, of_drawn_BM, resampled_veto.reshape(len(resampled), *drawn.veto_scores.shape))
+        resampled_values[:, drawn.veto] = again
+        calibration[drawn.veto] = again.std(axis=0, ddof=1)
     predictions = np.full(len(evidence.masks), np.nan)
     start = min(drawn.n_known, 1)
     of_drawn = np.full(len(finite), np.nan)

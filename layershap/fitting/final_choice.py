@@ -74,12 +74,23 @@ class FinalChoice:
     candidates: MaskArray
     statistics: SequenceStatistics
 
+    def made_again(self, utility: Utility, statistics: SequenceStatistics) -> MaskArray:
+        """The sets [N, L] that other `statistics` of the candidates would choose, what was held back the last again."""
+        n_searched = len(statistics.counts) - self.n_sequences
+        removed_C = (~self.candidates).sum(axis=1)
+        masks_NL = np.ones_like(self.masks)
+        for n_remove in np.unique(removed_C):
+            rows = np.flatnonzero(removed_C == n_remove)
+            chosen = chosen_among(utility, statistics.of_masks(rows), n_searched)
+            masks_NL[n_remove - 1] = self.candidates[rows[chosen]]
+        return masks_NL
+
 
 def final_choice(game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_remove: int) -> FinalChoice | None:
     """For each size compare the search's best sets, and greedy's, on the part of the text that was held back.
 
     A set is chosen if it does best on all text, searched and held back, among those that do no worse than greedy's set
-    on the text held back. So a set that merely fits the searched text loses, and greedy's set, which fits it less,
+    on the text held back. So most sets that merely fit the searched text lose, and greedy's set, which fits it less,
     stays unless there is a reason.
 
     Parameters
@@ -130,7 +141,7 @@ def final_choice(game: TextGame, masks_ML: MaskArray, scores_M: FloatArray, max_
 
 
 def chosen_among(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> int:
-    """Index of the candidate chosen; the first is greedy's.
+    """Index of the candidate chosen; the first is greedy's. One whose score isn't finite is chosen where all are such.
 
     Parameters
     ----------
@@ -141,10 +152,12 @@ def chosen_among(utility: Utility, statistics: SequenceStatistics, n_searched: i
     n_searched : int
         Sequences that the search saw; the others, which follow, were held back.
     """
-    held = utility.score(statistics.resampled(np.arange(n_searched, len(statistics.counts))))
-    total = np.where(held >= held[0], utility.score(statistics), -np.inf)
-    total = np.where(np.isfinite(total), total, -np.inf)
-    return int(np.argmax(total))
+    held = _finite(utility.score(statistics.resampled(np.arange(n_searched, len(statistics.counts)))))
+    return int(np.argmax(np.where(held >= held[0], _finite(utility.score(statistics)), -np.inf)))
+
+
+def _finite(scores: FloatArray) -> FloatArray:
+    return np.where(np.isfinite(scores), scores, -np.inf)
 
 
 def _compared(utility: Utility, statistics: SequenceStatistics, n_searched: int) -> SetComparison:

@@ -273,7 +273,8 @@ class FittedPruner(ModelPruner):
         Parameters
         ----------
         n_remove : int
-            Number of removed layers: the depth.
+            Number of removed layers: the depth. Where values keep veto players, at most all but one of the other
+            layers; more counts as that.
         width : int, default=1
             Number of sizes on either side that are averaged too.
         return_std : bool, default=False
@@ -285,7 +286,8 @@ class FittedPruner(ModelPruner):
             Values at this depth.
         standard_errors : ndarray [L]
             Only with `return_std`: errors by the masks drawn; NaN where no mask of a needed size was drawn, so that the
-            value rests on the surrogate alone.
+            value rests on the surrogate alone. (Values with ``unbiased=False`` always do: theirs are the spread of the
+            folds' surrogates.)
         """
         count = check_n_remove(n_remove, self._result.evidence.removable)
         seed = int(random_generator(self.random_state).integers(2**31))

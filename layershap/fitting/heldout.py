@@ -14,6 +14,8 @@ from sklearn.metrics import r2_score
 from layershap.protocols import FloatArray, IntArray, MaskArray, Surrogate
 from layershap.surrogates.folds import cross_fitted
 
+_POOR_R2 = 0.5
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -44,6 +46,11 @@ class HeldOut:
     r2: float
     spearman: float
     strata: list[dict[str, float]]
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether the surrogate explains less than half of the scores' variance, or that is not known."""
+        return not self.r2 >= _POOR_R2
 
 
 def held_out(

@@ -16,8 +16,6 @@ from layershap.samplers import StratifiedSampler
 from layershap.surrogates import BestSurrogate, HammingProcess, PairwiseRidge
 from layershap.warning import warn_user
 
-_POOR_R2 = 0.5
-
 _NEARLY_ALL = 0.9
 
 
@@ -90,7 +88,7 @@ def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
 
 def _of_surrogate(found: Contributions, settings: FitSettings) -> list[Doubt]:
     quality = found.fit.held_out
-    if not quality.r2 >= _POOR_R2:
+    if quality.is_poor:
         what = "what is read from it (interactions, predictions)" if found.fit.settings.unbiased else "its values"
         message = (
             f"the surrogate predicts held-out masks poorly (R2 {quality.r2:.2f} on {len(found.fit.scores)} masks), so "

@@ -21,17 +21,23 @@ from layershap.utilities.mixture import bootstrap_scores
 
 
 def resampled_scores(
-    utility: UtilityLike, statistics: SequenceStatistics | None, n_resamples: int, rng: np.random.Generator
+    utility: UtilityLike,
+    statistics: SequenceStatistics | None,
+    n_resamples: int,
+    rng: np.random.Generator,
+    *,
+    n_finite: int | None = None,
 ) -> FloatArray:
     """Scores of evaluated masks on resampled calibration sequences [B, M], from the stored statistics of each.
 
     Nothing is run. B = 0 where there is nothing to resample: a single sequence, or a utility that is called on whole
-    models. Resamples on which a score isn't finite are left out.
+    models. Resamples on which the score of one of the first `n_finite` masks (by default of any) isn't finite are left
+    out.
     """
     if statistics is None or not isinstance(utility, Utility) or len(statistics.counts) < 2:
         return np.empty((0, 0))
     scores_BM = bootstrap_scores(utility, statistics, n_resamples, rng).reshape(n_resamples, -1)
-    return scores_BM[np.isfinite(scores_BM).all(axis=1)]
+    return scores_BM[np.isfinite(scores_BM[:, :n_finite]).all(axis=1)]
 
 
 def calibration_errors(

@@ -90,12 +90,15 @@ def split_text(calibration: Calibration, *, races: bool, held_back: float = 0.0)
     races : bool
         Sets are dropped on a part of the text. False leaves all that is searched in one part.
     held_back : float, default=0.0
-        Share of the sequences for the final choice; of fewer than 32 none are held back.
+        Share of the sequences for the final choice. None are held back of fewer than 32, nor is a single one: a choice
+        by one sequence is chance, and has no error.
     """
     order = np.random.default_rng(0).permutation(calibration.n_sequences)
     # A sequence without a scored token says nothing, and would count as one that does.
     order = order[calibration.counts_S.numpy()[order] > 0]
-    n_held = int(held_back * len(order)) if len(order) >= _LEAST_TO_SPLIT else 0
+    n_held = int(held_back * len(order))
+    if len(order) < _LEAST_TO_SPLIT or n_held < 2:
+        n_held = 0
     if not races and not n_held:
         return TextParts(calibration, (calibration,), None)
     searched, held = np.split(order, [len(order) - n_held])

@@ -119,18 +119,25 @@ def fit_values(
     """
     seed = int(rng.integers(2**31))
     n_layers = masks_ML.shape[1]
-    at_random = SampledMasks(masks_ML, settings.semivalue(n_layers)).at_random
-    quality = held_out(surrogate, masks_ML, scores_M, seed, at_random)
+    sampled = SampledMasks(masks_ML, settings.semivalue(n_layers))
+    quality = held_out(surrogate, masks_ML, scores_M, seed, sampled.at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
     values, errors, missing = _estimate(final, quality, masks_ML, scores_M, settings, seed=seed)
     resampled_BL = np.empty((0, n_layers))
     calibration = np.full(n_layers, np.nan)
     if resampled_BM is not None and len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
-        resampled_BL = final.refitted_values(masks_ML, resampled_BM, settings.strata)
-        calibration = resampled_BL.std(axis=0, ddof=1)
-        # Decisions on resamples are to scatter around the values, not around the surrogate's.
-        resampled_BL = resampled_BL + (values - final.refitted_values(masks_ML, scores_M[None], settings.strata))
+        exact = not sampled.at_random.any() and not sampled.missing
+        if settings.unbiased and (exact or quality.is_poor):
+            # A surrogate that has not learnt the game doesn't tell how it changes with the text. The masks themselves
+            # do, though not as surely where they are few; where all are there, they tell it exactly.
+            shifts_BL = sampled.values(resampled_BM - scores_M)
+        else:
+            # Decisions on resamples are to scatter around the values, not around the surrogate's.
+            shifts_BL = final.refitted_values(masks_ML, resampled_BM, settings.strata)
+            shifts_BL = shifts_BL - final.refitted_values(masks_ML, scores_M[None], settings.strata)
+        resampled_BL = values + shifts_BL
+        calibration = shifts_BL.std(axis=0, ddof=1)
     return ValueFit(final, quality, masks_ML, scores_M, settings, values, errors, calibration, resampled_BL, missing)
 
 
@@ -194,15 +201,32 @@ def veto_values(drawn: DrawnMasks) -> tuple[FloatArray, FloatArray]:
     What the coalitions of the free players are worth with all veto players, averaged over the strata, less what they
     are worth without the one. NaN where no mask without it was drawn.
     """
-    kept_M = drawn.of_players.sum(axis=1)
-    of_strata = [drawn.scores[kept_M == size] for size in drawn.strata if (kept_M == size).any()]
+    [values_V] = veto_values_from(drawn, drawn.scores[None], drawn.veto_scores[None])
     count = drawn.veto_masks.shape[1]
-    if not count or not of_strata:
-        unknown = np.full(int(drawn.veto.sum()), np.nan)
-        return unknown, unknown.copy()
-    worth = float(np.mean([np.nanmean(scores) for scores in of_strata]))
-    variance = sum(np.nanvar(scores) / len(scores) for scores in of_strata) / len(of_strata) ** 2
-    # A lost model's score need not be finite; then there is no saying how much worse it is.
+    if np.isnan(values_V).all():
+        return values_V, values_V.copy()
+    of_strata = _of_strata(drawn, drawn.scores[None])
+    variance = sum(np.nanvar(scores) / scores.shape[1] for scores in of_strata) / len(of_strata) ** 2
     lost_VC = np.where(np.isfinite(drawn.veto_scores), drawn.veto_scores, np.nan)
     spread_V = lost_VC.var(axis=1, ddof=1) if count > 1 else np.full(len(lost_VC), np.nan)
-    return worth - lost_VC.mean(axis=1), np.sqrt(variance + spread_V / count)
+    return values_V, np.sqrt(variance + spread_V / count)
+
+
+def veto_values_from(drawn: DrawnMasks, scores_BM: FloatArray, veto_scores_BVC: FloatArray) -> FloatArray:
+    """Values [B, V] of the veto players from other scores of what was drawn, and of the coalitions C without each.
+
+    NaN where no mask without the player was drawn, or one has no finite score: there is no saying how much worse a lost
+    model is, then.
+    """
+    of_strata = _of_strata(drawn, scores_BM)
+    if not veto_scores_BVC.shape[2] or not of_strata:
+        return np.full(veto_scores_BVC.shape[:2], np.nan)
+    worth_B = np.mean([np.nanmean(scores, axis=1) for scores in of_strata], axis=0)
+    lost_BVC = np.where(np.isfinite(veto_scores_BVC), veto_scores_BVC, np.nan)
+    return np.asarray(worth_B[:, None] - lost_BVC.mean(axis=2))
+
+
+def _of_strata(drawn: DrawnMasks, scores_BM: FloatArray) -> list[FloatArray]:
+    """The scores of the masks drawn of each stratum, where there are any."""
+    kept_M = drawn.of_players.sum(axis=1)
+    return [scores_BM[:, kept_M == size] for size in drawn.strata if (kept_M == size).any()]

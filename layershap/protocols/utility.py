@@ -60,6 +60,10 @@ class SequenceStatistics:
 class Utility(Protocol):
     """Turns per-sequence statistics of masked models into one score per mask; higher is better.
 
+    A search judges sets by it on a part of the text, and errors are told by leaving sequences out or drawing them
+    again. Both suppose a mean over the sequences or a smooth function of means; for a maximum or a median let nothing
+    race (``confidence=1``).
+
     A plain callable ``f(model) -> float`` is accepted wherever a `Utility` is, at the price of the slow path: it is
     called once per mask with the layers skipped.
     """

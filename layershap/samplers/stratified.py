@@ -72,6 +72,9 @@ class StratifiedSampler(BaseEstimator):
         - ints: numbers of kept layers.
         - floats: fractions of L.
         - 'all': every size from 0 to L.
+
+        A fit whose values keep veto players samples the other layers: there fractions are of these, ints still count
+        all layers that are kept.
     replace : bool, default=False
         Whether masks may repeat.
 

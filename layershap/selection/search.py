@@ -30,7 +30,7 @@ class SurrogateSearch(BaseEstimator):
 
     The search runs in ``fit``:
 
-    1. Greedy's path is followed, so that the result is never worse than greedy on the sequences searched.
+    1. Greedy's path is followed, so that its sets are among those that the final choice compares.
     2. A few random sets are evaluated for the surrogate.
     3. Rounds follow. In each round the surrogate is fitted to all evaluated masks and proposes, for every size n at
        once, the best neighbours of the best known sets and the best sets of all; they are evaluated in one pass. Then
@@ -49,8 +49,8 @@ class SurrogateSearch(BaseEstimator):
         Number of sets evaluated per size and round among all that the surrogate prefers. It is small because a
         surrogate is surest near evaluated sets.
     n_random : int, default=32
-        Number of random sets evaluated before the surrogate proposes, the sampler's included; at most a third of the
-        masks that remain after greedy's path.
+        Number of random sets evaluated before the surrogate proposes; at most a third of the masks that remain after
+        greedy's path.
     patience : int, default=2
         Number of rounds without a gain after which a size is dropped.
     width : int, default=32
@@ -128,10 +128,9 @@ class SurrogateSearch(BaseEstimator):
             Source of randomness.
         """
         seed = int(rng.integers(2**31))
-        n_drawn = int(((~game.masks).sum(axis=1) > 1).sum())
         greedy_path(game, max_remove, bounded=self.bounded)
         free_P = ~_hopeless(game, max_remove)
-        n_random = min(self.n_random - n_drawn, game.n_left // 3)
+        n_random = min(self.n_random, game.n_left // 3)
         _evaluate(game, list(_random_sets(free_P, max_remove, n_random, rng)), n_random)
         # One size further than asked for: the largest would else have no neighbours on one side (its parents).
         idle = dict.fromkeys(range(1, min(max_remove + 1, game.n_players - 1) + 1), 0)
