@@ -1,7 +1,7 @@
 """What the compensations gain: sets of several methods, several amounts and kinds of calibration text.
 
     python -m benchmarks.compensation.compensation run --n 6 9 --sets default --kinds mixture --tokens 32768
-    python -m benchmarks.compensation.compensation table --write benchmarks/results/compensation_further.md
+    python -m benchmarks.compensation.compensation table --write benchmarks/results/compensation.md
 
 Texts are those of `benchmarks.real_model`: calibrated on are every second article of WikiText-2's raw test text, or as
 much of it as of C4 (the mixture); tested on the articles between them, other C4 text, and a book, a kind that no
