@@ -10,6 +10,7 @@ import torch
 
 from layershap import Calibration, Rescale, compare, remove_layers
 from layershap.baselines import SLEB, FixedLayers, LastLayers, SliceGPT
+from layershap.comparison.difference import paired_difference
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,16 @@ def test_a_single_sequence_tells_no_error(stories, stories_calibration, held_out
     found = table.difference("a", "b", 1)
     assert math.isnan(found.std_error)
     assert str(found) == f"{found.percent:+,.1f}%"
+
+
+def test_broken_models():
+    sound, broken = np.array([3.0, 4.0, 5.0]), np.array([3.0, np.nan, 5.0])
+    tokens = np.ones(3)
+    assert paired_difference(broken, sound, tokens).nll == math.inf
+    assert paired_difference(sound, broken, tokens).nll == -math.inf
+    assert math.isnan(paired_difference(broken, broken, tokens).nll)
+    assert math.isnan(paired_difference(sound * np.inf, sound * np.inf, tokens).nll)
+    assert str(paired_difference(broken, sound, tokens)) == "+inf%"
 
 
 def test_what_is_not_there(table):

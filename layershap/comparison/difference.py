@@ -24,7 +24,8 @@ class PairedDifference:
     Attributes
     ----------
     nll : float
-        Difference of the mean negative log-likelihoods, in nats per token: positive where the first model is worse.
+        Difference of the mean negative log-likelihoods, in nats per token: positive where the first model is worse;
+        infinite where only one of them is finite, NaN where none is.
     std_error : float
         Its standard error over the evaluation sequences (jackknife); NaN for a single sequence. It says how sure the
         sign is on this kind of text, not what a method would choose on other calibration text.
@@ -62,8 +63,9 @@ def paired_difference(first_S: FloatArray, second_S: FloatArray, tokens_S: Float
     sums = {"nll": np.stack([first_S, second_S])}
     statistics = SequenceStatistics(sums=sums, dense={"nll": first_S}, counts=tokens_S)
     utility = NegativeLogLikelihood()
-    if len(tokens_S) < 2:
-        first, second = utility.score(statistics)
-        return PairedDifference(float(second - first), math.nan)
+    first, second = utility.score(statistics)
+    if len(tokens_S) < 2 or not (np.isfinite(first) or np.isfinite(second)):
+        with np.errstate(invalid="ignore"):
+            return PairedDifference(float(second - first), math.nan)
     ahead, errors = paired_differences(utility, statistics)
     return PairedDifference(float(ahead[0]), float(errors[0]))
