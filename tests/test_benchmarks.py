@@ -358,7 +358,7 @@ def test_a_submitted_set_is_scored_beside_the_best_of_its_size(leaderboard, tmp_
     printed = capsys.readouterr().out
     assert "place 1 of" in printed
     assert "; reproduced)" in printed
-    assert "lower than it by 0.00%" in printed
+    assert "from which it differs by +0.00 ± 0.00%" in printed
     assert Board.read("gpt2", tmp_path) == before
 
     submission = tmp_path / "sets" / "mine.json"

@@ -29,7 +29,7 @@ from benchmarks.common import CACHE, LENGTH, markdown, print_or_write, provenanc
 from benchmarks.leaderboard.board import Board
 from benchmarks.real_model.evaluation import test_of
 from benchmarks.real_model.records import layers_key, made_key
-from benchmarks.real_model.results import is_task, mean_accuracy, per_sequence, perplexity, standard_error
+from benchmarks.real_model.results import difference, is_task, mean_accuracy, perplexity
 from benchmarks.real_model.rows import DEFAULT_REFIT, MANY
 from benchmarks.real_model.subject import MIXTURE, OWN_TEXT, Limits, Subject, record_of
 from benchmarks.records import STAMP, append, made_on, read
@@ -212,11 +212,7 @@ def figure(row: dict[str, Any], plain: dict[str, Any] | None, key: str) -> str:
     if test is None:
         return "-"
     text = f"{perplexity(test):,.1f}"
-    if before is None or row is plain:
-        return text
-    difference_S = per_sequence(test) - per_sequence(before)
-    ratio = perplexity(test) / perplexity(before)
-    return f"{text} ({100 * (ratio - 1):+.1f} ± {100 * ratio * standard_error(difference_S):.1f}%)"
+    return text if before is None or row is plain else f"{text} ({difference(test, before)})"
 
 
 def accuracy(row: dict[str, Any], plain: dict[str, Any] | None, tasks: list[str]) -> str:

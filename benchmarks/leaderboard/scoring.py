@@ -21,11 +21,10 @@ import transformers
 from benchmarks.common import provenance
 from benchmarks.leaderboard.board import Board, Entry, check_removed, figure
 from benchmarks.leaderboard.collecting import rounded
-from benchmarks.real_model.results import standard_error
 from benchmarks.real_model.subject import Limits, Measure, Subject
 from layershap import LayerGame, __version__
+from layershap.comparison.difference import PairedDifference, paired_difference
 from layershap.masks import without
-from layershap.protocols import FloatArray
 
 SAME = 1e-3
 """Relative difference up to which a figure counts as reproduced: kernels differ from machine to machine."""
@@ -64,8 +63,8 @@ class Comparison:
         The file's best entry of the size.
     best_again : float
         What that scores in this run.
-    lead, lead_error : float
-        By how much lower the submitted set's perplexity is than that, in percent, and its standard error.
+    difference : PairedDifference
+        By how much the submitted set's perplexity is higher than that.
     """
 
     measure: str
@@ -74,8 +73,7 @@ class Comparison:
     of: int
     best: Entry | None
     best_again: float
-    lead: float
-    lead_error: float
+    difference: PairedDifference
 
     def __str__(self) -> str:
         line = f"{self.measure}: {self.perplexity:.2f}, place {self.rank} of {self.of}"
@@ -85,8 +83,8 @@ class Comparison:
         same = abs(self.best_again / written - 1) <= SAME
         again = "reproduced" if same else f"NOT reproduced: {self.best_again:.2f} here"
         return (
-            f"{line}; best of the file {written:.2f} ({self.best.method}; {again}); lower than it by "
-            f"{self.lead:.2f}% (standard error {self.lead_error:.2f}%)"
+            f"{line}; best of the file {written:.2f} ({self.best.method}; {again}), from which "
+            f"it differs by {self.difference.percent:+.2f} ± {self.difference.percent_error:.2f}%"
         )
 
 
@@ -115,19 +113,12 @@ def compared(board: Board, subject: Subject, removed: list[int]) -> list[Compari
         tokens_S = np.asarray(statistics.counts, dtype=float)
         nll_S = [np.asarray(sums_S, dtype=float) for sums_S in statistics.sums["nll"]]
         values = [float(np.exp(sums_S.sum() / tokens_S.sum())) for sums_S in nll_S]
-        lead, error = _lead(nll_S[0] / tokens_S, nll_S[-1] / tokens_S)
+        difference = paired_difference(nll_S[0], nll_S[-1], tokens_S)
         others = [entry for entry in board.of_size(len(removed)) if entry.removed != removed]
         lower = {tuple(entry.removed) for entry in others if figure(entry, measure.key) < values[0]}
         of = len({tuple(entry.removed) for entry in others if measure.key in entry.perplexity}) + 1
-        found.append(Comparison(measure.key, values[0], len(lower) + 1, of, best, values[-1], lead, error))
+        found.append(Comparison(measure.key, values[0], len(lower) + 1, of, best, values[-1], difference))
     return found
-
-
-def _lead(ours_S: FloatArray, theirs_S: FloatArray) -> tuple[float, float]:
-    """In percent of perplexity: all sequences have as many scored tokens."""
-    difference_S = ours_S - theirs_S
-    ratio = float(np.exp(difference_S.mean()))
-    return 100 * (1 - ratio), 100 * ratio * standard_error(difference_S)
 
 
 def entry_of(submission: Submission, removed: list[int], scores: list[Comparison]) -> Entry:

@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.rows import N_RANDOM
 from benchmarks.real_model.subject import TASKS
+from layershap.comparison.difference import PairedDifference, paired_difference
 from layershap.protocols import FloatArray
 
 RANDOM = "random, median of five"
@@ -80,16 +81,10 @@ class Results:
         found = [row["made_cpu_seconds"] for (_, name), row in self.tests.items() if name == made_key(key, n)]
         return max(found, default=math.nan)
 
-    def lead(self, measure: str, ours: str, theirs: str, n: int) -> tuple[float, float]:
-        """By how much of their perplexity ours is lower, in percent, with the standard error over the sequences, which
-        both read.
-        """
-        first, second = self.test(measure, ours, n), self.test(measure, theirs, n)
-        if first is None or second is None:
-            return math.nan, math.nan
-        difference_S = per_sequence(first) - per_sequence(second)
-        ratio = float(np.exp(difference_S.mean()))
-        return 100 * (1 - ratio), 100 * ratio * standard_error(difference_S)
+    def difference(self, measure: str, key: str, other: str, n: int) -> PairedDifference | None:
+        """By how much the perplexity of one row is higher than another's; None where either isn't known."""
+        first, second = self.test(measure, key, n), self.test(measure, other, n)
+        return None if first is None or second is None else difference(first, second)
 
 
 def standard_error(values: FloatArray) -> float:
@@ -108,9 +103,11 @@ def perplexity(test: dict[str, Any] | None) -> float:
         return float(np.exp(np.sum(test["nll"]) / test["tokens"]))
 
 
-def per_sequence(test: dict[str, Any]) -> FloatArray:
-    """Mean NLL of each sequence [S]: all have as many scored tokens."""
-    return np.array(test["nll"]) * len(test["nll"]) / test["tokens"]
+def difference(test: dict[str, Any], other: dict[str, Any]) -> PairedDifference:
+    """By how much the perplexity of one test is higher than another's: all sequences have as many scored tokens."""
+    count = len(test["nll"])
+    tokens_S = np.full(count, test["tokens"] / count)
+    return paired_difference(np.array(test["nll"]), np.array(other["nll"]), tokens_S)
 
 
 def mean_accuracy(tests: list[dict[str, Any] | None], metric: str) -> tuple[float, float]:

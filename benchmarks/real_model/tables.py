@@ -131,8 +131,11 @@ def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int
 
 
 def lead(results: Results, measure: str, theirs: str, n: int, ours: str = DEFAULT_MANY) -> str:
-    value, error = results.lead(measure, ours, theirs, n)
-    return f"is {abs(value):.1f}% (standard error {error:.1f}) {'below' if value >= 0 else 'above'}"
+    found = results.difference(measure, ours, theirs, n)
+    if found is None:
+        return "is not known"
+    side = "above" if found.percent > 0 else "below"
+    return f"is {abs(found.percent):.1f}% (standard error {found.percent_error:.1f}) {side}"
 
 
 def speed_table(speed: list[dict[str, Any]]) -> str:
