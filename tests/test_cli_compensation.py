@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from layershap import Calibration, LinearRefit, PruningReport, Rescale, remove_layers
 from layershap.cli import main
-from layershap.compensation import compensation_of, compensation_record
+from layershap.compensation import ReplaceMe, compensation_of, compensation_record
 from layershap.datasets import load_calibration_text
 
 from .helpers.commands import measure, prune, refusal
@@ -28,7 +28,12 @@ def text_file(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "compensation"),
-    [("rescale", Rescale()), ("linear-refit", LinearRefit()), ("linear-refit-all", LinearRefit("all"))],
+    [
+        ("rescale", Rescale()),
+        ("linear-refit", LinearRefit()),
+        ("linear-refit-all", LinearRefit("all")),
+        ("replace-me", ReplaceMe()),
+    ],
 )
 def test_it_is_the_librarys_and_says_what_it_did(name, compensation, gpt2, text_file, tmp_path, capsys):
     model, tokenizer = gpt2
@@ -81,7 +86,7 @@ def test_without_a_compensation_the_answer_has_none(tmp_path, capsys):
             ["--own-answers", "t", "--seq-len", "64"],
             "--own-answers and --seq-len can't be given without --c",
         ),
-        (["--seq-len", "64"], "give --compensation linear-refit or linear-refit-all or rescale"),
+        (["--seq-len", "64"], "give --compensation linear-refit or linear-refit-all or replace-me or rescale"),
         (["--compensation", "rescale", "--chats", "c", "--bos", "text"], "--bos can't be given with --chats"),
         (["--compensation", "rescale", "--chats", "c", "--text", "t"], "not allowed with argument --chats"),
         (["--compensation", "train", "--text", "t"], "invalid choice: 'train'"),
