@@ -45,7 +45,8 @@ class ModelPruner(TransformerMixin, BaseEstimator, ABC, auto_wrap_output_keys=No
     max_remove_ : int
         Largest number of layers that `transform` accepts.
     calibration_ : Calibration or None
-        Token ids that a compensation is measured on; None for a baseline that was fitted without one.
+        Token ids that a compensation is measured on; None after a fit on a task, and for a baseline that was fitted
+        without a compensation.
     """
 
     n_remove: Any  # int, fraction or None: checked where it is used
@@ -278,13 +279,14 @@ def kept_compensation(pruner: ModelPruner) -> Compensating | None:
     Raises
     ------
     ValueError
-        The pruner was fitted without a compensation, and so kept no text.
+        The pruner was fitted on a task, or is a baseline fitted without a compensation, and so kept no text.
     """
     if pruner.compensation is None:
         return None
     if pruner.calibration_ is None:
         raise ValueError(
-            f"this {type(pruner).__name__} was fitted without a compensation, so it kept no text to measure one on; "
-            "fit it again, with compensation="
+            f"this {type(pruner).__name__} kept no text to measure a compensation on: it was fitted without one, or on "
+            "a task, whose sequences hold wrong answers too. Fit it again, with compensation= and on text; or "
+            "remove_layers(model, pruner.removed_layers(n), compensation=..., calibration=text)"
         )
     return Compensating(pruner.compensation, pruner.calibration_)

@@ -188,6 +188,8 @@ def test_a_7b_model_is_refitted_within_24_gigabytes():
     assert found.weights == 2 * (24 * per_layer + 2 * 32000 * 4096 + 4096)
     assert found.whole == found.weights + 2 * 8 * per_layer
     assert found.targets == 32768 * 4096 * 2
+    assert found.old_weights == 11008 * 4096 * 2
+    assert str(found).endswith(f"{(found.targets + found.old_weights) / 1e9:.3g} GB on the host")
     assert found.device < 24e9
     assert found.device > found.weights + 20 * 11008**2  # the Gram matrix in float32, and twice in float64
     copied = refit_memory(model, range(16, 24), 32768)
@@ -206,6 +208,8 @@ def test_a_refit_of_all_layers_keeps_a_target_of_each(text):
         measured = LinearRefit("all", held_out=0.001).measure(removal)  # one sequence
     held = sum(target.numel() * target.element_size() for states in measured.targets.values() for target in states)
     assert held == told.targets * (text.n_sequences - 1) / text.n_sequences
+    changed = [model.transformer.h[layer].mlp.c_proj for layer in (2, 4, 5, *range(8, len(model.transformer.h)))]
+    assert told.old_weights == sum(4 * parameter.numel() for part in changed for parameter in part.parameters())
 
 
 def peak_bytes(work):
@@ -220,6 +224,12 @@ def peak_bytes(work):
 def test_the_memory_told_needs_a_number_of_tokens(gpt2, n_tokens, kind):
     with pytest.raises(kind, match="n_tokens must be an int"):
         refit_memory(gpt2[0], [3], n_tokens)
+
+
+@pytest.mark.parametrize("layers", [[], range(12)])
+def test_the_memory_told_is_of_a_removal(gpt2, layers):
+    with pytest.raises(ValueError, match="at least one of the 12 layers and leave one"):
+        refit_memory(gpt2[0], layers, 64)
 
 
 def test_the_memory_told_needs_a_scope_that_exists(gpt2):

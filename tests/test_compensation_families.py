@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from layershap import Calibration
-from layershap.compensation import LinearRefit, Rescale, compensation_record
+from layershap import Calibration, load_pruned, remove_layers, save_pruned
+from layershap.compensation import LinearRefit, ReplaceMe, Rescale, compensation_of, compensation_record
+from layershap.exceptions import CheckpointWarning, UnsupportedModelError
 
 from .architectures.build import build
 from .helpers.compensation import compensated, random_text
@@ -50,3 +54,38 @@ def test_it_reloads_and_generates(tmp_path, model_type, compensation):
     assert torch.equal(generate(loaded, use_cache=True), generate(small, use_cache=False))
     assert record.changes
     assert record.loss_after < record.loss_before
+
+
+@pytest.mark.parametrize("model_type", ["llama", "diffllama"])  # a config that expresses the result, and one that can't
+def test_a_recipe_carries_what_was_done(tmp_path, model_type):
+    model = build(model_type)
+    text = text_by(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CheckpointWarning)
+        small = compensated(model, ReplaceMe(), text, [2])
+    record = compensation_record(small)
+    assert record.changes
+    for folder in (tmp_path / "once", tmp_path / "again"):
+        small = load_pruned(save_pruned(small, folder))
+        assert compensation_record(small) == replace(record, text={})
+    with pytest.raises(ValueError, match=r"compensated before \(ReplaceMe\)"):
+        remove_layers(small, [1], check=False, compensation=Rescale(), calibration=text)
+    less = remove_layers(small, [1], check=False)
+    assert compensation_of(load_pruned(save_pruned(less, tmp_path / "less"))) == "ReplaceMe"
+    assert compensation_record(load_pruned(tmp_path / "less")) is None
+
+
+@pytest.mark.parametrize(
+    ("compensation", "alone"),
+    [(REFIT_ALL, ["layer 1", "layer 3"]), (LinearRefit(ridges=(1.0,)), ["layer 1"]), (ReplaceMe(), ["layer 1"])],
+)
+def test_layers_without_a_linear_write_are_left_alone(compensation, alone):
+    """Every second layer of this hybrid ends in routed experts, which no regression refits."""
+    model = build("jamba")
+    text = text_by(model)
+    record = compensation_record(compensated(model, compensation, text, [2, 5]))
+    assert {change.layer for change in record.changes} <= {4}
+    assert [note.partition(" is left alone")[0] for note in record.notes] == alone
+    assert all("must be a linear layer" in note for note in record.notes)
+    with pytest.raises(UnsupportedModelError, match=r"layer 1 of .* must be a linear layer"):
+        compensated(model, LinearRefit(ridges=(1.0,)), text, [2])

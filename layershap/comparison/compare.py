@@ -82,8 +82,8 @@ def compare(
         Further scores of each choice: ``f(model) -> float``, called with the layers skipped, or a utility with its
         data.
     compensations : mapping of str to Compensation, optional
-        Ways to make up for removed layers (`layershap.compensation`), by name: each method is also shown with each, as
-        ``"method + name"``. A method with a compensation of its own is shown with that.
+        Ways to make up for removed layers (`layershap.compensation`), by name: each method that removes layers is also
+        shown with each, as ``"method + name"``. A method with a compensation of its own is shown with that.
     tokenizer : PreTrainedTokenizerBase, optional
         The model's tokenizer, which texts need.
     protocol : str or PerplexityProtocol, default='seq128'

@@ -29,7 +29,8 @@ from layershap.model.sublayers import Players
 from layershap.protocols import FloatArray
 
 _ATTRIBUTE = "_layershap_compensation"
-_CONFIG_FIELD = "layershap_compensation"
+CONFIG_FIELD = "layershap_compensation"
+"""Field of a config that holds what was done to the weights."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class Compensating:
         setattr(base, _ATTRIBUTE, record)
         if hasattr(base, "config") and record.changes:
             # A checkpoint says what was done to it, not whose text that was.
-            setattr(base.config, _CONFIG_FIELD, asdict(replace(record, text={})))
+            setattr(base.config, CONFIG_FIELD, asdict(replace(record, text={})))
         return record
 
 
@@ -146,7 +147,7 @@ def compensation_record(model: nn.Module) -> CompensationRecord | None:
     record = vars(base).get(_ATTRIBUTE)
     if record is not None:
         return record
-    stored = getattr(getattr(base, "config", None), _CONFIG_FIELD, None)
+    stored = getattr(getattr(base, "config", None), CONFIG_FIELD, None)
     try:
         return record_from(stored) if isinstance(stored, dict) else None
     except (KeyError, TypeError):  # of another version of this library, or edited: that it is there still tells
@@ -158,7 +159,7 @@ def compensation_of(model: nn.Module) -> str | None:
     record = compensation_record(model)
     if record is not None:
         return record.method if record.changes else None
-    stored = getattr(getattr(base_model(model), "config", None), _CONFIG_FIELD, None)
+    stored = getattr(getattr(base_model(model), "config", None), CONFIG_FIELD, None)
     return str(stored.get("method")) if isinstance(stored, dict) else stored
 
 
@@ -167,7 +168,7 @@ def forget_record(pruned: nn.Module) -> None:
     method, base = compensation_of(pruned), base_model(pruned)
     vars(base).pop(_ATTRIBUTE, None)
     if method is not None and hasattr(base, "config"):
-        setattr(base.config, _CONFIG_FIELD, method)
+        setattr(base.config, CONFIG_FIELD, method)
 
 
 def skip_scales_of(

@@ -22,7 +22,8 @@ from layershap.compensation.linear import LinearLayer
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.writes import WriteFinder, first_served, linear_write
+from layershap.compensation.served import first_served, linear_write, linear_writes
+from layershap.compensation.writes import WriteFinder
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 from layershap.forward.state import State
 from layershap.model.patching import patched
@@ -131,7 +132,7 @@ class LinearRefit(BaseEstimator):
         """
         text = self._split(removal.calibration)
         with quiet(removal.model):
-            refits = self._refits(removal)
+            refits, left_alone = self._refits(removal)
             self._warn_of_few_tokens([refit.n_inputs for refit in refits], text.n_fitted_tokens)
             targets: dict[int, list[Tensor]] = {refit.boundary: [] for refit in refits}
             if refits:
@@ -145,21 +146,22 @@ class LinearRefit(BaseEstimator):
         notes = [
             f"layers {list(gap.layers)} have no layer before them to refit" for gap in removal.gaps if gap.before < 0
         ]
-        return _Measured(removal.removed, text, tuple(refits), targets, tuple(notes))
+        return _Measured(removal.removed, text, refits, targets, (*notes, *left_alone))
 
-    def _refits(self, removal: Removal) -> list[_Refit]:
+    def _refits(self, removal: Removal) -> tuple[tuple[_Refit, ...], tuple[str, ...]]:
+        """The layers to refit, and notes on those that can't be."""
         kept, gaps = removal.kept, removal.gaps
         after = {gap.before: gap.stop for gap in gaps if gap.before >= 0}
-        places = refitted(gaps, len(kept), self.scope)
-        finder = WriteFinder(removal.model, removal.stack) if places else None
-        found = []
-        for place in places:
-            assert finder is not None
-            layer = kept[place]
-            write, linear = linear_write(finder, removal.model, removal.stack, layer)
-            boundary = after.get(place, layer + 1)
-            found.append(_Refit(layer, place, write.name, write.multiplier, boundary, linear.n_inputs))
-        return found
+        places = {kept[place]: place for place in refitted(gaps, len(kept), self.scope)}
+        if not places:
+            return (), ()
+        finder = WriteFinder(removal.model, removal.stack)
+        found, notes = linear_writes(finder, removal.model, removal.stack, places)
+        refits = []
+        for layer, (write, linear) in found.items():
+            boundary = after.get(places[layer], layer + 1)
+            refits.append(_Refit(layer, places[layer], write.name, write.multiplier, boundary, linear.n_inputs))
+        return tuple(refits), notes
 
     def _warn_of_few_tokens(self, n_inputs: Sequence[int], n_tokens: int) -> None:
         most = max(n_inputs, default=0)
@@ -194,19 +196,21 @@ class LinearRefit(BaseEstimator):
         with quiet(pruned), put_back_if_it_fails() as old:
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
-            states, held = fitted.start(), held_out.start()
             loss = before = held_out.loss_before()
-            for place in range(len(stack)):
-                for refit in (refit for refit in measured.refits if refit.place == place):
+            refits = {refit.place: refit for refit in measured.refits}
+            states, held = (fitted.start(), held_out.start()) if refits else ([], [])
+            for place in range(max(refits, default=-1) + 1):
+                if place in refits:
+                    refit = refits[place]
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
                     old.keep(linear.module.parameters())
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
-                    if not ridge.finite:
+                    if ridge.finite:
+                        strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
+                        if strength is not None:
+                            changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
+                    else:
                         notes.append(f"layer {refit.layer} is left alone: the pruned model overflows there")
-                        continue
-                    strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
-                    if strength is not None:
-                        changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
                 states, held = fitted.through(place, states), held_out.through(place, held)
         return measured.text.record(self, measured.removed, changes, (before, loss), tuple(notes))
 

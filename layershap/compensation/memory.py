@@ -35,6 +35,8 @@ class RefitMemory:
         Products and solution of the regression at hand, on the device.
     targets : int
         States after the gaps (with ``scope="all"`` after every refitted layer), on the host.
+    old_weights : int
+        Copies of the weights before they are changed, on the host: an interruption puts them back.
     copy : bool
         Whether the pruned model is a copy.
     """
@@ -44,6 +46,7 @@ class RefitMemory:
     states: int
     regression: int
     targets: int
+    old_weights: int
     copy: bool
 
     @property
@@ -52,11 +55,16 @@ class RefitMemory:
         refit = self.weights + self.states + self.regression
         return self.whole + refit if self.copy else max(self.whole, refit)
 
+    @property
+    def host(self) -> int:
+        """Bytes on the host."""
+        return self.targets + self.old_weights
+
     def __str__(self) -> str:
         parts = [("the whole model", self.whole)] if self.copy else []
         parts += [("weights", self.weights), ("states", self.states), ("regression", self.regression)]
         listed = ", ".join(f"{name} {n_bytes / 1e9:.3g}" for name, n_bytes in parts)
-        return f"{self.device / 1e9:.3g} GB on the device ({listed}), {self.targets / 1e9:.3g} GB on the host"
+        return f"{self.device / 1e9:.3g} GB on the device ({listed}), {self.host / 1e9:.3g} GB on the host"
 
 
 def refit_memory(
@@ -85,24 +93,22 @@ def refit_memory(
     Raises
     ------
     ValueError, TypeError
-        `n_tokens` is no int of at least 1, `layers` aren't the model's, or there is no such `scope`.
+        `n_tokens` is no int of at least 1, `layers` aren't the model's, none of them or all, or there is no such
+        `scope`.
     """
     n_tokens = check_int("n_tokens", n_tokens, 1, meaning="the number of calibration tokens")
     stack = find_layers(model, causal=False)
     removed = check_layer_indices(layers, len(stack))
+    if not 0 < len(removed) < len(stack):
+        raise ValueError(f"layers must name at least one of the {len(stack)} layers and leave one, got {removed}")
     gone = {parameter for i in removed for parameter in stack.layers[i].parameters()}
     gaps = gaps_of(removed, len(stack))
     kept = [layer for layer in range(len(stack)) if layer not in removed]
-    refits = [kept[place] for place in refitted(gaps, len(kept), checked_scope(scope))]
+    refits = [stack.layers[kept[place]] for place in refitted(gaps, len(kept), checked_scope(scope))]
     itemsize = next(model.parameters()).element_size()
-    shapes = [
-        LinearLayer(part).weight_DF.shape
-        for layer in refits
-        for part in stack.layers[layer].modules()
-        if is_linear(part)
-    ]
-    width = _stream_width(model) if shapes else 0  # what writes to the stream has its width
-    inputs = max((shape[1] for shape in shapes if shape[0] == width), default=0)
+    width = _stream_width(model) if refits else 0
+    written = [largest for layer in refits if (largest := _largest_write(layer, width)) is not None]
+    inputs = max((LinearLayer(part).weight_DF.shape[1] for part in written), default=0)
     return RefitMemory(
         whole=_bytes_of(model.parameters()),
         weights=_bytes_of(p for p in model.parameters() if p not in gone),
@@ -110,8 +116,15 @@ def refit_memory(
         # Gram and moments in float32; both, the factor and the change in float64; the weights twice.
         regression=4 * inputs * (inputs + width) + 8 * inputs * (2 * inputs + 2 * width) + 8 * inputs * width,
         targets=len(refits) * n_tokens * width * itemsize,
+        old_weights=sum(_bytes_of(part.parameters()) for part in written),
         copy=copy,
     )
+
+
+def _largest_write(layer: nn.Module, width: int) -> nn.Module | None:
+    """The linear layer with most inputs among those as wide as the stream, to which only such can write."""
+    found = [part for part in layer.modules() if is_linear(part) and LinearLayer(part).weight_DF.shape[0] == width]
+    return max(found, key=lambda part: LinearLayer(part).weight_DF.shape[1], default=None)
 
 
 def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:

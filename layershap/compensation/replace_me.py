@@ -15,13 +15,15 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from layershap.calibration import Calibration
+from layershap.compensation.gaps import Gap
 from layershap.compensation.held_out import SplitText, split
 from layershap.compensation.layerwise import Layerwise, check_finite, check_layout, in_blocks, quiet, real_tokens
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.writes import WriteFinder, first_served, linear_write
+from layershap.compensation.served import first_served, linear_write, linear_writes
+from layershap.compensation.writes import Write, WriteFinder
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
@@ -102,15 +104,23 @@ class ReplaceMe(BaseEstimator):
         text = self._split(removal.calibration)
         gaps = [gap for gap in removal.gaps if gap.before >= 0]
         notes = [f"layers {list(gap.layers)} have no layer before them" for gap in removal.gaps if gap.before < 0]
+        maps: list[_Map] = []
         with quiet(removal.model):
-            maps = tuple(self._maps(removal, gaps, text.fitted)) if gaps else ()
-        return _Measured(removal.removed, text, maps, tuple(notes))
+            if gaps:
+                finder = WriteFinder(removal.model, removal.stack)
+                layers = [gap.first - 1 for gap in gaps]
+                served, left_alone = linear_writes(finder, removal.model, removal.stack, layers)
+                maps = self._maps(removal, [gap for gap in gaps if gap.first - 1 in served], served, text.fitted)
+                notes += left_alone
+        return _Measured(removal.removed, text, tuple(maps), tuple(notes))
 
-    def _maps(self, removal: Removal, gaps: list[Any], fitted: Calibration) -> list[_Map]:
-        finder = WriteFinder(removal.model, removal.stack)
+    def _maps(
+        self, removal: Removal, gaps: list[Gap], served: dict[int, tuple[Write, LinearLayer]], fitted: Calibration
+    ) -> list[_Map]:
+        """The map of each gap, whose layer before it is `served`."""
         layers = [gap.first - 1 for gap in gaps]
-        served = [linear_write(finder, removal.model, removal.stack, layer) for layer in layers]
-        writes, modules = [write for write, _ in served], [linear.module for _, linear in served]
+        writes = [served[layer][0] for layer in layers]
+        modules = [served[layer][1].module for layer in layers]
         written: dict[int, Tensor] = {}
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -19,7 +19,8 @@ from layershap.compensation.layerwise import Layerwise, quiet
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.scales import layer_scales
-from layershap.compensation.writes import Scaling, WriteFinder, first_served
+from layershap.compensation.served import first_served
+from layershap.compensation.writes import Scaling, WriteFinder
 from layershap.exceptions import SurgeryCheckError
 from layershap.model.agreement import plain_logits, relative_difference, tolerance
 from layershap.model.patching import patched

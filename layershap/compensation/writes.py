@@ -10,9 +10,9 @@ Shapes: N values of a probe state, K modules, D hidden size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from torch.func import functional_call
 
 from layershap.calibration import Calibration
 from layershap.compensation.layerwise import Layerwise, check_finite
-from layershap.compensation.linear import LinearLayer
 from layershap.compensation.summands import summands
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
@@ -28,8 +27,6 @@ from layershap.model.agreement import MODEL_ERRORS, relative_difference
 from layershap.model.io import is_quantized, vocabulary_size, weights_precision
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
-
-Found = TypeVar("Found")
 
 _ROWS, _TOKENS = 2, 16
 _SCALE, _HEAD_SCALE = 0.5, 16.0  # exact in any precision
@@ -258,30 +255,6 @@ class WriteFinder:
 
         with patched([part for _, part in inside], record):
             return calls, self._through(layer, self._state)
-
-
-def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
-    """The last write of a layer, which must be a linear layer."""
-    write = finder.of(layer)[-1]
-    where = f"layer {layer} of {type(model).__name__}"
-    return write, LinearLayer.of(stack.layers[layer].get_submodule(write.name), where)
-
-
-def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:
-    """What is found for the first layer that isn't refused.
-
-    Raises
-    ------
-    UnsupportedModelError
-        All layers are refused: the first one's reason.
-    """
-    reasons: list[UnsupportedModelError] = []
-    for layer in layers:
-        try:
-            return serve(layer)
-        except UnsupportedModelError as error:
-            reasons.append(error)
-    raise reasons[0]
 
 
 def _same(calls: Sequence[_Call], output: Tensor) -> bool:

@@ -58,8 +58,8 @@ class FitResult:
         The model's layers and sizes.
     environment : Environment
         Versions and machine.
-    calibration : Calibration
-        All calibration sequences.
+    calibration : Calibration or None
+        All calibration sequences; None for a task's, which are not all text.
     """
 
     evidence: Evidence
@@ -71,7 +71,7 @@ class FitResult:
     fingerprint: dict[str, Any]
     inspection: ModelInspection
     environment: Environment
-    calibration: Calibration
+    calibration: Calibration | None
 
     @property
     def comparisons(self) -> list[SetComparison | None] | None:

@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import nn
 
+from layershap.compensation.compensating import CONFIG_FIELD
 from layershap.exceptions import CheckpointWarning
 from layershap.model.agreement import MODEL_ERRORS
 from layershap.model.split import find_sublayers
@@ -57,6 +58,8 @@ def rebuild(source: Path, file: RecipeFile, model_class: type[nn.Module] | None,
     _remove_as_before(model, recipe)
     _cast(model, state, main, dtype, file.buffer_dtypes)
     _load_strictly(model, state)
+    if CONFIG_FIELD in recipe.original_config:  # removing layers above left the name of the compensation only
+        setattr(model.config, CONFIG_FIELD, recipe.original_config[CONFIG_FIELD])
     keep_recipe(model, recipe)
     return model
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from layershap.compensation.compensating import CONFIG_FIELD
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.io import base_model
 from layershap.surgery.config import speaks_of_layers
@@ -101,9 +102,13 @@ def pruning_recipe(model: nn.Module) -> PruningRecipe | None:
 
 
 def keep_recipe(model: nn.Module, recipe: PruningRecipe) -> None:
-    """Make `recipe` the one of `model`, whose config is now as the removal left it."""
+    """Make `recipe` the one of `model`, whose config is now as the removal left it.
+
+    What a compensation did stands in the config alone: `current_recipe` takes it from there.
+    """
     base = base_model(model)
-    setattr(base, _ATTRIBUTE, replace(recipe, pruned_config=config_fields(base)))
+    original, pruned = map(_uncompensated, (recipe.original_config, config_fields(base)))
+    setattr(base, _ATTRIBUTE, replace(recipe, original_config=original, pruned_config=pruned))
 
 
 def new_recipe(model: nn.Module, path: str, n_layers: int) -> PruningRecipe | None:
@@ -152,6 +157,10 @@ def _without(fields: dict[str, Any]) -> dict[str, Any]:
         for name, value in fields.items()
         if name not in NOT_OF_THE_MODEL
     }
+
+
+def _uncompensated(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != CONFIG_FIELD}
 
 
 def _carried(
