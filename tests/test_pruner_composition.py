@@ -14,9 +14,9 @@ from layershap.forward.unmasked import sequence_statistics
 from .helpers.commands import run_example
 
 
-def perplexities(output):
-    """The row of held-out perplexities that an example prints, in order."""
-    (row,) = re.findall(r"^held-out books +perplexity +seq128 +\d+ +(.*)$", output, flags=re.MULTILINE)
+def perplexities(output, kind="held-out books"):
+    """The row of perplexities of a kind of text that an example prints, in order."""
+    (row,) = re.findall(rf"^{kind} +perplexity +seq128 +\d+ +(.*)$", output, flags=re.MULTILINE)
     return [float(value) for value in re.findall(r"([\d.]+) ± ", row)]
 
 
@@ -49,10 +49,15 @@ def test_prune_then_heal():
     output = run_example(
         "prune_then_heal.py", "--remove", 2, 3, 7, 8, "--sequences", 32, "--steps", 8, "--eval-sequences", 12
     )
-    dense, none, rescaled, refitted, lora, both = perplexities(output)
-    assert dense < min(rescaled, refitted, lora, both)
-    assert max(refitted, lora, both) < none
-    assert rescaled < 1.01 * none
+    for kind in ("same novel", "held-out books"):
+        dense, none, rescaled, refitted, lora, both = perplexities(output, kind)
+        assert dense < min(rescaled, refitted, lora, both)
+        assert max(refitted, lora, both) < none
+        assert rescaled < 1.005 * none
+    (line,) = re.findall(r"^seconds: (.*)$", output, flags=re.MULTILINE)
+    seconds = {name: float(value) for name, value in (entry.rsplit(" ", 1) for entry in line.split(", "))}
+    assert list(seconds) == ["none", "Rescale", "LinearRefit", "LoRA", "LinearRefit + LoRA"]
+    assert seconds["LinearRefit + LoRA"] > seconds["LinearRefit"] > seconds["none"]
     assert len(re.findall(r"^won back of what pruning cost, .*LinearRefit \d+%", output, flags=re.MULTILINE)) == 2
     assert len(re.findall(r"changes: \d+; loss on the calibration text held out", output)) == 2
 

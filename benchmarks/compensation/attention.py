@@ -1,8 +1,9 @@
 """Whether refitting attention's write beside the feed-forward part's gains: `LinearRefit` with and without `o_proj`.
 
-    python -m benchmarks.compensation.attention --n 6 --tokens 16384
+    python -m benchmarks.compensation.attention run --n 6 9
+    python -m benchmarks.compensation.attention table --write benchmarks/results/compensation_attention.md
 
-Without the default's set of SmolLM2's layers, on the mixture of `benchmarks.compensation.compensation`. `LinearRefit`
+Without the default's sets of SmolLM2's layers, on the mixture of `benchmarks.compensation.compensation`. `LinearRefit`
 itself leaves attention's write as it is; here its regression is run for both writes before each gap, front to back.
 """
 
@@ -12,20 +13,24 @@ import argparse
 import time
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import LENGTH
+from benchmarks.common import CACHE, LENGTH, markdown, print_or_write, provenance
 from benchmarks.compensation.compensation import sets_of
 from benchmarks.leaderboard.board import Board
 from benchmarks.real_model.evaluation import test_of
-from benchmarks.real_model.results import perplexity
+from benchmarks.real_model.results import difference, perplexity
 from benchmarks.real_model.subject import MIXTURE, Limits, Subject
+from benchmarks.records import append, made_on, read
 from layershap import find_layers, remove_layers
 from layershap.compensation import LinearRefit, Removal, compensation_record
 from layershap.compensation.linear import LinearLayer
 from layershap.compensation.writes import WriteFinder
+
+RECORD = CACHE / "compensation_attention.jsonl"
 
 
 class AttentionFirst(LinearRefit):
@@ -33,14 +38,15 @@ class AttentionFirst(LinearRefit):
 
     attention_first = True
 
-    def _refits(self, removal: Removal) -> list[Any]:
+    def _refits(self, removal: Removal) -> tuple[tuple[Any, ...], tuple[str, ...]]:
         finder, found = WriteFinder(removal.model, removal.stack), []
-        for refit in super()._refits(removal):
+        refits, notes = super()._refits(removal)
+        for refit in refits:
             first = finder.of(refit.layer)[0]
             linear = LinearLayer(removal.stack.layers[refit.layer].get_submodule(first.name))
             attention = replace(refit, module=first.name, multiplier=first.multiplier, n_inputs=linear.n_inputs)
             found += [attention, refit] if self.attention_first else [refit, attention]
-        return found
+        return tuple(found), notes
 
 
 class AttentionLast(AttentionFirst):
@@ -49,37 +55,81 @@ class AttentionLast(AttentionFirst):
     attention_first = False
 
 
+ALONE = "down_proj"
 METHODS = {
-    "down_proj": LinearRefit(),
+    ALONE: LinearRefit(),
     "o_proj, then down_proj": AttentionFirst(),
     "down_proj, then o_proj": AttentionLast(),
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="smollm2", choices=["smollm2", "gpt2"])
-    parser.add_argument("--n", type=int, default=6)
-    parser.add_argument("--tokens", type=int, default=16384)
-    parser.add_argument("--test-sequences", type=int, default=64, help="half as many of C4 and of the book")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    subject = Subject.load(options.model, 0, "cpu")
+def run(options: argparse.Namespace) -> None:
+    subject = Subject.load("smollm2", 0, "cpu")
     measures = [each for each in subject.measures(Limits(options.test_sequences, 0)) if "seq2048" not in each.key]
     calibration, stack = subject.calibration(MIXTURE, options.tokens // LENGTH), find_layers(subject.model)
-    layers = sets_of(Board.read(options.model), "default")[options.n]
-    for name, compensation in METHODS.items():
-        start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            small = remove_layers(
-                subject.model, layers, stack=stack, check=False, compensation=compensation, calibration=calibration
-            )
-        seconds, record = time.process_time() - start, compensation_record(small)
-        assert record is not None
-        tested = ", ".join(f"{measure.key} {perplexity(test_of(small, measure)):.1f}" for measure in measures)
-        losses = f"held-out loss {record.loss_before:.4f} -> {record.loss_after:.4f}"
-        print(f"without layers {list(layers)}, {name}: {losses}; {tested}; {seconds:.0f} CPU s", flush=True)
+    sets = sets_of(Board.read("smollm2"), "default")
+    done = {(row["n"], row["tokens"], row["method"]) for row in read(RECORD)}
+    for n in options.n:
+        for name, compensation in METHODS.items():
+            if (n, options.tokens, name) in done:
+                continue
+            start = time.process_time()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                small = remove_layers(
+                    subject.model, sets[n], stack=stack, check=False, compensation=compensation, calibration=calibration
+                )
+            seconds, record = time.process_time() - start, compensation_record(small)
+            assert record is not None
+            row = {
+                "n": n,
+                "layers": list(sets[n]),
+                "tokens": options.tokens,
+                "method": name,
+                "held_out": [record.loss_before, record.loss_after],
+                "seconds": round(seconds, 1),
+                "tests": {measure.key: test_of(small, measure) for measure in measures},
+            }
+            append(RECORD, row)
+            print(f"{n} removed, {name}: held-out loss {record.loss_after:.4f}, {seconds:.0f} CPU s", flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """For each set: perplexities, and how far they are from those of `down_proj` alone."""
+    if not rows:
+        raise SystemExit("nothing was run yet")
+    lines = [made_on(rows), ""]
+    texts = list(rows[0]["tests"])
+    for n, tokens in dict.fromkeys((row["n"], row["tokens"]) for row in rows):
+        found = {row["method"]: row for row in rows if (row["n"], row["tokens"]) == (n, tokens)}
+        plain = found[ALONE]
+        body = []
+        for name, row in found.items():
+            cells = [f"{perplexity(row['tests'][key]):.1f}" for key in texts]
+            if row is not plain:
+                against = [difference(row["tests"][key], plain["tests"][key]) for key in texts]
+                cells = [f"{cell} ({each})" for cell, each in zip(cells, against, strict=True)]
+            body.append([name, f"{row['held_out'][1]:.3f}", *cells, f"{row['seconds']:.0f}"])
+        header = ["refitted", "held-out loss", *texts, "CPU s"]
+        removed = " ".join(map(str, plain["layers"]))
+        title = f"### {n} removed: {removed}; {tokens:,} tokens, held-out loss before {plain['held_out'][0]:.3f}"
+        lines += [title, "", markdown(header, body), ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["run", "table"])
+    parser.add_argument("--n", type=int, nargs="+", default=[6, 9])
+    parser.add_argument("--tokens", type=int, default=16384)
+    parser.add_argument("--test-sequences", type=int, default=128, help="half as many of C4 and of the book")
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.action == "run":
+        run(options)
+    else:
+        print_or_write(f"{provenance()}\n\n{table(read(RECORD))}", options.write)
 
 
 if __name__ == "__main__":

@@ -197,20 +197,19 @@ class LinearRefit(BaseEstimator):
             fitted = Layerwise(pruned, stack, measured.text.fitted)
             held_out = fitted.on(measured.text.held_out)
             loss = before = held_out.loss_before()
-            refits = {refit.place: refit for refit in measured.refits}
-            states, held = (fitted.start(), held_out.start()) if refits else ([], [])
-            for place in range(max(refits, default=-1) + 1):
-                if place in refits:
-                    refit = refits[place]
+            last = max((refit.place for refit in measured.refits), default=-1)
+            states, held = (fitted.start(), held_out.start()) if measured.refits else ([], [])
+            for place in range(last + 1):
+                for refit in (refit for refit in measured.refits if refit.place == place):
                     linear = LinearLayer(stack.layers[place].get_submodule(refit.module))
                     old.keep(linear.module.parameters())
                     ridge = _regression(fitted, linear, refit, states, measured.targets[refit.boundary])
-                    if ridge.finite:
-                        strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
-                        if strength is not None:
-                            changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
-                    else:
+                    if not ridge.finite:
                         notes.append(f"layer {refit.layer} is left alone: the pruned model overflows there")
+                        continue
+                    strength, loss = self._strength(linear, ridge, partial(held_out.loss, place, held), loss)
+                    if strength is not None:
+                        changes.append(WeightChange(refit.layer, refit.module, f"ridge {strength:g}", loss))
                 states, held = fitted.through(place, states), held_out.through(place, held)
         return measured.text.record(self, measured.removed, changes, (before, loss), tuple(notes))
 

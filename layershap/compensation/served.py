@@ -17,6 +17,7 @@ Found = TypeVar("Found")
 
 def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
     """The last write of a layer, which must be a linear layer."""
+    finder.check_tokens_have_rows()
     write = finder.of(layer)[-1]
     where = f"layer {layer} of {type(model).__name__}"
     return write, LinearLayer.of(stack.layers[layer].get_submodule(write.name), where)

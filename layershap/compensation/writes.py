@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from layershap.calibration import Calibration
-from layershap.compensation.layerwise import Layerwise, check_finite
+from layershap.compensation.layerwise import Layerwise, check_finite, check_layout
 from layershap.compensation.summands import summands
 from layershap.exceptions import UnsupportedModelError
 from layershap.forward.state import State
@@ -110,11 +110,16 @@ class WriteFinder:
         # Devices are named, so that torch.set_default_device has no say.
         generator = torch.Generator("cpu").manual_seed(0)
         ids = torch.randint(0, vocabulary_size(model) or 2, (_ROWS, _TOKENS), generator=generator, device="cpu")
+        self._ids_BT = ids
         self._layerwise = Layerwise(model, stack, Calibration(ids, ids.clone()))
         first = self._layerwise.start()[0]
         noise = torch.randn(first.hidden.shape, generator=generator, dtype=torch.float32, device="cpu")
         noise = noise.to(first.hidden)
         self._state = State(noise * first.hidden.float().square().mean().sqrt().to(noise), first.carried)
+
+    def check_tokens_have_rows(self) -> None:
+        """Raise `UnsupportedModelError` unless hidden states are [B, T, D], as a regression over tokens needs them."""
+        check_layout(self._state.hidden, self._ids_BT)
 
     def of(self, layer: int) -> tuple[Write, ...]:
         """The writes of a layer in the order in which they are computed.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import warnings
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from layershap import Calibration, find_layers, remove_layers
 from layershap.compensation import LinearRefit, Removal, Rescale
+from layershap.compensation.held_out import split
 from layershap.compensation.layerwise import quiet
 from layershap.compensation.rescale import fold, multiplied
-from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
+from layershap.compensation.served import linear_write
+from layershap.compensation.writes import WriteFinder
+from layershap.exceptions import CalibrationWarning, SurgeryCheckError, UnsupportedModelError
 from layershap.model.stack import LayerStack
+from layershap.model.states import states_at
 
-from .build import VOCABULARY, token_ids
+from .build import VOCABULARY
 
 FACTOR = 1.5
 # Norms add epsilon to a mean square that the fold divides; in a random tiny model that is no small part of it.
@@ -46,15 +50,48 @@ def rescaled(model: nn.Module, stack: LayerStack, layer: int) -> str:
     return "folds" if gap <= FOLD_TOLERANCE else f"wrong by {gap:.1g}"
 
 
-def refitted(model: nn.Module, stack: LayerStack, layer: int) -> str:
-    """'refits' if the layer before a gap can be refitted, and the result runs; else why not."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+class Unjudged(LinearRefit):
+    """Keeps what the regression gives, whatever that does to a random model's loss."""
+
+    def _strength(self, linear, regression, loss_of, loss):
+        linear.set(linear.snapshot(), regression.change(self.ridges[0]).float())
+        return self.ridges[0], loss
+
+
+def refittable(model: nn.Module, stack: LayerStack) -> tuple[list[int], str]:
+    """The layers whose last write can be refitted, and why the first of the others can't be."""
+    found, reason = [], ""
+    with quiet(model):
         try:
-            small = remove_layers(
-                model, [layer], stack=stack, check=False, compensation=LinearRefit(ridges=(1.0,)), calibration=text()
-            )
+            finder = WriteFinder(model, stack)
         except UnsupportedModelError as error:
-            return str(error)
-    with torch.inference_mode():
-        return "refits" if bool(torch.isfinite(small(token_ids()).logits).all()) else "not finite"
+            return [], str(error)
+        for layer in range(len(stack)):
+            try:
+                linear_write(finder, model, stack, layer)
+            except UnsupportedModelError as error:
+                reason = reason or str(error)
+            else:
+                found.append(layer)
+    return found, reason
+
+
+def refit_error(model: nn.Module, stack: LayerStack, layer: int) -> float:
+    """What a refit of `layer` leaves of the error that the state after the next layer has without that one."""
+    refit = Unjudged(ridges=(0.01,))
+    fitted = split(text(), refit.held_out).fitted.ids_ST
+    with torch.no_grad():
+        wanted_BTD = states_at(model, stack, fitted, [layer + 2])[layer + 2]
+    plain = remove_layers(model, [layer + 1], stack=stack, check=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        made = remove_layers(model, [layer + 1], stack=stack, check=False, compensation=refit, calibration=text())
+    before, after = (_error(small, layer + 1, fitted, wanted_BTD) for small in (plain, made))
+    return after / before
+
+
+def _error(model: nn.Module, boundary: int, ids_BT: Tensor, wanted_BTD: Tensor) -> float:
+    """By the weights of the tokens that `LinearRefit` gives them."""
+    with torch.no_grad():
+        found_BTD = states_at(model, find_layers(model, causal=False), ids_BT, [boundary])[boundary]
+    return float(((found_BTD - wanted_BTD).square().mean(dim=-1) / wanted_BTD.square().mean(dim=-1)).sum())

@@ -473,6 +473,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "llama4": {
         "@text_config": {
+            "intermediate_size_mlp": 128,
             "no_rope_layers": [1, 0, 1, 1, 0, 1],
             "moe_layers": [1, 3, 5],
             "layer_types": [
@@ -486,6 +487,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
         }
     },
     "llama4_text": {
+        "intermediate_size_mlp": 128,
         "no_rope_layers": [1, 0, 1, 1, 0, 1],
         "moe_layers": [1, 3, 5],
         "layer_types": [
@@ -524,6 +526,8 @@ SPECIAL: dict[str, dict[str, Any]] = {
     },
     "minicpm3": {"num_key_value_heads": 4},
     "minimax_m3_vl_text": {
+        "dense_intermediate_size": 128,
+        "shared_intermediate_size": 128,
         "mlp_layer_types": ["dense", "dense", "sparse", "sparse", "sparse", "sparse"],
         "layer_types": [
             "full_attention",

@@ -92,16 +92,24 @@ _NEITHER = [
     "afmoe", "bart", "beam", "bert", "bert-generation", "big_bird", "blenderbot-small", "camembert", "cpmant",
     "data2vec-text", "dbrx", "deepseek_v4", "doge", "electra", "ernie", "exaone4", "flex_olmo", "gemma3n_text",
     "gemma4", "gemma4_text", "git", "hy_v4", "inkling2_text", "inkling_text", "jetmoe", "marian",
-    "minimax", "mllama", "mvp", "olmo2", "olmo3", "openai-gpt", "plbart", "prophetnet", "qwen2_moe",
+    "minimax", "mllama", "mvp", "olmo2", "olmo3", "openai-gpt", "plbart", "prophetnet",
     "qwen3_5_moe", "qwen3_5_moe_text", "qwen3_next", "qwen4_exp", "qwen4_exp_text", "reformer", "rembert",
     "roberta", "roc_bert", "roformer", "rwkv", "trocr", "xlm-roberta", "xlnet", "xmod", "zaya",
 ]
 NOT_FOLDED = [
-    *_NEITHER, "glm_moe_dsa", "gpt_neox_japanese", "llama4", "llama4_text", "olmo_hybrid", "zamba", "zamba2",
+    *_NEITHER, "glm_moe_dsa", "gpt_neox_japanese", "llama4", "llama4_text", "olmo_hybrid", "qwen2_moe", "zamba",
+    "zamba2",
 ]
 NOT_REFITTED = [
     *_NEITHER, "blt", "gemma2", "gemma3", "gemma3_text", "gemma4_unified", "gemma4_unified_text", "glm4",
     "gpt_oss", "granitemoe", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hyperclovax", "kolibri1", "lfm3",
-    "minimax_m2", "mixtral", "olmoe", "phimoe", "qwen3_moe",
+    "minimax_m2", "mixtral", "olmoe", "phimoe",
 ]
+# Layers whose last write is a linear layer, where not all are: the others end in routed experts, or in a norm.
+PARTLY_REFITTED = {
+    "axk1": [0], "ernie4_5_moe": [0, 5], "glm_moe_dsa": [0, 2, 5], "gpt_neox_japanese": [0, 1, 2, 3, 4],
+    "jamba": [0, 2, 4], "laguna": [0], "lfm2_moe": [0, 1], "llama4": [0, 2, 4], "llama4_text": [0, 2, 4],
+    "mellum": [0, 1], "mimo_v2_flash": [0], "minimax_m3_vl_text": [0, 1], "olmo_hybrid": [0, 1, 3, 4],
+    "qwen2_moe": [1, 4], "qwen3_moe": [1, 4],
+}
 # fmt: on

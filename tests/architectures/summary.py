@@ -35,8 +35,9 @@ every type in the causal LM mapping, each removable layer removed alone.
 - **reload**: `plain` if `save_pretrained` and `from_pretrained` give the same logits after every removal; otherwise the
   layers whose removal needs `save_pruned` and `load_pruned` (a `CheckpointWarning` says so).
 - **sublayers**: how many layers `find_sublayers` splits into mixer and feed-forward part; `-`: none, it says why.
-- **compensation**: `fold` if a gap's scalar folds into the weights exactly (`Rescale`), `refit` if the layer before a
-  gap can be refitted (`LinearRefit`); `-`: both are refused, for the reasons after the table. Empty: not measured.
+- **compensation**: `fold` if the scalar of a gap inside the stack folds into the weights exactly (`Rescale`), `refit`
+  if every layer can be refitted (`LinearRefit`), `refit k of n` if some can, and the others are left alone; `-`: both
+  are refused. The reasons are after the table.
 - **protected**: layers that others depend on; `fit` leaves them in.
 
 {counts}
@@ -72,10 +73,9 @@ def counts(rows: list[Row]) -> dict[str, int]:
         "plain or recipe reload": sum(not row.lost for row in good),
         "split into sublayers": sum(row.sublayers.isdecimal() for row in good),
         "compensation: a gap's scalar folds exactly": sum(row.rescale == "folds" for row in good),
-        "compensation: the layer before a gap is refitted": sum(row.refit == "refits" for row in good),
-        "compensation: neither, refused with the reason": sum(
-            row.rescale not in ("", "folds") and row.refit != "refits" for row in good
-        ),
+        "compensation: every layer is refitted": sum(row.refit == "refit" for row in good),
+        "compensation: some layers are refitted": sum(row.refit not in ("", "refit") for row in good),
+        "compensation: neither, refused with the reason": sum(row.rescale != "folds" and not row.refit for row in good),
         "silently wrong": sum(bool(row.silently_wrong) for row in good),
     }
 
@@ -86,15 +86,18 @@ def page(rows: list[Row]) -> str:
     text = HEAD.format(transformers=transformers.__version__, torch=torch.__version__, counts=listed)
     text += "\n".join(_line(row) for row in rows)
     unbuilt = "\n".join(f"- `{name}`: {reason}" for name, reason in sorted(NOT_BUILT.items()))
-    return f"{text}{_refused('Rescale', rows)}{_refused('LinearRefit', rows)}\n\nNot built:\n\n{unbuilt}\n"
+    text += _reasons("`Rescale` is refused", {row.model_type: row.rescale for row in rows if row.rescale != "folds"})
+    text += _reasons(
+        "`LinearRefit` is refused, or leaves some layers alone", {row.model_type: row.refit_reason for row in rows}
+    )
+    return f"{text}\n\nNot built:\n\n{unbuilt}\n"
 
 
-def _refused(method: str, rows: list[Row]) -> str:
-    """Why a compensation is refused, and for which types."""
-    found = {row.model_type: row.rescale if method == "Rescale" else row.refit for row in rows}
-    reasons = refusals({name: reason for name, reason in found.items() if reason not in ("", "folds", "refits")})
-    listed = "\n".join(_wrapped(f"- {reason}: {', '.join(names)}") for reason, names in reasons)
-    return f"\n\n`{method}` is refused:\n\n{listed}"
+def _reasons(what: str, reasons: dict[str, str]) -> str:
+    """Reasons by model type, with the types that have them."""
+    given = {name: reason for name, reason in reasons.items() if reason}
+    listed = "\n".join(_wrapped(f"- {reason}: {', '.join(names)}") for reason, names in refusals(given))
+    return f"\n\n{what}:\n\n{listed}"
 
 
 def _wrapped(point: str) -> str:
@@ -121,14 +124,14 @@ def _line(row: Row) -> str:
     reload = "plain" if not row.recipe_only and not row.lost else f"recipe: {row.recipe_only}"
     reload += f", lost: {row.lost}" if row.lost else ""
     sublayers = f"{row.sublayers} of {row.n_layers}" if row.sublayers.isdecimal() else "-"
-    possible = [word for word, held in (("fold", row.rescale == "folds"), ("refit", row.refit == "refits")) if held]
+    possible = [word for word in ("fold" if row.rescale == "folds" else "", row.refit) if word]
     cells = [
         skip,
         forward,
         cache,
         reload,
         sublayers,
-        ", ".join(possible) or "-" * bool(row.rescale),
+        ", ".join(possible) or "-",
         ", ".join(map(str, row.protected)),
     ]
     return f"| {row.model_type} | `{row.path}` | {' | '.join(cells)} |"

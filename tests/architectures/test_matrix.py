@@ -12,6 +12,7 @@ from .expected import (
     NOT_CAUSAL,
     NOT_FOLDED,
     NOT_REFITTED,
+    PARTLY_REFITTED,
     PLAIN_PATH,
     PROTECTED,
     RECIPE_ONLY,
@@ -56,11 +57,13 @@ def assert_row(row: Row) -> None:
     assert row.lost == []
     assert row.silently_wrong == []
     assert row.sublayers.isdecimal() == (name not in NO_SUBLAYERS), row.sublayers
-    if row.rescale:
-        assert (row.rescale == "folds") == (name not in NOT_FOLDED), row.rescale
-        assert (row.refit == "refits") == (name not in NOT_REFITTED), row.refit
+    assert (row.rescale == "folds") == (name not in NOT_FOLDED), row.rescale
     assert "wrong by" not in row.rescale, row.rescale
-    assert row.refit != "not finite"
+    every_layer = list(range(row.n_layers))
+    assert row.refit_layers == ([] if name in NOT_REFITTED else PARTLY_REFITTED.get(name, every_layer))
+    assert row.refit_agrees, f"a refit leaves {row.refit_error:.2f} of the error"
+    assert bool(row.refit_error) == bool(row.refit_layers)
+    assert bool(row.refit_reason) == (row.refit_layers != every_layer)
 
 
 def test_every_type_is_built_or_accounted_for():
@@ -77,6 +80,9 @@ def test_the_reach():
     assert found - len(PLAIN_PATH) >= 178
     assert found - len(RECIPE_ONLY) >= 169
     assert found >= 180  # plain or recipe reload, none silently wrong
+    assert found - len(NOT_FOLDED) >= 126
+    assert found - len(NOT_REFITTED) >= 114  # some layers at least
+    assert found - len(NOT_REFITTED) - len(PARTLY_REFITTED) >= 99
 
 
 @pytest.mark.parametrize("model_type", FAST)
