@@ -97,8 +97,8 @@ _NEITHER = [
     "roberta", "roc_bert", "roformer", "rwkv", "trocr", "xlm-roberta", "xlnet", "xmod", "zaya",
 ]
 NOT_FOLDED = [
-    *_NEITHER, "glm_moe_dsa", "gpt_neox_japanese", "llama4", "llama4_text", "olmo_hybrid", "qwen2_moe", "zamba",
-    "zamba2",
+    *_NEITHER, "glm_moe_dsa", "gpt_neox_japanese", "llama4", "llama4_text", "longcat_flash", "olmo_hybrid",
+    "qwen2_moe", "zamba", "zamba2",
 ]
 NOT_REFITTED = [
     *_NEITHER, "blt", "gemma2", "gemma3", "gemma3_text", "gemma4_unified", "gemma4_unified_text", "glm4",
