@@ -1,7 +1,7 @@
 """Selection under compensation against compensation after selection: the same search, its game with and without.
 
-    python -m benchmarks.compensation.selection run --model gpt2 --draws 0 1 2
-    python -m benchmarks.compensation.selection run --model benchmarks/models/llama24 --draws 0
+    python -m benchmarks.compensation.selection run --model gpt2 --draws 0
+    python -m benchmarks.compensation.selection run --model benchmarks/models/llama32 --draws 0
         --sequences 32 --greedy
     python -m benchmarks.compensation.selection run --model smollm2 --draws 0 --sequences 32 --greedy
     python -m benchmarks.compensation.selection table --write benchmarks/results/compensation_selection.md
