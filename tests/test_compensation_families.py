@@ -41,6 +41,7 @@ RESCALE, REFIT, REFIT_ALL = Rescale(), LinearRefit(ridges=(1.0, 0.1)), LinearRef
         ("mamba2", REFIT),
         ("falcon_h1", REFIT),
         ("phi", REFIT),
+        ("phi", LinearRefit(writes="all", ridges=(1.0,))),
     ],
 )
 def test_it_reloads_and_generates(tmp_path, model_type, compensation):
@@ -54,6 +55,23 @@ def test_it_reloads_and_generates(tmp_path, model_type, compensation):
     assert torch.equal(generate(loaded, use_cache=True), generate(small, use_cache=False))
     assert record.changes
     assert record.loss_after < record.loss_before
+
+
+def test_attentions_write_is_refitted_after_the_feed_forward_parts():
+    model = build("llama")
+    text = text_by(model)
+    small = compensated(model, LinearRefit(writes="all", ridges=(1.0,)), text, [2])
+    record = compensation_record(small)
+    assert [(change.layer, change.module) for change in record.changes] == [
+        (1, "mlp.down_proj"),
+        (1, "self_attn.o_proj"),
+    ]
+    plain = remove_layers(model, [2], check=False).state_dict()
+    changed = [name for name, value in small.state_dict().items() if not torch.equal(value, plain[name])]
+    assert changed == ["model.layers.1.self_attn.o_proj.weight", "model.layers.1.mlp.down_proj.weight"]
+    last = compensation_record(compensated(model, LinearRefit(ridges=(1.0,)), text, [2]))
+    assert record.changes[0] == last.changes[0]
+    assert record.loss_after < last.loss_after
 
 
 @pytest.mark.parametrize("model_type", ["llama", "diffllama"])  # a config that expresses the result, and one that can't

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_compare_shows_methods_with_and_without(gpt2, text):
     assert found["last + refit", 4].perplexity == pytest.approx(np.exp(loss(small, text)), rel=1e-5)
     assert found["last + refit", 4].layers == found["last", 4].layers == (8, 9, 10, 11)
     assert found["last + refit", 4].perplexity < found["last", 4].perplexity
+
+
+def test_compare_shows_a_method_with_its_own_compensation_and_with_others(gpt2, text):
+    methods = {"last": LastLayers(), "own": LastLayers(compensation=LinearRefit(ridges=(1.0,)))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CalibrationWarning)
+        found = compare(gpt2[0], text, text, methods, [4], compensations={"scale": Rescale()})
+    assert [choice.method for choice in found.choices] == ["last", "own", "last + scale", "own + scale"]
+    assert found["own + scale", 4].perplexity == found["last + scale", 4].perplexity
+    assert found["own", 4].perplexity < found["own + scale", 4].perplexity
 
 
 def test_a_compensation_needs_text(gpt2):

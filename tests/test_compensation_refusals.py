@@ -55,6 +55,7 @@ def refused_early(model, text, compensation, kind, message):
 
 OUT_OF_RANGE = [
     (LinearRefit("some"), "scope must be 'gaps' or 'all', got 'some'"),
+    (LinearRefit(writes="attention"), "writes must be 'last' or 'all', got 'attention'"),
     (LinearRefit(ridges=(0.0,)), "ridges must be positive"),
     (LinearRefit(ridges=()), "ridges must be positive"),
     (LinearRefit(ridges=(np.nan, 1.0)), "ridges must be positive"),

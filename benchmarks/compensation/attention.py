@@ -4,7 +4,7 @@
     python -m benchmarks.compensation.attention table --write benchmarks/results/compensation_attention.md
 
 Without the default's sets of SmolLM2's layers, on the mixture of `benchmarks.compensation.compensation`. `LinearRefit`
-itself leaves attention's write as it is; here its regression is run for both writes before each gap, front to back.
+leaves attention's write as it is unless `writes="all"`, which refits it after the feed-forward part's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,39 +26,23 @@ from benchmarks.real_model.subject import MIXTURE, Limits, Subject
 from benchmarks.records import append, made_on, read
 from layershap import find_layers, remove_layers
 from layershap.compensation import LinearRefit, Removal, compensation_record
-from layershap.compensation.linear import LinearLayer
-from layershap.compensation.writes import WriteFinder
 
 RECORD = CACHE / "compensation_attention.jsonl"
 
 
 class AttentionFirst(LinearRefit):
-    """`LinearRefit` of attention's write, then of the feed-forward part's, before each gap."""
-
-    attention_first = True
+    """`LinearRefit` of attention's write, then of the feed-forward part's, in each layer."""
 
     def _refits(self, removal: Removal) -> tuple[tuple[Any, ...], tuple[str, ...]]:
-        finder, found = WriteFinder(removal.model, removal.stack), []
         refits, notes = super()._refits(removal)
-        for refit in refits:
-            first = finder.of(refit.layer)[0]
-            linear = LinearLayer(removal.stack.layers[refit.layer].get_submodule(first.name))
-            attention = replace(refit, module=first.name, multiplier=first.multiplier, n_inputs=linear.n_inputs)
-            found += [attention, refit] if self.attention_first else [refit, attention]
-        return tuple(found), notes
-
-
-class AttentionLast(AttentionFirst):
-    """The other way round."""
-
-    attention_first = False
+        return tuple(sorted(refits, key=lambda refit: (refit.place, "mlp" in refit.module))), notes
 
 
 ALONE = "down_proj"
 METHODS = {
     ALONE: LinearRefit(),
-    "o_proj, then down_proj": AttentionFirst(),
-    "down_proj, then o_proj": AttentionLast(),
+    "o_proj, then down_proj": AttentionFirst(writes="all"),
+    "down_proj, then o_proj": LinearRefit(writes="all"),
 }
 
 

@@ -269,7 +269,9 @@ def _affordable(n_tokens: int, body: int, n_sequences: int | Literal["auto"] | N
     """How many sequences to make of so many tokens."""
     if n_sequences != "auto":
         return n_sequences
-    count = max(1, min(AUTO_SEQUENCES, n_tokens // body))
+    if n_tokens < body:
+        return None  # not one is filled: packing says so
+    count = min(AUTO_SEQUENCES, n_tokens // body)
     found = f"the calibration texts fill only {count} sequences of {body} tokens"
     warn_of_little(count, n_sequences, found, "text of the kind that matters")
     return count

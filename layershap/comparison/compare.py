@@ -83,7 +83,8 @@ def compare(
         data.
     compensations : mapping of str to Compensation, optional
         Ways to make up for removed layers (`layershap.compensation`), by name: each method that removes layers is also
-        shown with each, as ``"method + name"``. A method with a compensation of its own is shown with that.
+        shown with each, as ``"method + name"``. A method with a compensation of its own is first shown with that, and
+        never without.
     tokenizer : PreTrainedTokenizerBase, optional
         The model's tokenizer, which texts need.
     protocol : str or PerplexityProtocol, default='seq128'
@@ -157,7 +158,7 @@ def compare(
             continue
         if (own := own_compensation(name, fitted)) is not None:
             compensated.append(own)
-        elif calibration is not None:
+        if calibration is not None:
             compensated += [
                 CompensatedMethod(f"{name} + {label}", name, Compensating(compensation, calibration))
                 for label, compensation in (compensations or {}).items()

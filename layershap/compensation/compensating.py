@@ -81,8 +81,8 @@ class Compensating:
         check_compensation(self.compensation)
         if not isinstance(self.calibration, Calibration):
             raise ValueError(
-                "a compensation is measured on text: give calibration=Calibration.from_texts(texts, tokenizer), got "
-                f"{type(self.calibration).__name__}"
+                "a compensation is measured on a Calibration, Calibration.from_texts(texts, tokenizer) say, or "
+                f"Calibration(ids, ids) of token ids [S, T]; got calibration of type {type(self.calibration).__name__}"
             )
         check_whole_layers(self.compensation, players)
         assert isinstance(players, LayerStack)
@@ -130,8 +130,8 @@ def check_compensation(compensation: object) -> None:
     """Raise a TypeError unless it is None or has the methods of a compensation."""
     if compensation is not None and not is_compensation(compensation):
         raise TypeError(
-            "compensation must have the methods measure and apply, such as layershap.compensation.LinearRefit(); got "
-            f"{compensation!r}"
+            "a compensation must be an object with the methods measure and apply, such as "
+            f"layershap.compensation.LinearRefit(); got {compensation!r}"
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -22,7 +22,7 @@ from layershap.compensation.linear import LinearLayer
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.served import first_served, linear_write, linear_writes
+from layershap.compensation.served import earlier_linear_writes, first_served, linear_write, linear_writes
 from layershap.compensation.writes import WriteFinder
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 from layershap.forward.state import State
@@ -34,7 +34,7 @@ from layershap.warning import warn_user
 
 @dataclass(frozen=True)
 class _Refit:
-    """One layer to refit: its index before and after the removal, its module, and the state it should lead to."""
+    """One linear layer to refit: its layer before and after the removal, its name, the state it should lead to."""
 
     layer: int
     place: int
@@ -71,6 +71,11 @@ class LinearRefit(BaseEstimator):
 
         - "gaps": the kept layer before each gap.
         - "all": these and every kept layer after the first gap, towards the state after the same layer.
+    writes : {"last", "all"}, default="last"
+        Which of such a layer's linear layers that write to the residual stream are refitted.
+
+        - "last": the last one, the feed-forward part's in most models.
+        - "all": after it those before it too, attention's.
     ridges : sequence of float, default=(10, 3, 1, 0.3, 0.1, 0.03, 0.01)
         Strengths of the shrinkage to choose from, in units of the Gram matrix's mean diagonal.
     held_out : float, default=0.25
@@ -85,10 +90,12 @@ class LinearRefit(BaseEstimator):
         self,
         scope: Scope = "gaps",
         *,
+        writes: Literal["last", "all"] = "last",
         ridges: Sequence[float] = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01),
         held_out: float = 0.25,
     ) -> None:
         self.scope = scope
+        self.writes = writes
         self.ridges = ridges
         self.held_out = held_out
 
@@ -111,6 +118,8 @@ class LinearRefit(BaseEstimator):
     def _split(self, calibration: Calibration) -> SplitText:
         """The text in two parts, once the parameters are in range."""
         checked_scope(self.scope)
+        if self.writes not in ("last", "all"):
+            raise ValueError(f"writes must be 'last' or 'all', got {self.writes!r}")
         ridges = np.asarray(self.ridges)
         numbers = ridges.dtype.kind in "iuf" and ridges.ndim == 1 and ridges.size > 0
         if not numbers or not (np.isfinite(ridges) & (ridges > 0)).all():
@@ -149,7 +158,7 @@ class LinearRefit(BaseEstimator):
         return _Measured(removal.removed, text, refits, targets, (*notes, *left_alone))
 
     def _refits(self, removal: Removal) -> tuple[tuple[_Refit, ...], tuple[str, ...]]:
-        """The layers to refit, and notes on those that can't be."""
+        """The linear layers to refit, in order, and notes on layers that can't be."""
         kept, gaps = removal.kept, removal.gaps
         after = {gap.before: gap.stop for gap in gaps if gap.before >= 0}
         places = {kept[place]: place for place in refitted(gaps, len(kept), self.scope)}
@@ -158,9 +167,15 @@ class LinearRefit(BaseEstimator):
         finder = WriteFinder(removal.model, removal.stack)
         found, notes = linear_writes(finder, removal.model, removal.stack, places)
         refits = []
-        for layer, (write, linear) in found.items():
+        for layer, (last, linear) in found.items():
             boundary = after.get(places[layer], layer + 1)
-            refits.append(_Refit(layer, places[layer], write.name, write.multiplier, boundary, linear.n_inputs))
+            written = [(last, linear)]
+            if self.writes == "all":
+                written += earlier_linear_writes(finder, removal.stack, layer)
+            refits += [
+                _Refit(layer, places[layer], write.name, write.multiplier, boundary, linear.n_inputs)
+                for write, linear in written
+            ]
         return tuple(refits), notes
 
     def _warn_of_few_tokens(self, n_inputs: Sequence[int], n_tokens: int) -> None:

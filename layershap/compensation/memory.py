@@ -61,8 +61,11 @@ class RefitMemory:
         return self.targets + self.old_weights
 
     def __str__(self) -> str:
-        parts = [("the whole model", self.whole)] if self.copy else []
-        parts += [("weights", self.weights), ("states", self.states), ("regression", self.regression)]
+        parts = [("pruned model", self.weights), ("states", self.states), ("regression", self.regression)]
+        if self.copy:
+            parts.insert(0, ("whole model", self.whole))
+        elif self.device == self.whole:
+            parts = [("whole model, before layers go", self.whole)]
         listed = ", ".join(f"{name} {n_bytes / 1e9:.3g}" for name, n_bytes in parts)
         return f"{self.device / 1e9:.3g} GB on the device ({listed}), {self.host / 1e9:.3g} GB on the host"
 
@@ -70,7 +73,7 @@ class RefitMemory:
 def refit_memory(
     model: nn.Module, layers: Sequence[int], n_tokens: int, *, scope: Scope = "gaps", copy: bool = True
 ) -> RefitMemory:
-    """Memory of `LinearRefit` for a removal.
+    """Memory of `LinearRefit` for a removal (with ``writes="last"``; "all" keeps more old weights on the host).
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class WeightChange:
 
 @dataclass(frozen=True)
 class CompensationRecord:
-    """What a compensation did to a pruned model.
+    """What a compensation did to a pruned model; ``str()`` gives it in lines.
 
     Attributes
     ----------
@@ -102,6 +102,17 @@ class CompensationRecord:
     n_held_out: int
     text: dict[str, Any]
     notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.method} without layers {list(self.removed)}: held-out loss {self.loss_before:.4f} -> "
+            f"{self.loss_after:.4f} nats per token ({self.n_tokens:,} tokens fitted to, {self.n_held_out:,} held out)"
+        ]
+        for change in self.changes:
+            lines.append(
+                f"  layer {change.layer} {change.module}".rstrip() + f": {change.kind}; loss {change.loss:.4f}"
+            )
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
 
 def record_from(stored: dict[str, Any]) -> CompensationRecord:

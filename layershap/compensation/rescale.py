@@ -44,6 +44,7 @@ class _Measured:
     text: SplitText
     factors: dict[int, float]
     scalings: dict[int, tuple[Scaling, ...]]
+    notes: tuple[str, ...]
 
 
 class Rescale(BaseEstimator):
@@ -117,7 +118,12 @@ class Rescale(BaseEstimator):
                 finder.check_head(kept[-1])
         scales_L = layer_scales(removal.model, removal.stack, text.fitted)
         factors = {place: float(scales_L[list(gap.layers)].prod()) for place, gap in gaps.items()}
-        return _Measured(removal.removed, kept, text, factors, scalings)
+        notes = [
+            f"layers {list(gap.layers)} have no layer after them: the last norm takes a scale there away"
+            for gap in removal.gaps
+            if gap.before + 1 == len(kept)
+        ]
+        return _Measured(removal.removed, kept, text, factors, scalings, tuple(notes))
 
     def apply(self, pruned: nn.Module, stack: LayerStack, measured: _Measured) -> CompensationRecord:
         """Fold the factors that lower the held-out loss, and check the result against the hooked model.
@@ -138,6 +144,7 @@ class Rescale(BaseEstimator):
         """
         used: dict[int, float] = {}
         changes: list[WeightChange] = []
+        notes = list(measured.notes)
         with quiet(pruned):
             held_out = Layerwise(pruned, stack, measured.text.held_out)
             loss = before = held_out.loss_before()
@@ -147,6 +154,9 @@ class Rescale(BaseEstimator):
                 if found < loss:
                     used[place], loss = factor, found
                     changes.append(WeightChange(measured.kept[place], "", f"stream before it times {factor:.4g}", loss))
+                else:
+                    layer = measured.kept[place]
+                    notes.append(f"the stream before layer {layer} times {factor:.4g} doesn't lower the held-out loss")
             if used:
                 with put_back_if_it_fails() as old:
                     old.keep(scaled_parameters(stack, measured.scalings))
@@ -158,7 +168,8 @@ class Rescale(BaseEstimator):
                     else:  # in half precision the rounding of the weights can cost more than the factors gain
                         old.put_back()
                         loss, changes = before, []
-        return measured.text.record(self, measured.removed, changes, (before, loss))
+                        notes.append("folded in this precision, the factors don't lower the held-out loss")
+        return measured.text.record(self, measured.removed, changes, (before, loss), tuple(notes))
 
 
 def scaled_parameters(stack: LayerStack, scalings: Mapping[int, tuple[Scaling, ...]]) -> Iterator[nn.Parameter]:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from layershap.compensation.linear import LinearLayer
+from layershap.compensation.linear import LinearLayer, is_linear
 from layershap.compensation.writes import Write, WriteFinder
 from layershap.exceptions import UnsupportedModelError
 from layershap.model.stack import LayerStack
@@ -43,6 +43,16 @@ def linear_writes(
     if reasons and not found:
         raise next(iter(reasons.values()))
     return found, tuple(f"layer {layer} is left alone: {reason}" for layer, reason in reasons.items())
+
+
+def earlier_linear_writes(finder: WriteFinder, stack: LayerStack, layer: int) -> list[tuple[Write, LinearLayer]]:
+    """The writes of a layer before its last one that are linear layers, the latest first."""
+    found = []
+    for write in reversed(finder.of(layer)[:-1]):
+        module = stack.layers[layer].get_submodule(write.name)
+        if is_linear(module):
+            found.append((write, LinearLayer(module)))
+    return found
 
 
 def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:

@@ -47,7 +47,8 @@ class Progress:
     @property
     def total(self) -> float:
         """All work, as far as it is known."""
-        return self.work_planned * max(self.n_expected, self.n_planned) / max(self.n_planned, 1)
+        # The quotient first: it is exactly one at the end, where the total must not be less than what is done.
+        return self.work_planned * (max(self.n_expected, self.n_planned) / max(self.n_planned, 1))
 
     def update(self, work: float) -> None:
         """Add work that is done."""

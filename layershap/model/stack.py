@@ -144,8 +144,9 @@ def find_layers(model: nn.Module, layers: LayersArgument = None, *, causal: bool
     raise UnsupportedModelError(
         f"no list of decoder layers found in {type(model).__name__}"
         + (f" ({'; '.join(problems)})" if problems else "")
-        + f". Its lists are {_list_names(model)}. Name one: layers='dotted.path.of.the.ModuleList', or pass the layer "
-        "modules in calling order."
+        + f". Its lists are {_list_names(model)}; one of a single module is none of layers, of which nothing could be "
+        "removed. Name the list, layers='dotted.path.of.the.ModuleList' (stack= where layers are removed or skipped), "
+        "or pass the layer modules in calling order."
     )
 
 

@@ -252,7 +252,10 @@ def compensation_sentence(record: CompensationRecord) -> str:
     """In a line or two: whether the kept layers' weights are those that they had."""
     text = f"{record.n_tokens:,} tokens of calibration text, {record.n_held_out:,} others held out"
     if not record.changes:
-        return f"{record.method}, on {text}, found no change that lowers the loss: the kept layers are unchanged."
+        return (
+            f"{record.method}, on {text}, found no change that lowers the loss on these ({record.loss_before:.4f} nats "
+            "per token): the kept layers are unchanged."
+        )
     n_changes = f"{len(record.changes)} change{'s' if len(record.changes) > 1 else ''}"
     return (
         f"{record.method} made up for the removed layers by {n_changes} of the kept layers' weights, on {text}: loss "
