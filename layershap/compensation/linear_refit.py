@@ -233,20 +233,21 @@ class LinearRefit(BaseEstimator):
     ) -> tuple[float | None, float]:
         """The ridge whose change of the weights, which stays, has the least loss; None leaves them as they were.
 
-        From strong to weak shrinkage, until the loss rises.
+        From strong to weak shrinkage, until the loss rises after it has come below that of the strongest: where much is
+        broken, weaker shrinkage may help after a middle one that doesn't.
         """
         base = linear.snapshot()
         best: tuple[float | None, float, Tensor | None] = (None, loss, None)
-        previous = float("inf")
+        losses: list[float] = []
         for ridge in sorted(self.ridges, reverse=True):
             change_DF = regression.change(ridge).float()
             linear.set(base, change_DF)
             found = loss_of()
             if found < best[1]:
                 best = (ridge, found, change_DF)
-            if found > previous:
+            if losses and losses[0] > losses[-1] < found:
                 break
-            previous = found
+            losses.append(found)
         linear.set(base, best[2])
         return best[0], best[1]
 
