@@ -275,3 +275,26 @@ def test_the_memory_told_of_the_states_is_what_they_take():
     told = [refit_memory(model, [2, 4], n * 24) for n in (200, 400)]
     assert told[1].states - told[0].states == pytest.approx(taken[1] - taken[0], rel=0.1)
     assert told[1].targets == 2 * 400 * 24 * 128 * 4
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen", "n_tried"),
+    [
+        ([5, 4, 3, 3.5, 1, 1, 1], 1.0, 4),
+        ([5, 6, 4, 3, 3.5, 1, 1], 0.3, 5),  # where much is broken the strongest may beat a middle one only
+        ([9, 10, 11, 12, 13, 14, 15], None, 7),
+        ([9, 8.5, 8.1, 8.2, 1, 1, 1], None, 4),
+    ],
+)
+def test_shrinkage_is_weakened_until_the_loss_rises(losses, chosen, n_tried):
+    torch.manual_seed(0)
+    linear = LinearLayer(torch.nn.Linear(4, 3))
+    before = linear.weight_DF.clone()
+    ridge = StreamedRidge(5, 3, torch.device("cpu"))
+    ridge.add(torch.randn(50, 5), torch.randn(50, 3), torch.ones(50))
+    left = list(map(float, losses))
+    found, loss = LinearRefit()._strength(linear, ridge, lambda: left.pop(0), 8.0)
+    assert found == chosen
+    assert loss == min(8.0, *losses[:n_tried])
+    assert len(losses) - len(left) == n_tried
+    assert torch.equal(linear.weight_DF, before) == (chosen is None)
