@@ -81,8 +81,8 @@ class Compensating:
         check_compensation(self.compensation)
         if not isinstance(self.calibration, Calibration):
             raise ValueError(
-                "a compensation is measured on a Calibration, Calibration.from_texts(texts, tokenizer) say, or "
-                f"Calibration(ids, ids) of token ids [S, T]; got calibration of type {type(self.calibration).__name__}"
+                "a compensation is measured on text: give calibration=Calibration.from_texts(texts, tokenizer), or "
+                f"Calibration(ids, ids) of token ids [S, T]; got {type(self.calibration).__name__}"
             )
         check_whole_layers(self.compensation, players)
         assert isinstance(players, LayerStack)
