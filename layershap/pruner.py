@@ -42,7 +42,6 @@ from layershap.report import PruningReport
 from layershap.report.curve import curve_of_pruner
 from layershap.selection.validity import sets_by_size
 from layershap.targets import RemovalCurve
-from layershap.tasks import Task
 from layershap.tasks.data import UtilityLike
 
 
@@ -245,8 +244,7 @@ class LayerPruner(FittedPruner):
                     fingerprint=game.first.fingerprint,
                     inspection=replace(inspection, forward=game.first.path, forward_note=game.first.path_note),
                     environment=current_environment(model),
-                    # A task's sequences hold wrong answers too, and no compensation is measured on these.
-                    calibration=None if isinstance(calib_data, Task) else text.given,
+                    calibration=settings.text_to_keep(calib_data, text),
                 )
             )
         warn_of_quality(doubts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sklearn.base import clone
 
+from layershap.calibration import Calibration
 from layershap.compensation import Compensation
 from layershap.compensation.compensating import check_compensation
 from layershap.fitting.definitions import StratifiedValues, check_values
@@ -81,6 +82,11 @@ class FitSettings:
             confidence=float(pruner.confidence),
             compensation=pruner.compensation,
         )
+
+    @staticmethod
+    def text_to_keep(calib_data: Any, text: TextParts) -> Calibration | None:
+        """What a compensation can be measured on later: nothing of a task, whose sequences hold wrong answers too."""
+        return None if isinstance(calib_data, Task) else text.given
 
     def text(self, calib_data: Any, tokenizer: Any, utility: UtilityLike | None) -> tuple[TextParts, UtilityLike]:
         """The calibration sequences in parts, and the utility: a task's own, unless another is given.
