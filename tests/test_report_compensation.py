@@ -101,7 +101,8 @@ def test_a_card_has_no_figures_of_a_model_that_was_changed_otherwise(report, fit
     none = dataclasses.replace(record, changes=(), loss_after=record.loss_before)
     card = report.to_model_card(2, name="small", compensation=none).text
     assert "Before and after" not in card
-    assert "found no change that lowers the loss on these (" in card
+    found = f"found no change that lowers the loss on these ({record.loss_before:.4f} nats per token)"
+    assert f"{found}: the kept layers are unchanged" in card
 
 
 def test_the_removed_layers_of_a_compensated_model_are_those_of_its_record(fitted, gpt2, small, text):

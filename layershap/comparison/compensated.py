@@ -9,7 +9,7 @@ from typing import Any
 
 from layershap.calibration import Calibration
 from layershap.comparison.result import Choice, Cost
-from layershap.compensation.compensating import Compensating, check_compensation
+from layershap.compensation.compensating import Compensating, is_compensation
 from layershap.estimator import ModelPruner, kept_compensation
 from layershap.exceptions import SurgeryCheckError, UnsupportedModelError
 from layershap.game.players import GameModel
@@ -116,12 +116,12 @@ def check_compensations(compensations: Any, methods: Mapping[str, Any], calibrat
             f'compensations must be a mapping of name to compensation, such as {{"refit": LinearRefit()}}; got '
             f"{type(compensations).__name__}"
         )
-    for compensation in compensations.values():
-        if compensation is None:
+    for name, compensation in compensations.items():
+        if not is_compensation(compensation):
             raise TypeError(
-                "compensations must be objects such as LinearRefit(), got None: each method has a row without"
+                f"compensations[{name!r}] must be an object with the methods measure and apply, such as LinearRefit(); "
+                f"got {compensation!r}"
             )
-        check_compensation(compensation)
     names = [*methods, *(f"{method} + {name}" for method in methods for name in compensations)]
     twice = [name for name in names if names.count(name) > 1]
     if twice:

@@ -22,7 +22,7 @@ from layershap.compensation.linear import LinearLayer
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.served import earlier_linear_writes, first_served, linear_write, linear_writes
+from layershap.compensation.served import first_served, linear_writes, linear_writes_of
 from layershap.compensation.writes import WriteFinder
 from layershap.exceptions import CalibrationWarning, UnsupportedModelError
 from layershap.forward.state import State
@@ -112,7 +112,7 @@ class LinearRefit(BaseEstimator):
         text = self._split(calibration)
         with quiet(model):
             finder = WriteFinder(model, stack)
-            found = first_served(range(len(stack)), lambda layer: linear_write(finder, model, stack, layer)[1])
+            found = first_served(range(len(stack)), lambda layer: linear_writes_of(finder, model, stack, layer)[0][1])
         self._warn_of_few_tokens([found.n_inputs], text.n_fitted_tokens)
 
     def _split(self, calibration: Calibration) -> SplitText:
@@ -167,14 +167,11 @@ class LinearRefit(BaseEstimator):
         finder = WriteFinder(removal.model, removal.stack)
         found, notes = linear_writes(finder, removal.model, removal.stack, places)
         refits = []
-        for layer, (last, linear) in found.items():
+        for layer, written in found.items():
             boundary = after.get(places[layer], layer + 1)
-            written = [(last, linear)]
-            if self.writes == "all":
-                written += earlier_linear_writes(finder, removal.stack, layer)
             refits += [
                 _Refit(layer, places[layer], write.name, write.multiplier, boundary, linear.n_inputs)
-                for write, linear in written
+                for write, linear in (written if self.writes == "all" else written[:1])
             ]
         return tuple(refits), notes
 

@@ -22,8 +22,8 @@ from layershap.compensation.linear import LinearLayer
 from layershap.compensation.old_values import put_back_if_it_fails
 from layershap.compensation.protocol import CompensationRecord, Removal, WeightChange
 from layershap.compensation.regression import StreamedRidge
-from layershap.compensation.served import first_served, linear_write, linear_writes
-from layershap.compensation.writes import Write, WriteFinder
+from layershap.compensation.served import LinearWrite, first_served, linear_writes, linear_writes_of
+from layershap.compensation.writes import WriteFinder
 from layershap.model.patching import patched
 from layershap.model.stack import LayerStack
 from layershap.model.states import states_at
@@ -79,7 +79,7 @@ class ReplaceMe(BaseEstimator):
         self._split(calibration)
         with quiet(model):
             finder = WriteFinder(model, stack)
-            first_served(range(len(stack)), lambda layer: linear_write(finder, model, stack, layer))
+            first_served(range(len(stack)), lambda layer: linear_writes_of(finder, model, stack, layer))
 
     def _split(self, calibration: Calibration) -> SplitText:
         """The text in two parts, once the parameters are in range."""
@@ -115,12 +115,12 @@ class ReplaceMe(BaseEstimator):
         return _Measured(removal.removed, text, tuple(maps), tuple(notes))
 
     def _maps(
-        self, removal: Removal, gaps: list[Gap], served: dict[int, tuple[Write, LinearLayer]], fitted: Calibration
+        self, removal: Removal, gaps: list[Gap], served: dict[int, list[LinearWrite]], fitted: Calibration
     ) -> list[_Map]:
         """The map of each gap, whose layer before it is `served`."""
         layers = [gap.first - 1 for gap in gaps]
-        writes = [served[layer][0] for layer in layers]
-        modules = [served[layer][1].module for layer in layers]
+        writes = [served[layer][0][0] for layer in layers]
+        modules = [served[layer][0][1].module for layer in layers]
         written: dict[int, Tensor] = {}
 
         def record(index: int, original: Callable[..., Any]) -> Callable[..., Any]:

@@ -15,44 +15,38 @@ from layershap.model.stack import LayerStack
 Found = TypeVar("Found")
 
 
-def linear_write(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> tuple[Write, LinearLayer]:
-    """The last write of a layer, which must be a linear layer."""
+LinearWrite = tuple[Write, LinearLayer]
+"""How a layer writes to the residual stream, and the linear layer by which it does."""
+
+
+def linear_writes_of(finder: WriteFinder, model: nn.Module, stack: LayerStack, layer: int) -> list[LinearWrite]:
+    """The writes of a layer that are linear layers, the last one first, which must be one."""
     finder.check_tokens_have_rows()
-    write = finder.of(layer)[-1]
-    where = f"layer {layer} of {type(model).__name__}"
-    return write, LinearLayer.of(stack.layers[layer].get_submodule(write.name), where)
+    *earlier, last = [(write, stack.layers[layer].get_submodule(write.name)) for write in finder.of(layer)]
+    found = [(last[0], LinearLayer.of(last[1], f"layer {layer} of {type(model).__name__}"))]
+    return found + [(write, LinearLayer(module)) for write, module in reversed(earlier) if is_linear(module)]
 
 
 def linear_writes(
     finder: WriteFinder, model: nn.Module, stack: LayerStack, layers: Iterable[int]
-) -> tuple[dict[int, tuple[Write, LinearLayer]], tuple[str, ...]]:
-    """The last write of each layer where it is a linear layer, and why the other layers are left alone.
+) -> tuple[dict[int, list[LinearWrite]], tuple[str, ...]]:
+    """`linear_writes_of` each layer whose last write is a linear layer, and why the other layers are left alone.
 
     Raises
     ------
     UnsupportedModelError
         It is in none of the layers: the first one's reason.
     """
-    found: dict[int, tuple[Write, LinearLayer]] = {}
+    found: dict[int, list[LinearWrite]] = {}
     reasons: dict[int, UnsupportedModelError] = {}
     for layer in layers:
         try:
-            found[layer] = linear_write(finder, model, stack, layer)
+            found[layer] = linear_writes_of(finder, model, stack, layer)
         except UnsupportedModelError as error:
             reasons[layer] = error
     if reasons and not found:
         raise next(iter(reasons.values()))
     return found, tuple(f"layer {layer} is left alone: {reason}" for layer, reason in reasons.items())
-
-
-def earlier_linear_writes(finder: WriteFinder, stack: LayerStack, layer: int) -> list[tuple[Write, LinearLayer]]:
-    """The writes of a layer before its last one that are linear layers, the latest first."""
-    found = []
-    for write in reversed(finder.of(layer)[:-1]):
-        module = stack.layers[layer].get_submodule(write.name)
-        if is_linear(module):
-            found.append((write, LinearLayer(module)))
-    return found
 
 
 def first_served(layers: Iterable[int], serve: Callable[[int], Found]) -> Found:

@@ -12,7 +12,7 @@ from layershap.compensation import LinearRefit, Removal, Rescale
 from layershap.compensation.held_out import split
 from layershap.compensation.layerwise import quiet
 from layershap.compensation.rescale import fold, multiplied
-from layershap.compensation.served import linear_write
+from layershap.compensation.served import linear_writes
 from layershap.compensation.writes import WriteFinder
 from layershap.exceptions import CalibrationWarning, SurgeryCheckError, UnsupportedModelError
 from layershap.model.stack import LayerStack
@@ -60,20 +60,12 @@ class Unjudged(LinearRefit):
 
 def refittable(model: nn.Module, stack: LayerStack) -> tuple[list[int], str]:
     """The layers whose last write can be refitted, and why the first of the others can't be."""
-    found, reason = [], ""
-    with quiet(model):
-        try:
-            finder = WriteFinder(model, stack)
-        except UnsupportedModelError as error:
-            return [], str(error)
-        for layer in range(len(stack)):
-            try:
-                linear_write(finder, model, stack, layer)
-            except UnsupportedModelError as error:
-                reason = reason or str(error)
-            else:
-                found.append(layer)
-    return found, reason
+    try:
+        with quiet(model):
+            found, left_alone = linear_writes(WriteFinder(model, stack), model, stack, range(len(stack)))
+    except UnsupportedModelError as error:
+        return [], str(error)
+    return list(found), left_alone[0].partition(" is left alone: ")[2] if left_alone else ""
 
 
 def refit_error(model: nn.Module, stack: LayerStack, layer: int) -> float:
