@@ -46,6 +46,12 @@ class LiveBytes(TorchDispatchMode):
         self.now -= self.live.pop(pointer)
 
 
+def two_layers(dtype):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=2, **sizes)).eval().to(dtype)
+
+
 @pytest.mark.parametrize(
     ("statistics", "dtype", "chunks"),
     [
@@ -58,9 +64,7 @@ class LiveBytes(TorchDispatchMode):
 )
 def test_the_head_works_within_a_small_multiple_of_a_chunk(statistics, dtype, chunks):
     """Measured: 0.91 chunks for kl (1.08 in bfloat16), 0.87 for kl_top20."""
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, num_hidden_layers=2, **sizes)).eval().to(dtype)
+    model = two_layers(dtype)
     calibration = as_calibration(torch.randint(1, VOCABULARY, (4, 48)))
     settings = EngineSettings(batch_tokens=2048, memory_budget=2**30, head_bytes=CHUNK)
     engine = Engine(model, find_players(model, None, "layer"), calibration, statistics, settings)
@@ -71,6 +75,21 @@ def test_the_head_works_within_a_small_multiple_of_a_chunk(statistics, dtype, ch
         engine.run(masks_ML, lambda work: None)
     assert 0.5 * CHUNK < memory.peak <= chunks * CHUNK
     assert memory.peak < 4 * VOCABULARY * calibration.ids_ST.numel()  # the logits of one mask alone
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_observing_the_layers_calls_never_holds_the_logits_of_a_block(dtype):
+    """Four of its sixteen sequences have theirs, where the fused forward is compared with the model's own."""
+    model = two_layers(dtype)
+    calibration = as_calibration(torch.randint(1, VOCABULARY, (16, 48)))
+    settings = EngineSettings(batch_tokens=2048, memory_budget=2**30, head_bytes=CHUNK)
+    players = find_players(model, None, "layer")
+    memory = LiveBytes(model)
+    with memory:
+        engine = Engine(model, players, calibration, ("nll",), settings)
+        assert engine.path == "fused"
+    assert len(engine.tokens.blocks) == 1
+    assert memory.peak < 0.3 * dtype.itemsize * VOCABULARY * calibration.ids_ST.numel()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

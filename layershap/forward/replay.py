@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from layershap.forward.state import State
 from layershap.model.calls import ArgumentKey
-from layershap.model.io import token_logits
+from layershap.model.io import run_layers, token_logits
 from layershap.model.patching import patched
 from layershap.model.sublayers import Players
 
@@ -116,7 +116,7 @@ class Replay:
             return forward
 
         with patched(self.stack.layers, record):
-            token_logits(self.model, ids_BT)
+            run_layers(self.model, ids_BT)
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
     def run_player(self, player: int, state: State, capture: Capture) -> State:
