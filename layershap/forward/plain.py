@@ -37,7 +37,9 @@ class PlainForward(Forward):
             for u, mask_L in enumerate(masks_UL):
                 with self.stack.skip(np.flatnonzero(~mask_L)):
                     logits_BTV = token_logits(self.model, block.ids_BT, block.inputs)
-                for name, value_B in sequence_sums(logits_BTV, block.labels_BT, self.statistics, dense_BTV).items():
+                found = sequence_sums(logits_BTV, block.labels_BT, self.statistics, dense_BTV)
+                del logits_BTV  # or they live on while the next are computed
+                for name, value_B in found.items():
                     sums[name][u, block.rows] = value_B.cpu().numpy()
                 progress((float(mask_L.sum()) + self.settings.head_cost) / len(blocks))
         return sums

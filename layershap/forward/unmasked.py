@@ -75,6 +75,7 @@ def sequence_statistics(
             inputs = {name: value.to(device) for name, value in own.items()}
             logits_BTV = token_logits(model, calibration.ids_ST[rows, :length].to(device), inputs)
             found = sequence_sums(logits_BTV, labels_ST[rows, :length].to(logits_BTV.device), statistics)
+            del logits_BTV  # or they live on while the next are computed
             for name, value_B in found.items():
                 sums[name][0, rows] = value_B.cpu().numpy()
             start += len(rows)
