@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from benchmarks.real_model.tables import tables
 from benchmarks.real_model.timing import time_models
 from benchmarks.records import append, read
 from benchmarks.selection.generalisation import name_of
+from layershap.cli.arguments import at_least
 from layershap.fingerprint.weights import weights_digest
 
 TITLES = {"smollm2": "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16", "gpt2": "the bundled GPT-2, 12 layers"}
@@ -131,17 +131,6 @@ def most_tested(tests: list[dict[str, Any]]) -> list[str]:
         if name not in best or count > counts[best[name]]:
             best[name] = measure
     return list(best.values())
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """A number of that size, for the command line."""
-
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an int of at least {least}, got {text!r}")
-        return int(text)
-
-    return number
 
 
 def main() -> None:
