@@ -311,7 +311,7 @@ class SelectsNothing:
 def test_a_refit_that_fails_leaves_the_estimator_as_it_was(stories, stories_calibration):
     first = tiny_random("gpt2", n_layers=4)
     pruner = LayerPruner(
-        selector=ShapleyRanking(), n_masks=12, values=StratifiedValues(keep_veto=False), random_state=0
+        selector=ShapleyRanking(), n_masks=16, values=StratifiedValues(keep_veto=False), random_state=0
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

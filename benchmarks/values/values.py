@@ -26,7 +26,7 @@ from scipy.stats import spearmanr
 
 from benchmarks.common import CACHE, DATA, LENGTH, MODELS, markdown, packed, print_or_write, provenance, sequences
 from layershap.fitting.values import ValueSettings, fit_values
-from layershap.fitting.veto import veto_players
+from layershap.fitting.veto import lost_without
 from layershap.masks import mask_keys
 from layershap.protocols import FloatArray, MaskArray, Surrogate
 from layershap.samplers import StratifiedSampler, strata_sizes
@@ -117,7 +117,7 @@ def load(name: str) -> Stored:
     value = {mask.tobytes(): score for mask, score in zip(masks, scores, strict=True)}
     n_layers = about["n_layers"]
     alone = np.array([value[mask.tobytes()] for mask in ~np.eye(n_layers, dtype=bool)])
-    veto = veto_players(alone, 1.0, value[np.zeros(n_layers, dtype=bool).tobytes()])
+    veto = lost_without(alone, 1.0, value[np.zeros(n_layers, dtype=bool).tobytes()])
     rows = masks[:, veto].all(axis=1)
     free = np.flatnonzero(~veto)
     return Stored(about["title"], masks[rows][:, free], scores[rows], free, int(rows.sum()) == 2 ** len(free))
@@ -274,7 +274,7 @@ def _stories(model: Any) -> Any:
 
 def _random(scores: FloatArray, n_layers: int) -> MaskArray:
     """All pairs of free players, and masks of 3 to 14 removed or more, uniform within a size."""
-    veto = veto_players(scores[2:], float(scores[0]), float(scores[1]))
+    veto = lost_without(scores[2:], float(scores[0]), float(scores[1]))
     free = np.flatnonzero(~veto)
     rng = np.random.default_rng(0)
     sets = [free[list(pair)] for pair in combinations(range(len(free)), 2)]

@@ -54,6 +54,10 @@ class Contributions:
         What each layer adds to all others, NaN where that was not measured.
     share_above : float
         Share of the masks drawn that score higher than the whole model.
+    n_lost : int
+        Number of layers whose removal alone loses the model: those with a veto, or more than can all be kept.
+    n_unscored : int
+        Number of the masks drawn that have no finite score.
     """
 
     fit: ValueFit
@@ -67,6 +71,8 @@ class Contributions:
     predictions: FloatArray
     leave_one_outs: FloatArray
     share_above: float
+    n_lost: int
+    n_unscored: int
 
     @property
     def standard_errors(self) -> FloatArray:
@@ -77,7 +83,7 @@ class Contributions:
     def doubtful(self) -> list[int]:
         """Layers whose value has another sign than what they add to all others, beyond two standard errors.
 
-        An exact value is not doubted.
+        An exact value is not doubted, and one whose error is unknown can't be.
         """
         contradicts = (np.sign(self.values) * np.sign(self.leave_one_outs) < 0) & (self.mask_errors > 0)
         return [int(layer) for layer in np.flatnonzero(contradicts & (np.abs(self.values) > 2 * self.standard_errors))]
@@ -93,14 +99,14 @@ class Contributions:
         return found
 
     def at(self, n_remove: int, width: int, seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
-        """Values [L] over coalitions that lack `n_remove` layers give or take `width`, their errors by the masks drawn,
-        and the numbers of kept players of which no mask was drawn. NaN beyond the free players.
+        """Values [L] over coalitions that lack `n_remove` layers give or take `width`, their errors, and the numbers of
+        kept players of which no mask was drawn. NaN beyond the free players.
         """
         n_free = int(self.free.sum())
-        values, errors, missing = self.fit.at(strata_around(n_free, min(n_remove, n_free - 1), width), seed)
+        found = self.fit.at(strata_around(n_free, min(n_remove, n_free - 1), width), seed)
         over_layers = np.full((2, len(self.free)), np.nan)
-        over_layers[:, self.free] = values, errors
-        return over_layers[0], over_layers[1], missing
+        over_layers[:, self.free] = found.values, found.standard_errors
+        return over_layers[0], over_layers[1], found.missing
 
     def for_selection(self, evidence: Evidence) -> SelectionEvidence:
         """What a selector chooses by."""
@@ -172,6 +178,8 @@ def estimate_contributions(
         predictions=predictions,
         leave_one_outs=_leave_one_outs(evidence),
         share_above=float((drawn.scores[start:] > evidence.baseline).mean()),
+        n_lost=int(drawn.lost.sum()),
+        n_unscored=int((~finite).sum()),
     )
 
 

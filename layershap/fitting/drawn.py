@@ -15,7 +15,7 @@ from sklearn.base import clone
 from layershap.fitting.masks import ROUNDS, check_drawn
 from layershap.fitting.settings import FitSettings
 from layershap.fitting.text_game import TextGame
-from layershap.fitting.veto import veto_players
+from layershap.fitting.veto import lost_without, veto_players
 from layershap.limits import is_int
 from layershap.masks import is_among, leave_one_out_masks, mask_keys, over_layers
 from layershap.protocols import (
@@ -41,8 +41,10 @@ class DrawnMasks:
     ----------
     free : ndarray [L] of bool
         The players of the values' game: removable layers without a veto, which is kept in all of `masks`.
+    lost : ndarray [L] of bool
+        Layers without which alone the model is lost.
     veto : ndarray [L] of bool
-        Layers without which the model is lost.
+        These, where at least two players are left if all of them are kept; else none.
     strata : tuple of int
         Numbers of kept free players that the values average over.
     masks, scores : ndarray [M, L], [M]
@@ -58,6 +60,7 @@ class DrawnMasks:
     """
 
     free: MaskArray
+    lost: MaskArray
     veto: MaskArray
     strata: tuple[int, ...]
     masks: MaskArray
@@ -102,7 +105,7 @@ def draw_masks(
     keep_veto = settings.values.keep_veto
     everyone = np.ones((1, len(removable)), dtype=bool)
     known = beside = everyone[:0]
-    veto = np.zeros_like(removable)
+    lost = veto = np.zeros_like(removable)
     if keep_veto or isinstance(settings.selector, SearchingSelector):
         alone = over_layers(leave_one_out_masks(int(removable.sum())), removable)
         first = np.concatenate([everyone, ~removable[None], alone])
@@ -110,7 +113,8 @@ def draw_masks(
         without = np.full(len(removable), np.nan)
         without[removable] = np.where(np.isfinite(scores[2:]), scores[2:], -np.inf)
         if keep_veto:
-            veto = veto_players(without, float(scores[0]), float(scores[1]))
+            lost = lost_without(without, float(scores[0]), float(scores[1]))
+            veto = veto_players(lost, removable)
         known = np.concatenate([everyone, alone[~veto[removable]]])
         beside = np.concatenate([~removable[None], alone[veto[removable]]])
     free = removable & ~veto
@@ -132,6 +136,7 @@ def draw_masks(
     veto_scores = game.scores(without.reshape(-1, len(free)), n_parts) if without.size else np.empty(0)
     return DrawnMasks(
         free=free,
+        lost=lost,
         veto=veto,
         strata=strata,
         masks=masks,

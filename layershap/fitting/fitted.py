@@ -1,4 +1,4 @@
-"""Everything that a fit found, in one object, and its parts by the names that users know.
+"""What a fit found, by the names that users know.
 
 Shapes: L layers, M masks, N numbers of layers removed.
 """
@@ -7,95 +7,29 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from layershap.calibration import Calibration
 from layershap.environment import Environment
 from layershap.estimator import ModelPruner
-from layershap.fitting.contributions import Contributions
+from layershap.exceptions import ValueQualityWarning
 from layershap.fitting.diagnostics import Diagnostics
-from layershap.fitting.evidence import Evidence
 from layershap.fitting.final_choice import SetComparison
+from layershap.fitting.result import FitResult as FitResult
 from layershap.inspection import ModelInspection
 from layershap.limits import check_n_remove
-from layershap.masks import mask_key, mask_keys, without
 from layershap.model.split import find_players
 from layershap.model.sublayers import Granularity, Players
-from layershap.protocols import FloatArray, IntArray, MaskArray, SelectionEvidence, Selector, Surrogate
+from layershap.protocols import FloatArray, IntArray, MaskArray, Selector, Surrogate
 from layershap.random_state import random_generator
 from layershap.selection import SurrogateSearch
 from layershap.selection.validity import select_layers, sets_by_size
 from layershap.shapley import removal_order
 from layershap.targets import RemovalCurve
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Everything that a fit found; the result holds no model.
-
-    Attributes
-    ----------
-    evidence : Evidence
-        The masks, their scores, and the removable layers.
-    contributions : Contributions
-        The layers' values with their errors, and the surrogate.
-    selection : SelectionEvidence
-        Data by which a selector chooses.
-    sets : list of list of int or None
-        Layers that the selector of the fit removes, for n = 1 to N; None where it can't do that number.
-    removal_probabilities : ndarray [N, L]
-        Probabilities over resamples of the calibration text.
-    diagnostics : Diagnostics
-        Cost and quality of the fit.
-    fingerprint : dict
-        Everything that the scores depend on.
-    inspection : ModelInspection
-        The model's layers and sizes.
-    environment : Environment
-        Versions and machine.
-    calibration : Calibration or None
-        All calibration sequences; None for a task's, which are not all text.
-    """
-
-    evidence: Evidence
-    contributions: Contributions
-    selection: SelectionEvidence
-    sets: list[list[int] | None]
-    removal_probabilities: FloatArray
-    diagnostics: Diagnostics
-    fingerprint: dict[str, Any]
-    inspection: ModelInspection
-    environment: Environment
-    calibration: Calibration | None
-
-    @property
-    def comparisons(self) -> list[SetComparison | None] | None:
-        """What the text held back says of each set chosen [N]."""
-        return None if self.evidence.final is None else self.evidence.final.comparisons
-
-    def removal_scores(self, sets: Sequence[list[int] | None]) -> FloatArray:
-        """Scores [N] of a set for each n = 1 to N; NaN if unknown.
-
-        On the text held back, if any was, else on all that was searched.
-        """
-        evidence, final = self.evidence, self.evidence.final
-        known = dict(zip(mask_keys(evidence.searched), evidence.searched_scores, strict=True))
-        found = np.full(evidence.max_remove, np.nan)
-        for n_remove, chosen in enumerate(sets, 1):
-            if chosen is None:
-                continue
-            mask = without(chosen, len(evidence.removable))
-            compared = None if final is None else final.comparisons[n_remove - 1]
-            if final is not None and compared and (final.masks[n_remove - 1] == mask).all():
-                found[n_remove - 1] = compared.score
-            else:
-                found[n_remove - 1] = known.get(mask_key(mask), np.nan)
-        return found
+from layershap.warning import warn_user
 
 
 class FittedPruner(ModelPruner):
@@ -153,7 +87,8 @@ class FittedPruner(ModelPruner):
         """Standard errors of the values [L].
 
         They hold the error by the masks that were drawn and, where the surrogate can be refitted cheaply
-        (`HammingProcess`, the ridges), the error by the calibration sequences. `diagnostics_` has the two apart.
+        (`HammingProcess`, the ridges), the error by the calibration sequences. `diagnostics_` has the two apart. NaN
+        where too few masks were drawn to tell.
         """
         return self._result.contributions.standard_errors
 
@@ -285,11 +220,24 @@ class FittedPruner(ModelPruner):
         values : ndarray [L]
             Values at this depth.
         standard_errors : ndarray [L]
-            Only with `return_std`: errors by the masks drawn; NaN where no mask of a needed size was drawn, so that the
-            value rests on the surrogate alone. (Values with ``unbiased=False`` always do: theirs are the spread of the
-            folds' surrogates.)
+            Only with `return_std`: errors by the masks drawn and by the text, like `contributions_std_`; NaN where no
+            mask of a needed size was drawn, so that the value rests on the surrogate alone. (Values with
+            ``unbiased=False`` always do: theirs are the spread of the folds' surrogates.)
+
+        Warns
+        -----
+        ValueQualityWarning
+            No mask of a needed size was drawn.
         """
         count = check_n_remove(n_remove, self._result.evidence.removable)
         seed = int(random_generator(self.random_state).integers(2**31))
         values, errors, missing = self._result.contributions.at(count, width, seed)
-        return (values, np.full_like(errors, np.nan) if missing else errors) if return_std else values
+        if missing:
+            warn_user(
+                f"no mask was drawn that keeps {list(missing)} of the layers that play: values at this depth rest on "
+                "the surrogate alone, and their error is unknown. Ask for a depth that was sampled "
+                "(diagnostics_['strata']), or raise n_masks.",
+                ValueQualityWarning,
+            )
+            errors = np.full_like(errors, np.nan)
+        return (values, errors) if return_std else values

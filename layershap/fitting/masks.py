@@ -20,9 +20,8 @@ from layershap.surrogates.fresh import fresh_surrogate
 from layershap.warning import warn_user
 
 _DRAWN_PER_PLAYER = 9
-"""Random masks for each player where n_masks leaves the choice: the values' errors are then a fifth of their
-differences
-on 24 to 32 layers (docs/values.md)."""
+"""Random masks for each player where n_masks leaves the choice: the values' errors by the masks are then a sixth of
+their differences or less on 24 to 32 layers (docs/values.md)."""
 
 ROUNDS = 4
 """Rounds in which an adaptive sampler is asked."""
@@ -57,7 +56,7 @@ def finite_scores(masks: MaskArray, scores: FloatArray) -> MaskArray:
         wrong = [np.flatnonzero(~mask).tolist() for mask in masks[~finite][:5]]
         warn_user(
             f"{np.count_nonzero(~finite)} of {len(scores)} masked models have no finite score; they stay in masks_ "
-            f"and scores_ and are left out of the surrogate's fit. Removed layers of the first: {wrong}",
+            f"and scores_, and surrogate and values are without them. Removed layers of the first: {wrong}",
             NonFiniteScoreWarning,
         )
     if finite.sum() < 2:

@@ -42,10 +42,13 @@ def warn_of_quality(doubts: list[Doubt]) -> None:
     Warns
     -----
     ValueQualityWarning
-        Nearly all masked models beat the whole one; sizes that the values average over were not sampled; the errors of
-        the values exceed their differences; or values contradict the leave-one-outs.
+        Nearly all masked models beat the whole one; too many layers are such that the model is lost without them; the
+        values of veto players aren't known; masks drawn have no finite score; sizes that the values average over were
+        not sampled; the errors of the values exceed their differences, or aren't known; or values contradict the
+        leave-one-outs.
     SurrogateQualityWarning
-        Held-out R2 below 0.5 on all masks drawn, or, where the surrogate alone is believed, below 0 in a stratum.
+        Held-out R2 below 0.5 on all masks drawn, or, where the surrogate alone is believed, below 0 in a stratum. Not
+        where all coalitions were evaluated.
     """
     for message, category in doubts:
         warn_user(message, category)
@@ -60,6 +63,25 @@ def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
             f"{found.share_above:.0%} of the masked models score higher than the whole model. Is the utility a loss? "
             "Higher must be better: negate it."
         )
+    if found.n_lost > int(found.veto.sum()):
+        n_removable = n_free + int(found.veto.sum())
+        messages.append(
+            f"the model is lost without any one of {found.n_lost} of its {n_removable} removable layers, more than can "
+            "be kept in all masks as veto players: the values average over lost models and say little. Look whether "
+            "the calibration text is what the model reads well, or let sublayers play (granularity='sublayer')."
+        )
+    unknown = np.flatnonzero(found.veto & np.isnan(found.values)).tolist()
+    if unknown:
+        messages.append(
+            f"the values of the veto players {unknown} are unknown: too few masks were drawn for masks without each of "
+            "them (raise n_masks), or without them the score isn't finite."
+        )
+    if found.n_unscored:
+        messages.append(
+            f"{found.n_unscored} of the masks drawn for the values have no finite score and are left out: the values "
+            "are of the other coalitions, and biased to that extent. Load the model in bfloat16 or float32, or use a "
+            "utility that is finite for lost models (PerplexityRatio, the default, is)."
+        )
     if fit.missing:
         lacking = sorted(n_free - size for size in fit.missing)
         messages.append(
@@ -68,8 +90,13 @@ def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
         )
     if fit.settings.unbiased and n_free > 2:
         error = float(np.sqrt(np.mean(fit.mask_errors**2)))
-        spread = float(np.sqrt(max(float(np.var(fit.values)) - error**2, 0.0)))
-        if error > spread:
+        spread = float(np.sqrt(np.maximum(np.var(fit.values) - error**2, 0.0)))
+        if np.isnan(error) and not fit.missing:
+            messages.append(
+                f"too few of the {len(fit.scores)} masks were drawn at random to tell the errors of the values. Raise "
+                f"n_masks{_keep_veto(settings)}."
+            )
+        elif error > spread:
             n_masks = len(fit.scores)
             more = int(n_masks * (2 * error / spread) ** 2) - n_masks if spread > 0 else None
             needed = "to several times as many" if more is None else f"by about {more:,}, for errors half of the spread"
@@ -88,6 +115,8 @@ def _of_values(found: Contributions, settings: FitSettings) -> list[Doubt]:
 
 def _of_surrogate(found: Contributions, settings: FitSettings) -> list[Doubt]:
     quality = found.fit.held_out
+    if found.fit.exact:
+        return []
     if quality.is_poor:
         what = "what is read from it (interactions, predictions)" if found.fit.settings.unbiased else "its values"
         message = (

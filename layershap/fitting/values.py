@@ -61,12 +61,13 @@ class ValueFit:
         What they were fitted on.
     settings : ValueSettings
         As asked.
+    resampled_scores : ndarray [B, M] or None
+        The scores on resampled calibration sequences, if they can be had.
     values, mask_errors : ndarray [L]
-        Estimates, and their standard errors by which masks were drawn.
-    calibration_errors : ndarray [L]
-        Bootstrap over the calibration sequences: how much they depend on the text. NaN where that is unknown.
+        Estimates, and their standard errors by which masks were drawn: 0 where the values are exact, NaN where too few
+        masks were drawn to tell.
     resampled_values : ndarray [B, L]
-        The values on each resample, behind the calibration errors.
+        The values on each resample; B = 0 where they aren't known.
     missing : tuple of int
         Numbers of kept players that enter the values and of which no mask was drawn: there the surrogate is believed.
     """
@@ -76,21 +77,35 @@ class ValueFit:
     masks: MaskArray
     scores: FloatArray
     settings: ValueSettings
+    resampled_scores: FloatArray | None
     values: FloatArray
     mask_errors: FloatArray
-    calibration_errors: FloatArray
     resampled_values: FloatArray
     missing: tuple[int, ...]
+
+    @property
+    def calibration_errors(self) -> FloatArray:
+        """Bootstrap over the calibration sequences [L]: how much values depend on the text; NaN where it is unknown."""
+        if not len(self.resampled_values):
+            return np.full(len(self.values), np.nan)
+        return self.resampled_values.std(axis=0, ddof=1)
 
     @property
     def standard_errors(self) -> FloatArray:
         """Both errors together [L]; the calibration's counts where it is known."""
         return np.sqrt(self.mask_errors**2 + np.nan_to_num(self.calibration_errors) ** 2)
 
-    def at(self, strata: Sequence[int], seed: int) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
-        """Values over other strata, their errors by the masks drawn, and the sizes of which none was drawn."""
+    @property
+    def exact(self) -> bool:
+        """Whether all coalitions that enter the values were evaluated, so that no surrogate is believed."""
+        return self.settings.unbiased and _sampled(self.masks, self.settings).exact
+
+    def at(self, strata: Sequence[int], seed: int) -> ValueFit:
+        """Values over other strata, from the same masks and the same surrogate."""
         settings = ValueSettings(tuple(strata), self.settings.n_marginals, self.settings.unbiased)
-        return _estimate(self.surrogate, self.held_out, self.masks, self.scores, settings, seed=seed)
+        return _estimated(
+            self.surrogate, self.held_out, self.masks, self.scores, settings, self.resampled_scores, seed=seed
+        )
 
 
 def fit_values(
@@ -118,27 +133,45 @@ def fit_values(
         The scores on resampled calibration sequences, if they can be had.
     """
     seed = int(rng.integers(2**31))
-    n_layers = masks_ML.shape[1]
-    sampled = SampledMasks(masks_ML, settings.semivalue(n_layers))
-    quality = held_out(surrogate, masks_ML, scores_M, seed, sampled.at_random)
+    quality = held_out(surrogate, masks_ML, scores_M, seed, _sampled(masks_ML, settings).at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
-    values, errors, missing = _estimate(final, quality, masks_ML, scores_M, settings, seed=seed)
-    resampled_BL = np.empty((0, n_layers))
-    calibration = np.full(n_layers, np.nan)
-    if resampled_BM is not None and len(resampled_BM) > 1 and isinstance(final, RefittableSurrogate):
-        exact = not sampled.at_random.any() and not sampled.missing
-        if settings.unbiased and (exact or quality.is_poor):
+    return _estimated(final, quality, masks_ML, scores_M, settings, resampled_BM, seed=seed)
+
+
+def _sampled(masks_ML: MaskArray, settings: ValueSettings) -> SampledMasks:
+    return SampledMasks(masks_ML, settings.semivalue(masks_ML.shape[1]))
+
+
+def _estimated(
+    surrogate: Surrogate,
+    quality: HeldOut,
+    masks_ML: MaskArray,
+    scores_M: FloatArray,
+    settings: ValueSettings,
+    resampled_BM: FloatArray | None,
+    *,
+    seed: int,
+) -> ValueFit:
+    """The values of a fitted surrogate, with their errors."""
+    values, errors, missing = _estimate(surrogate, quality, masks_ML, scores_M, settings, seed=seed)
+    resampled_BL = np.empty((0, masks_ML.shape[1]))
+    if resampled_BM is None or len(resampled_BM) < 2 or not isinstance(surrogate, RefittableSurrogate):
+        resampled_BM = None
+    else:
+        sampled = _sampled(masks_ML, settings)
+        if settings.unbiased and (sampled.exact or quality.is_poor):
             # A surrogate that has not learnt the game doesn't tell how it changes with the text. The masks themselves
             # do, though not as surely where they are few; where all are there, they tell it exactly.
             shifts_BL = sampled.values(resampled_BM - scores_M)
         else:
             # Decisions on resamples are to scatter around the values, not around the surrogate's.
-            shifts_BL = final.refitted_values(masks_ML, resampled_BM, settings.strata)
-            shifts_BL = shifts_BL - final.refitted_values(masks_ML, scores_M[None], settings.strata)
+            shifts_BL = surrogate.refitted_values(masks_ML, resampled_BM, settings.strata)
+            shifts_BL = shifts_BL - surrogate.refitted_values(masks_ML, scores_M[None], settings.strata)
         resampled_BL = values + shifts_BL
-        calibration = shifts_BL.std(axis=0, ddof=1)
-    return ValueFit(final, quality, masks_ML, scores_M, settings, values, errors, calibration, resampled_BL, missing)
+    return ValueFit(
+        surrogate, quality, masks_ML, scores_M, settings, resampled_BM, values, errors, resampled_BL, missing
+    )
 
 
 def _estimate(
@@ -166,7 +199,7 @@ def _estimate(
         return values, np.hypot(jackknife, sampling_L), ()
     # As all folds share the draws, their mean is no surer of them than each.
     sampling_L = np.mean([errors for _, errors in of_folds], axis=0)
-    sampled = SampledMasks(masks_ML, settings.semivalue(n_layers))
+    sampled = _sampled(masks_ML, settings)
     # A held-out mask stands for those of its size that no fold saw; for the share that was drawn it is known what all
     # folds miss on average. Where all masks of a size are there, that is all, and the values are exact.
     seen_M = sampled.seen_shares()

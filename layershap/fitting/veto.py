@@ -12,12 +12,12 @@ from layershap.protocols import FloatArray, MaskArray
 _LEFT = 1 / 3
 
 
-def veto_players(leave_one_outs: FloatArray, everyone: float, nobody: float) -> MaskArray:
+def lost_without(leave_one_outs: FloatArray, everyone: float, nobody: float) -> MaskArray:
     """Players with whose removal alone less than a third of the model's worth is left [L].
 
-    The worth is measured from the empty coalition, so that no shift or scale of the utility matters: player i is a veto
-    player if ``v(all but i) < v(none) + (v(all) - v(none)) / 3``. Among sets that lack such a player all are about as
-    bad, and tell nothing of the other players.
+    The worth is measured from the empty coalition, so that no shift or scale of the utility matters: player i is one if
+    ``v(all but i) < v(none) + (v(all) - v(none)) / 3``. Among sets that lack such a player all are about as bad, and
+    tell nothing of the other players.
 
     Parameters
     ----------
@@ -30,12 +30,18 @@ def veto_players(leave_one_outs: FloatArray, everyone: float, nobody: float) -> 
     Returns
     -------
     ndarray [L] of bool
-        None are, where fewer than two others would be left.
     """
     finite = np.isfinite(leave_one_outs)
     floor = nobody if np.isfinite(nobody) else leave_one_outs[finite].min(initial=everyone)
-    threshold = floor + _LEFT * (everyone - floor)
+    if not everyone > floor:
+        return np.zeros_like(finite)
     # A score that isn't finite, of a player that was removed, is that of a lost model.
-    lost = ~np.isnan(leave_one_outs) & ~(leave_one_outs >= threshold) if everyone > floor else np.zeros_like(finite)
-    playing = int((~np.isnan(leave_one_outs)).sum())
-    return lost if playing - int(lost.sum()) >= 2 else np.zeros_like(finite)
+    return ~np.isnan(leave_one_outs) & ~(leave_one_outs >= floor + _LEFT * (everyone - floor))
+
+
+def veto_players(lost: MaskArray, removable: MaskArray) -> MaskArray:
+    """Players that are kept in all masks drawn: those without which the model is lost.
+
+    None are, where fewer than two others would be left.
+    """
+    return lost if int((removable & ~lost).sum()) >= 2 else np.zeros_like(lost)

@@ -21,6 +21,9 @@ from layershap.shapley.semivalues import Semivalue
 _PRIOR_MASKS = 10
 """A player's own variance within a size counts against the variance of all masks of the size as so many masks would."""
 
+_TELLING_MASKS = 2
+"""Masks drawn at random that tell how much a size without any may vary (`tests/test_fitting_coverage.py`)."""
+
 
 @dataclass(frozen=True)
 class SampledMasks:
@@ -62,6 +65,11 @@ class SampledMasks:
         """Which masks are of a size that is not enumerated [M]."""
         return ~np.isin(self.masks.sum(axis=1), self.enumerated)
 
+    @property
+    def exact(self) -> bool:
+        """Whether all masks are there of every size that has some or enters the values."""
+        return not self.at_random.any() and not self.missing
+
     def values(self, scores: FloatArray) -> FloatArray:
         """Estimates [L] from scores [M], or [B, L] from scores [B, M]; unbiased where no size is missing."""
         scores_BM = np.atleast_2d(scores)
@@ -77,11 +85,12 @@ class SampledMasks:
     def standard_errors(self, scores_M: FloatArray) -> FloatArray:
         """Standard errors [L] of ``values(scores_M)`` by which masks were drawn; 0 where all sizes are enumerated.
 
-        A size with a single mask, or with none, is taken to vary as all masks do that were drawn at random.
+        A size with a single mask, or with none, is taken to vary as all masks do that were drawn at random. Where these
+        are fewer than two, nobody knows, and the errors are NaN.
         """
         variance_L = np.zeros(self.semivalue.n_players)
         random = scores_M[self.at_random]
-        typical = float(np.mean(random**2)) if len(random) else 0.0
+        typical = float(np.mean(random**2)) if len(random) >= _TELLING_MASKS else np.nan
         for size in self.missing:
             variance_L += self.semivalue.spread[size] ** 2 * typical
         for size, rows in self._rows():
