@@ -10,8 +10,9 @@ same question asked before and after.
     python examples/real_model.py                         # the same, once it is there
     python examples/real_model.py --weights FOLDER        # any other chat model
 
-SmolLM2 takes some 20 minutes of a core, most of them for the fit, which can be stopped and goes on. Without weights the
-bundled 12-layer GPT-2 serves, which has no chat template and continues a sentence of a novel instead.
+SmolLM2 takes some 20 minutes of a core, most of them for the fit, which can be stopped and goes on. Where it isn't
+there and no folder is given the bundled 12-layer GPT-2 serves, which has no chat template and continues a sentence of a
+novel instead.
 """
 
 # %%
@@ -43,7 +44,7 @@ from layershap.datasets import (
 from layershap.display import ContributionDisplay, DepthCurveDisplay
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--weights", type=Path, default=Path("benchmarks/models/smollm2"))
+parser.add_argument("--weights", type=Path, help="folder with a checkpoint (default: benchmarks/models/smollm2)")
 parser.add_argument("--fetch", action="store_true", help="fetch SmolLM2 into that folder if it isn't there")
 parser.add_argument("--out", type=Path, default=Path("real_model_output"))
 parser.add_argument("--sequences", type=int, default=64, help="of 128 tokens to calibrate on")
@@ -51,22 +52,28 @@ parser.add_argument("--n-masks", type=int, help="most masks to evaluate (default
 parser.add_argument("--question", default="What is the capital of France?")
 arguments = parser.parse_args()
 out = arguments.out
-out.mkdir(parents=True, exist_ok=True)
 
 # %%
 # The model
 # ---------
+weights = arguments.weights or Path("benchmarks/models/smollm2")
 if arguments.fetch:
-    fetch_smollm2(arguments.weights)
-if (arguments.weights / "config.json").exists():
-    name = arguments.weights.name
-    model = AutoModelForCausalLM.from_pretrained(arguments.weights, dtype="auto").eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.weights)
+    try:
+        fetch_smollm2(weights)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
+if (weights / "config.json").exists():
+    name = weights.name
+    model = AutoModelForCausalLM.from_pretrained(weights, dtype="auto").eval()
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+elif arguments.weights:
+    parser.error(f"--weights {weights} holds no config.json: give a folder with a checkpoint, or --fetch SmolLM2 there")
 else:
-    print(f"no weights in {arguments.weights} (--fetch gets them): the bundled GPT-2 serves")
+    print(f"no weights in {weights} (--fetch gets them): the bundled GPT-2 serves")
     name = "gpt2"
     model, tokenizer = load_tiny_gpt2()
 chats = tokenizer.chat_template is not None
+out.mkdir(parents=True, exist_ok=True)
 
 
 def answer(model: torch.nn.Module, question: str, n_tokens: int = 40) -> str:

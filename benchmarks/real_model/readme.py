@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import markdown
-from benchmarks.real_model.results import RANDOM, Results, perplexity
+from benchmarks.real_model.results import RANDOM, Results, how_made, perplexity
 from benchmarks.real_model.rows import (
     BLIND_SLEB,
     DEFAULT_MANY,
@@ -77,12 +77,10 @@ def cell(values: Any, best: list[bool]) -> str:
 def heading(title: str, results: Results, measures: list[str]) -> str:
     amounts = " / ".join(f"{text}, {m.rpartition(', ')[2]}" for text, m in zip(TEXTS, measures))
     dense = " / ".join(number(perplexity(results.tests.get((measure, "")))) for measure in measures)
-    dates = sorted({row["date"] for row in (*results.fits.values(), *results.tests.values())})
-    machine = sorted({f"torch {row['torch']}" for row in results.tests.values()})
     return (
         f"{title}. Perplexity (`{PROTOCOL}`: sequences of 128 tokens, no BOS for each) of {amounts}; all layers: "
         f"{dense}. Calibrated on sequences of 128 tokens of other articles of that file; the mixture is half of these, "
         "half C4 that isn't tested. Bold: the lowest, among rows that only remove layers and among those that "
-        "compensate. Printed by `python -m benchmarks.real_model.compare readme --write README.md` from records of "
-        f"{' to '.join(dict.fromkeys((dates[0], dates[-1])))}, {', '.join(machine)}."
+        "compensate. Printed by `python -m benchmarks.real_model.compare readme --write README.md`. "
+        f"{how_made([*results.fits.values(), *results.tests.values()])}"
     )

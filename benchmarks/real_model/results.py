@@ -6,6 +6,7 @@ Shapes: S sequences, Q questions.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from benchmarks.real_model.records import layers_key, made_key
 from benchmarks.real_model.rows import N_RANDOM
 from benchmarks.real_model.subject import TASKS
+from benchmarks.records import made_on
 from layershap.comparison.difference import PairedDifference, paired_difference
 from layershap.protocols import FloatArray
 
@@ -81,6 +83,12 @@ class Results:
         found = [row["made_cpu_seconds"] for (_, name), row in self.tests.items() if name == made_key(key, n)]
         return max(found, default=math.nan)
 
+    def layers(self, key: str, n: int) -> list[int] | None:
+        """The n layers that a row removes: where it compensates, those of another row; None if they aren't known."""
+        row = self.fits[key]
+        found: list[int] | None = self.fits.get(row.get("compensates", key), row)["sets"].get(str(n))
+        return found
+
     def difference(self, measure: str, key: str, other: str, n: int) -> PairedDifference | None:
         """By how much the perplexity of one row is higher than another's; None where either isn't known."""
         first, second = self.test(measure, key, n), self.test(measure, other, n)
@@ -121,3 +129,10 @@ def mean_accuracy(tests: list[dict[str, Any] | None], metric: str) -> tuple[floa
 
 def is_task(measure: str) -> bool:
     return measure.split(",")[0] in TASKS
+
+
+def how_made(rows: list[dict[str, Any]]) -> str:
+    """When and on which machines rows were run; on what device, of those that say so."""
+    found = Counter((row["dtype"], row["device"], row["threads"]) for row in rows if "device" in row)
+    parts = [f"{n} in {dtype} on {device}, torch threads: {threads}" for (dtype, device, threads), n in found.items()]
+    return f"{made_on(rows)} Of these {'; '.join(parts)}." if parts else made_on(rows)

@@ -115,8 +115,13 @@ def shared_ledger(subject: Subject, count: int) -> Path:
 
 
 def _recipe(subject: Subject) -> str:
-    """Which of the authors' recipes: that of the model's kind."""
-    kind = str(getattr(subject.model.config, "model_type", ""))
+    """Which of the authors' recipes: that of the model's kind, or of its quantisation."""
+    config = subject.model.config
+    quantised = getattr(config, "quantization_config", None)
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", None)
+    if method == "gptq":
+        return "gptq"
+    kind = str(getattr(config, "model_type", ""))
     return kind if kind in ("mamba", "rwkv") else "llama"
 
 

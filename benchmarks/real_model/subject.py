@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import CACHE, DATA, LENGTH, evenly, packed, wikitext_articles
+from benchmarks.common import CACHE, DATA, LENGTH, evenly, packed, processor, wikitext_articles
+from benchmarks.records import append
 from benchmarks.selection.generalisation import Problem, loaded, problem_with
 from layershap import PERPLEXITY_PROTOCOLS, Calibration
 from layershap.datasets import load_calibration_text, load_evaluation_text
-from layershap.model.io import maximum_length, text_config
+from layershap.model.io import maximum_length, text_config, weights_precision
 from layershap.tasks import Task, multiple_choice
 
 TASKS = ("piqa", "arc_easy", "copa", "winogrande", "openbookqa", "hellaswag")
@@ -59,8 +60,8 @@ class Subject:
     draw: int
 
     @classmethod
-    def load(cls, name: str, draw: int, device: str, n_remove: list[int] | None = None) -> Subject:
-        model_name, title, model, tokenizer = loaded(name)
+    def load(cls, name: str, draw: int, device: str, n_remove: list[int] | None = None, dtype: str = "auto") -> Subject:
+        model_name, title, model, tokenizer = loaded(name, dtype)
         problem = problem_with(model_name, title, model.to(device), tokenizer)
         if n_remove:
             problem = replace(problem, depths=tuple(sorted(set(n_remove))))
@@ -103,10 +104,25 @@ class Subject:
         }
 
     def record(self, kind: str) -> Path:
-        """The file of finished rows of one kind: 'model' (what they are of), 'rows' (their names), 'fits', 'tests' or
-        'speed'.
+        """The file of finished rows of one kind: 'model' (what they are of), 'rows' (their names), 'fits', 'tests',
+        'speed' or 'refusals'.
         """
         return record_of(self.problem.name, self.draw, kind)
+
+    def add(self, kind: str, row: dict[str, Any]) -> None:
+        """Add a row to a record, with the device, threads and precision that it was run with."""
+        found = {"device": self.device, "threads": torch.get_num_threads(), "dtype": self.dtype}
+        append(self.record(kind), row | found)
+
+    @property
+    def device(self) -> str:
+        """The name of the GPU or of the processor that the model is on."""
+        device = next(self.model.parameters()).device
+        return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+
+    @property
+    def dtype(self) -> str:
+        return str(weights_precision(self.model)).removeprefix("torch.")
 
     def ledger(self, name: str) -> Path:
         return CACHE / f"real_model_{self.problem.name}_{self.draw}_{name}.jsonl"

@@ -26,18 +26,34 @@ from layershap.protocols import FloatArray, MaskArray
 PRIMARY = "WikiText-2 test, seq128"
 
 
-def tables(results: Results, measures: list[str], missing: list[str], speed: list[dict[str, Any]]) -> str:
-    """All that is known so far; `missing` names the rows that aren't finished."""
+def tables(
+    results: Results, measures: list[str], missing: list[str], left_out: dict[str, str], speed: list[dict[str, Any]]
+) -> str:
+    """All that is known so far; `missing` names the rows that aren't finished, `left_out` has reasons by what can't
+    be done.
+    """
     depths, names = results.depths, shown(results)
     texts, tasks = [m for m in measures if not is_task(m)], [m for m in measures if is_task(m)]
     parts = []
     if missing:
         parts.append(f"Not finished yet: {'; '.join(missing)}.")
+    parts.append(reasons_list(left_out))
     parts += [text_table(results, measure, names, depths) for measure in texts]
     parts += [accuracy_table(results, tasks, names, depths, metric) for metric in ("acc", "acc_norm")]
     parts += [task_table(results, tasks, names, depths), reach(results, texts, tasks, depths)]
     parts += [speed_table(speed), cost_table(results), compensation_table(results, depths), set_table(results, depths)]
     return "\n\n".join(part for part in parts if part)
+
+
+def reasons_list(left_out: dict[str, str]) -> str:
+    """What was left out, by the reason."""
+    if not left_out:
+        return ""
+    by_reason: dict[str, list[str]] = {}
+    for what, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(what)
+    lines = [f"- {'; '.join(found)}: {reason}" for reason, found in by_reason.items()]
+    return "\n".join(["Left out, with the reason:", "", *lines])
 
 
 def shown(results: Results) -> list[str]:
@@ -113,8 +129,8 @@ def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int
         best = min(known, key=lambda name: results.perplexity(primary, name, n))
         line = f"{n} removed, {primary}: the default {lead(results, primary, best, n)} the best baseline ({best})"
         slebs = (key_of(BLIND_SLEB, MANY), key_of(RACED_SLEB, MANY))
-        sleb = next((name for name in slebs if name in known), None)
-        if sleb is not None:
+        sleb = next((name for name in slebs if name in known), best)
+        if sleb != best:
             line += f", {lead(results, primary, sleb, n)} {sleb}"
         accuracies = {name: results.accuracy(tasks, name, n) for name in (DEFAULT_MANY, *baselines)}
         accuracies = {name: found for name, found in accuracies.items() if not math.isnan(found[0])}
@@ -131,29 +147,45 @@ def reach(results: Results, texts: list[str], tasks: list[str], depths: list[int
 
 
 def lead(results: Results, measure: str, theirs: str, n: int, ours: str = DEFAULT_MANY) -> str:
+    layers = results.layers(ours, n)
+    if layers is not None and layers == results.layers(theirs, n):
+        return "removes the same layers as"
     found = results.difference(measure, ours, theirs, n)
     if found is None:
-        return "is not known"
-    side = "above" if found.percent > 0 else "below"
-    return f"is {abs(found.percent):.1f}% (standard error {found.percent_error:.1f}) {side}"
+        return "can't be compared with"
+    error = f"(standard error {found.percent_error:.1f})"
+    amount = f"{abs(found.percent):.1f}%"
+    if amount == "0.0%":
+        return f"is level with {error}"
+    return f"is {amount} {error} {'above' if found.percent > 0 else 'below'}"
 
 
 def speed_table(speed: list[dict[str, Any]]) -> str:
-    if not speed:
-        return ""
-    body = [
-        [
-            str(row["n_remove"]),
-            f"{row['parameters'] / 1e6:,.1f}",
-            f"{row['bytes'] / 2**20:,.0f}",
-            str(row["batch_size"]),
-            f"{row['prefill_tokens_per_second']:,.0f}",
-            "-" if row["decode_tokens_per_second"] is None else f"{row['decode_tokens_per_second']:,.1f}",
-        ]
-        for row in speed[-1]["records"]
-    ]
+    """The last timing on each device."""
     header = ["removed", "parameters, 10^6", "MiB", "batch", "prefill, tokens/s", "decode, tokens/s"]
-    return f"Size and speed ({speed[-1]['what']}):\n\n{markdown(header, body)}"
+    parts = []
+    for device, timing in {row.get("device", row["machine"]): row for row in speed}.items():
+        body = [
+            [
+                str(row["n_remove"]),
+                f"{row['parameters'] / 1e6:,.1f}",
+                f"{row['bytes'] / 2**20:,.0f}",
+                str(row["batch_size"]),
+                rate(row, "prefill_tokens_per_second", 0),
+                rate(row, "decode_tokens_per_second", 1),
+            ]
+            for row in timing["records"]
+        ]
+        parts.append(f"Size and speed on {device} ({timing['what']}; smallest to largest):\n\n{markdown(header, body)}")
+    return "\n\n".join(parts)
+
+
+def rate(row: dict[str, Any], name: str, digits: int) -> str:
+    """Tokens a second: the median, and the smallest to the largest where there are several."""
+    if row[name] is None:
+        return "-"
+    numbers = [f"{value:,.{digits}f}" for value in (row[name], *(row.get(f"{name}_range") or ()))]
+    return numbers[0] if len(numbers) == 1 else f"{numbers[0]} ({numbers[1]} to {numbers[2]})"
 
 
 def cost_table(results: Results) -> str:
@@ -167,6 +199,7 @@ def cost_table(results: Results) -> str:
                 key,
                 f"{row['masks']:,}",
                 f"{row['layer_run_tokens'] / 1e6:,.2f}",
+                f"{at_least}{row['seconds']:,.0f}" if "seconds" in row else "-",
                 f"{at_least}{row['cpu_seconds']:,.0f}",
                 "-"
                 if "held_out_r2" not in row or key.startswith((GREEDY, RACED_SLEB))
@@ -174,7 +207,8 @@ def cost_table(results: Results) -> str:
             ]
         )
     head = "Cost of a fit (`>`: a ledger of an earlier run, whose seconds aren't known, supplied a part):"
-    return f"{head}\n\n{markdown(['method', 'masks', 'layer runs x tokens, 10^6', 'CPU s', 'held-out R2'], body)}"
+    header = ["method", "masks", "layer runs x tokens, 10^6", "wall s", "CPU s", "held-out R2"]
+    return f"{head}\n\n{markdown(header, body)}"
 
 
 def compensation_table(results: Results, depths: list[int]) -> str:

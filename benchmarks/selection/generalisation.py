@@ -2,7 +2,7 @@
 
     python -m benchmarks.selection.generalisation run --model smollm2 --draws 0 1 2 3 4
     python -m benchmarks.selection.generalisation table --model smollm2
-        --write benchmarks/results/generalisation.md
+        --write benchmarks/results/generalisation_smollm2.md
 
 Under `torchrun --standalone --nproc-per-node 2 -m benchmarks.selection.generalisation run ...` two processes share the
 masks; the record then says so.
@@ -97,25 +97,49 @@ def name_of(model: str) -> str:
     return f"{folder.parent.name}_{folder.name}" if folder.name in NAMED else folder.name
 
 
-def loaded(model: str) -> tuple[str, str, Any, Any]:
-    """Name, title, model and tokenizer of `smollm2`, `gpt2`, or a folder with a checkpoint."""
-    name = name_of(model)
+def loaded(model: str, dtype: str = "auto") -> tuple[str, str, Any, Any]:
+    """Name, title, model and tokenizer of `smollm2`, `gpt2`, a folder with a checkpoint, or a GGUF file; with weights
+    of this type, or as they are stored (those of a GGUF file in bfloat16). Nothing but SmolLM2 is fetched.
+    """
+    name, path = name_of(model), Path(model)
+    given: Any = {} if dtype == "auto" else {"dtype": getattr(torch, dtype)}
     if model == "gpt2":
-        return name, "GPT-2, 12 layers (bundled)", *load_tiny_gpt2()
+        found, tokenizer = load_tiny_gpt2()
+        return name, "GPT-2, 12 layers (bundled)", found.to(**given) if given else found, tokenizer
     try:
         if model == "smollm2":
             title = "SmolLM2-135M-Instruct, 30 Llama layers, bfloat16"
-            return name, title, *load_smollm2(MODELS / "smollm2")
-        found = AutoModelForCausalLM.from_pretrained(Path(model), dtype="auto").eval()
-        return name, name, found, AutoTokenizer.from_pretrained(Path(model))
+            return name, title, *load_smollm2(MODELS / "smollm2", **given)
+        if path.suffix == ".gguf":
+            return name, name, *load_smollm2(path, **given)
+        if not path.is_dir():
+            reason = "that is a file, but no GGUF file" if path.exists() else "there is no such folder"
+            raise FileNotFoundError(f"{reason}, and no model is fetched from a hub; give the folder that holds it")
+        if not (path / "config.json").is_file():
+            instead = "; to read a GGUF file in it, give that file" if any(path.glob("*.gguf")) else ""
+            raise FileNotFoundError(f"the folder has no config.json{instead}")
+        tokenizer = tokenizer_in(path)
+        found = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, **({"dtype": "auto"} | given)).eval()
+        return name, name, found, tokenizer
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if model not in NAMED and not Path(model).exists():
-            reason = f"there is no such folder, nor a model of that name on the hub ({reason})"
         raise SystemExit(
-            f"the model must be {', '.join(NAMED)} or a folder with a checkpoint and its tokenizer; {model!r} can't be "
-            f"loaded: {reason}"
+            f"the model must be {', '.join(NAMED)}, a folder with a checkpoint and its tokenizer, or a GGUF file; "
+            f"{model!r} can't be loaded: {reason}"
         ) from error
+
+
+def tokenizer_in(folder: Path) -> Any:
+    """Read before the weights, which may take minutes. Of a folder without one transformers makes one that knows no
+    more than its special tokens.
+    """
+    try:
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"transformers can read no tokenizer in it ({' '.join(str(error).split())})") from error
+    if len(found) <= len(set(found.all_special_tokens)):
+        raise ValueError("it has no tokenizer; put the model's tokenizer.json or tokenizer.model into it")
+    return found
 
 
 def problem_with(name: str, title: str, model: Any, tokenizer: Any) -> Problem:

