@@ -157,11 +157,9 @@ def _estimated(
     seed: int,
 ) -> ValueFit:
     """The values of a fitted surrogate, with their errors."""
-    values, errors, missing = _estimate(surrogate, quality, masks_ML, scores_M, settings, seed=seed)
-    resampled_BL = np.empty((0, masks_ML.shape[1]))
-    if resampled_BM is None or len(resampled_BM) < 2 or not isinstance(surrogate, RefittableSurrogate):
-        resampled_BM = None
-    else:
+    values, errors, missing = _corrected(surrogate, quality, masks_ML, scores_M, settings, seed=seed)
+    resampled_BL, kept_BM = np.empty((0, masks_ML.shape[1])), None
+    if resampled_BM is not None and len(resampled_BM) > 1 and isinstance(surrogate, RefittableSurrogate):
         sampled = _sampled(masks_ML, settings)
         if settings.unbiased and (sampled.exact or quality.is_poor):
             # A surrogate that has not learnt the game doesn't tell how it changes with the text. The masks themselves
@@ -171,12 +169,11 @@ def _estimated(
             # Decisions on resamples are to scatter around the values, not around the surrogate's.
             shifts_BL = surrogate.refitted_values(masks_ML, resampled_BM, settings.strata)
             shifts_BL = shifts_BL - surrogate.refitted_values(masks_ML, scores_M[None], settings.strata)
-        resampled_BL = values + shifts_BL
-    kept_BM = None if resampled_BM is None else resampled_BM.astype(np.float32)
+        resampled_BL, kept_BM = values + shifts_BL, resampled_BM.astype(np.float32)
     return ValueFit(surrogate, quality, masks_ML, scores_M, settings, kept_BM, values, errors, resampled_BL, missing)
 
 
-def _estimate(
+def _corrected(
     surrogate: Surrogate,
     quality: HeldOut,
     masks_ML: MaskArray,
@@ -185,7 +182,7 @@ def _estimate(
     *,
     seed: int,
 ) -> tuple[FloatArray, FloatArray, tuple[int, ...]]:
-    """Values [L], their standard errors by the masks drawn, and sizes without a mask."""
+    """The surrogate's values [L] plus what it misses, their errors by the masks drawn, and sizes without a mask."""
     n_layers = masks_ML.shape[1]
 
     def values_of(model: Surrogate) -> tuple[FloatArray, FloatArray]:
