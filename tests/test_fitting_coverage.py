@@ -103,3 +103,13 @@ def test_errors_by_few_masks_cover_or_are_unknown(values, name):
             else:
                 within.append(np.abs(fit.values - truth) <= 2 * fit.mask_errors)
     assert np.mean(within) > 0.93
+
+
+def test_errors_by_the_text_are_those_of_other_text(values):
+    """The same masks of the bundled GPT-2 on twelve sets of 32 sequences, against all 384."""
+    from benchmarks.values import text_errors
+
+    off, stated = text_errors.coverage(32)
+    assert off.shape == (12, 11)
+    assert (np.abs(off) <= 2 * stated).mean() >= 0.93
+    assert np.sqrt((off**2).mean()) == pytest.approx(np.sqrt((stated**2).mean()), rel=0.2)
