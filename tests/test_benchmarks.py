@@ -180,7 +180,7 @@ def test_every_module_can_be_imported_and_every_script_is_listed_with_its_comman
     listed = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8")
     names = [found.name for found in pkgutil.walk_packages(benchmarks.__path__, "benchmarks.")]
     scripts = [module for module in map(importlib.import_module, names) if hasattr(module, "main")]
-    assert len(scripts) == 26
+    assert len(scripts) == 30
     for script in scripts:
         assert f"python -m {script.__name__}" in script.__doc__
         assert f"python -m {script.__name__}" in listed

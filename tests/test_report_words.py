@@ -119,7 +119,7 @@ def doubted(gpt2, gpt2_calibration):
 def test_what_a_fit_warned_of_is_in_text_page_card_and_file(doubted, tmp_path):
     pruner, warned = doubted
     report = pruner.report_
-    assert len(warned) == 2
+    assert len(warned) == 3
     assert list(report.doubts) == pruner.diagnostics_["doubts"] == warned
     page, card = report.to_html(), report.to_model_card(1, name="small").text
     for sentence in warned:
@@ -140,7 +140,8 @@ def test_what_a_fit_warned_of_is_in_text_page_card_and_file(doubted, tmp_path):
 
 def test_doubts_recommend_nothing_that_is_in_use(doubted, gpt2, gpt2_calibration):
     _, warned = doubted
-    values, surrogate = warned
+    veto, values, surrogate = warned
+    assert veto.startswith("the values of the veto players [0] are unknown")
     assert "neighbours" not in values
     assert "HammingProcess" not in surrogate
     assert all("n_masks" in sentence for sentence in warned)

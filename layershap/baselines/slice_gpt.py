@@ -20,7 +20,7 @@ from layershap.baselines.activations import token_blocks
 from layershap.calibration import IGNORE, as_calibration
 from layershap.exceptions import UnsupportedModelError
 from layershap.limits import check_n_remove
-from layershap.model.io import evaluation_mode, run_layers
+from layershap.model.io import evaluation_mode, token_logits
 
 _INPUTS = (("self_attn", ("q_proj", "k_proj", "v_proj")), ("mlp", ("gate_proj", "up_proj")))
 _OUTPUTS = (("self_attn", "o_proj"), ("mlp", "down_proj"))
@@ -93,7 +93,7 @@ class SliceGPT(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # 
             with torch.inference_mode(), evaluation_mode(model):
                 for ids_BT, labels_BT in token_blocks(model, calibration):
                     counted[:] = [labels_BT != IGNORE]
-                    run_layers(model, ids_BT)
+                    token_logits(model, ids_BT)
         finally:
             for handle in hooks:
                 handle.remove()

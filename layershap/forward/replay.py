@@ -9,16 +9,18 @@ Shapes: B rows of a block, T tokens, S calibration sequences, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from layershap.forward.state import State
 from layershap.model.calls import ArgumentKey
-from layershap.model.io import run_layers, token_logits
+from layershap.model.io import base_model, logits_of, token_logits
 from layershap.model.patching import patched
 from layershap.model.sublayers import Players
 
@@ -80,9 +82,17 @@ class Replay:
         self._shared: dict[ArgumentKey, Callable[..., MutableMapping[Any, Any]]] = {}
         length = ids_ST.shape[1]
         rows = 2 if length != 2 else 3  # unlike the length, so that [B, T] can't be taken for [T, B]
+        self._fewer: dict[str, Any] = {}
         seen = self.capture(ids_ST[:1].expand(rows, -1))
         final = seen.final
         assert final is not None  # for the type checker
+        if "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters:
+            # Nobody reads the logits of a capture: those of one token are enough, where the layers don't notice. Some
+            # models spare their last layers the tokens whose logits aren't asked for (Gemma 4).
+            self._fewer = {"logits_to_keep": 1}
+            again = self.capture(ids_ST[:1].expand(rows, -1)).final
+            if again is None or not torch.equal(again.hidden, final.hidden):
+                self._fewer = {}
         # Layers not called on text hand over nothing; the last that is called does.
         self._last = max(seen.calls)
         self.sliceable = final.hidden.dim() >= 3 and final.hidden.shape[:2] == (rows, length) and not final.carried
@@ -116,7 +126,7 @@ class Replay:
             return forward
 
         with patched(self.stack.layers, record):
-            run_layers(self.model, ids_BT)
+            logits_of(self.model, ids_BT, self._fewer)
         return Capture(ids_BT, calls, ends["first"], ends["final"])
 
     def run_player(self, player: int, state: State, capture: Capture) -> State:

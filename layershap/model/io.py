@@ -215,21 +215,6 @@ def token_logits(model: nn.Module, ids_BT: Tensor, inputs: Inputs = _NOTHING) ->
     return logits
 
 
-def run_layers(model: nn.Module, ids_BT: Tensor) -> None:
-    """Run the model's own forward for what its layers are given: with the logits of one token, if it can be asked for.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any module that takes token ids alone.
-    ids_BT : Tensor [B, T]
-        Token ids on its device.
-    """
-    names = inspect.signature(type(base_model(model)).forward).parameters
-    fewer: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in names else {}
-    logits_of(model, ids_BT, fewer)
-
-
 def _no_logits(model: nn.Module, got: str, ids_BT: Tensor) -> UnsupportedModelError:
     return UnsupportedModelError(
         f"{type(model).__name__} must map token ids [B, T] to logits [B, T, V] (a tensor, or an output with "

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from layershap.model.io import run_layers
+from layershap.model.io import token_logits
 from layershap.model.patching import patched
 from layershap.model.sublayers import Players
 
@@ -67,6 +67,6 @@ def states_at(model: nn.Module, stack: Players, ids_BT: Tensor, boundaries: Coll
 
     with suppress(_Enough):
         with patched(stack.layers, record):
-            run_layers(model, ids_BT)
+            token_logits(model, ids_BT)
         enters(n_layers, left[0])  # the last layers were not called
     return found
