@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from layershap.forward.state import State
@@ -82,17 +81,17 @@ class Replay:
         self._shared: dict[ArgumentKey, Callable[..., MutableMapping[Any, Any]]] = {}
         length = ids_ST.shape[1]
         rows = 2 if length != 2 else 3  # unlike the length, so that [B, T] can't be taken for [T, B]
-        self._fewer: dict[str, Any] = {}
-        seen = self.capture(ids_ST[:1].expand(rows, -1))
+        # Nobody reads the logits of a capture: those of one token are enough.
+        named = "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters
+        self._fewer: dict[str, Any] = {"logits_to_keep": 1} if named else {}
+        probe_BT = ids_ST[:1].expand(rows, -1)
+        seen = self.capture(probe_BT)
+        if self._fewer and seen.final is not None and seen.final.hidden.shape != seen.first.hidden.shape:
+            # Some models spare their last layers the tokens whose logits aren't asked for (Gemma 4).
+            self._fewer = {}
+            seen = self.capture(probe_BT)
         final = seen.final
         assert final is not None  # for the type checker
-        if "logits_to_keep" in inspect.signature(type(base_model(model)).forward).parameters:
-            # Nobody reads the logits of a capture: those of one token are enough, where the layers don't notice. Some
-            # models spare their last layers the tokens whose logits aren't asked for (Gemma 4).
-            self._fewer = {"logits_to_keep": 1}
-            again = self.capture(ids_ST[:1].expand(rows, -1)).final
-            if again is None or not torch.equal(again.hidden, final.hidden):
-                self._fewer = {}
         # Layers not called on text hand over nothing; the last that is called does.
         self._last = max(seen.calls)
         self.sliceable = final.hidden.dim() >= 3 and final.hidden.shape[:2] == (rows, length) and not final.carried
