@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,14 @@ def write_between(page: Path, name: str, text: str) -> None:
     before, found, rest = old.partition(begin)
     after = rest.partition(end)[2] if found else "\n"
     page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def print_table(about: str, table: Callable[[], str]) -> None:
+    """The command line of a script that prints one table, and has no options but where to."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
+    options = parser.parse_args()
+    print_or_write(f"{provenance()}\n\n{table()}", options.write)
 
 
 def print_or_write(text: str, page: Path | None, name: str = "tables") -> None:

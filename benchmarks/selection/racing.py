@@ -10,15 +10,13 @@ Shapes: R races, N sets, S sequences.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.stats import t as student
 
-from benchmarks.common import markdown, print_or_write, provenance
+from benchmarks.common import markdown, print_table
 from layershap import Calibration, SurrogateSearch
 from layershap.fitting.text import split_text
 from layershap.protocols import FloatArray, IntArray
@@ -106,9 +104,7 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
-    print_or_write(f"{provenance()}\n\n{table()}", parser.parse_args().write)
+    print_table(__doc__, table)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ Shapes: F free players, M masks.
 
 from __future__ import annotations
 
-import argparse
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import markdown, print_or_write, provenance
+from benchmarks.common import markdown, print_table
 from benchmarks.values.values import PER_PLAYER, SEEDS, Stored, load, stored_names
 from layershap import HammingProcess
 from layershap.protocols import FloatArray
@@ -70,9 +68,7 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
-    print_or_write(f"{provenance()}\n\n{table()}", parser.parse_args().write)
+    print_table(__doc__, table)
 
 
 if __name__ == "__main__":

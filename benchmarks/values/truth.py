@@ -8,12 +8,9 @@ draws. Here it is held against plain Monte Carlo from the same masks, without a 
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import numpy as np
 
-from benchmarks.common import markdown, print_or_write, provenance
+from benchmarks.common import markdown, print_table
 from benchmarks.values.values import load, stored_names
 from layershap.shapley import SampledMasks
 
@@ -41,9 +38,7 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="a page; between its markers <!-- tables: begin --> and end")
-    print_or_write(f"{provenance()}\n\n{table()}", parser.parse_args().write)
+    print_table(__doc__, table)
 
 
 if __name__ == "__main__":
