@@ -97,11 +97,13 @@ def test_what_can_not_be_run_is_told_at_once(compare, options, told, tmp_path):
     assert not list(tmp_path.glob("cache/*_fits.jsonl"))
 
 
-@pytest.mark.parametrize("options", [["--test-sequences", "0"], ["--questions", "-1"], ["--threads", "0"]])
-def test_numbers_that_mean_nothing_are_wrong_usage(compare, options, capsys):
+@pytest.mark.parametrize(
+    ("options", "least"), [(["--test-sequences", "0"], 1), (["--questions", "-1"], 0), (["--threads", "0"], 1)]
+)
+def test_numbers_that_mean_nothing_are_wrong_usage(compare, options, least, capsys):
     with pytest.raises(SystemExit):
         compare("run", STORIES, *options)
-    assert f"argument {options[0]}: must be at least" in capsys.readouterr().err
+    assert f"argument {options[0]}: must be at least {least}, got {options[1]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,7 @@ def test_pipelines_and_pickles_do_as_the_page_says(here):
     ids = names["calibration"].ids_ST[:1]
     with torch.inference_mode():
         assert torch.equal(names["small"](ids).logits, expected(ids).logits)
-    n_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    assert len(names["kept"]) < n_bytes / 50  # numbers and token ids, no weights
+    assert len(names["kept"]) < 100_000
     assert names["again"].removed_layers(3) == pruner.removed_layers(3)
     assert names["smaller"].config.n_layer == 9
     assert twice.set_params(again__n_remove=1).transform(model).config.n_layer == 9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.dummy import DummyRegressor
@@ -24,6 +26,8 @@ from layershap.fitting.values import ValueSettings, fit_values, surrogate_values
 from layershap.fitting.veto import lost_without, veto_players
 from layershap.samplers.distinct import draw_distinct
 from layershap.shapley import SampledMasks, Semivalue, all_masks
+
+from .helpers.texts import IDS
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +208,8 @@ def test_values_are_exact_where_all_coalitions_are_affordable(stories, stories_c
         by_text = calibration_errors(
             game, masks, lambda found: of_three.of_table(masks, found), n_resamples=2000, rng=np.random.default_rng(1)
         )
-    assert errors == pytest.approx(by_text, rel=0.2)  # of 200 resamples; the masks leave none
+    assert errors == pytest.approx(by_text, rel=0.2)  # of 200 resamples
+    assert everywhere.result_.contributions.fit.at([3], seed=0).mask_errors == pytest.approx(np.zeros(5))
 
 
 def test_veto_players_are_kept_and_reported(stories, stories_calibration):
@@ -262,6 +267,15 @@ def test_removals_that_help_have_negative_values_and_are_questioned(stories, sto
     expected = Semivalue.of_strata(5, pruner.diagnostics_["strata"]).of_table(all_masks(5), scores)
     assert pruner.contributions_ == pytest.approx(expected, abs=1e-9)
     assert (pruner.contributions_ < 0).all()
+
+
+def test_two_removable_layers_and_one_to_remove(tiny):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = LayerPruner(protect=[0, 1, 2], random_state=0).fit(tiny, IDS)
+        assert np.isfinite(pruner.contributions_[3:]).all()
+        one = LayerPruner(max_remove=1, random_state=0).fit(tiny, IDS)
+    assert len(one.removed_layers(1)) == 1
 
 
 def test_sizes_that_were_not_sampled_are_named(stories, stories_calibration):

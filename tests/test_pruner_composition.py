@@ -57,7 +57,7 @@ def test_prune_then_heal():
     (line,) = re.findall(r"^seconds: (.*)$", output, flags=re.MULTILINE)
     seconds = {name: float(value) for name, value in (entry.rsplit(" ", 1) for entry in line.split(", "))}
     assert list(seconds) == ["none", "Rescale", "LinearRefit", "LoRA", "LinearRefit + LoRA"]
-    assert seconds["LinearRefit + LoRA"] >= seconds["LinearRefit"]  # the refit that LoRA starts from is counted
+    assert seconds["LinearRefit + LoRA"] > seconds["LinearRefit"] > seconds["none"]
     assert len(re.findall(r"^won back of what pruning cost, .*LinearRefit \d+%", output, flags=re.MULTILINE)) == 2
     assert len(re.findall(r"changes: \d+; loss on the calibration text held out", output)) == 2
 

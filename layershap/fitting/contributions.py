@@ -44,8 +44,8 @@ class Contributions:
         Which layers these are.
     values, mask_errors, calibration_errors : ndarray [L]
         Values and their standard errors, by the masks and by the text; NaN for protected layers.
-    resampled_values : ndarray [B, L]
-        The values on resampled calibration sequences.
+    resampled_veto : ndarray [B, V] or None
+        Values of the veto players on resampled calibration sequences, if they are known; `fit` has the free players'.
     surrogate : Surrogate
         Fitted on the columns of all removable layers.
     predictions : ndarray [M]
@@ -66,7 +66,7 @@ class Contributions:
     values: FloatArray
     mask_errors: FloatArray
     calibration_errors: FloatArray
-    resampled_values: FloatArray
+    resampled_veto: FloatArray | None
     surrogate: Surrogate
     predictions: FloatArray
     leave_one_outs: FloatArray
@@ -78,6 +78,15 @@ class Contributions:
     def standard_errors(self) -> FloatArray:
         """Both errors together [L]; the calibration's counts where it is known."""
         return np.sqrt(self.mask_errors**2 + np.nan_to_num(self.calibration_errors) ** 2)
+
+    @property
+    def resampled_values(self) -> FloatArray:
+        """The values on resampled calibration sequences [B, L]."""
+        found = np.tile(self.values, (len(self.fit.resampled_values), 1))
+        found[:, self.free] = self.fit.resampled_values
+        if self.resampled_veto is not None:
+            found[:, self.veto] = self.resampled_veto
+        return found
 
     @property
     def doubtful(self) -> list[int]:
@@ -153,13 +162,11 @@ def estimate_contributions(
         fit.calibration_errors,
     )
     values[drawn.veto], mask_errors[drawn.veto] = veto_values(drawn)
-    resampled_values = np.tile(values, (len(fit.resampled_values), 1))
-    resampled_values[:, drawn.free] = fit.resampled_values
+    again = None
     if len(fit.resampled_values) and len(without_veto):
         of_drawn_BM = np.full((len(resampled), len(finite)), np.nan)
         of_drawn_BM[:, finite] = resampled
         again = veto_values_from(drawn, of_drawn_BM, resampled_veto.reshape(len(resampled), *drawn.veto_scores.shape))
-        resampled_values[:, drawn.veto] = again
         calibration[drawn.veto] = again.std(axis=0, ddof=1)
     predictions = np.full(len(evidence.masks), np.nan)
     start = min(drawn.n_known, 1)
@@ -173,7 +180,7 @@ def estimate_contributions(
         values=values,
         mask_errors=mask_errors,
         calibration_errors=calibration,
-        resampled_values=resampled_values,
+        resampled_veto=again,
         surrogate=_of_all_players(fit, evidence, rng),
         predictions=predictions,
         leave_one_outs=_leave_one_outs(evidence),
